@@ -1,0 +1,30 @@
+# Everything happens in this checkout: .venv holds the environment, demo/ the demo.
+SHELL := /bin/bash
+VENV := $(CURDIR)/.venv
+PYTEST_ARGS ?=
+
+.PHONY: help setup test demo lint clean
+
+help:
+	@echo "make setup  .venv with DIALS and dials_diffuse (PYTHON=... names a Python with DIALS)"
+	@echo "make demo   simulated stills with a known truth, reduced to a map and compared with it"
+	@echo "make test   the test suite (PYTEST_ARGS=... are passed on)"
+	@echo "make lint   ruff"
+	@echo "make clean  remove .venv, demo/ and caches"
+
+setup:
+	@.ci/setup
+
+test: setup
+	@PATH="$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+demo: setup
+	@PATH="$(VENV)/bin:$$PATH" .ci/demo
+
+lint: setup
+	@$(VENV)/bin/python -m ruff --version >/dev/null 2>&1 || $(VENV)/bin/python -m pip -q install ruff
+	@$(VENV)/bin/python -m ruff check .
+
+clean:
+	rm -rf .venv demo build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,90 @@
+"""Packaging of dials_diffuse.
+
+The commands are not listed here: each file in ``command_line/`` names its own
+dispatcher in its first line, as DIALS's files do, and pip's console scripts and
+libtbx's dispatchers are both derived from that line.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).resolve().parent
+DISPATCHER = re.compile(r"^#\s*LIBTBX_SET_DISPATCHER_NAME\s+(\S+)\s*$", re.MULTILINE)
+
+
+def version() -> str:
+    """The version written in ``dials_diffuse/__init__.py``."""
+    text = (ROOT / "dials_diffuse" / "__init__.py").read_text(encoding="utf-8")
+    match = re.search(r'^__version__\s*=\s*"([^"]+)"', text, re.MULTILINE)
+    if match is None:
+        raise RuntimeError("dials_diffuse/__init__.py has no __version__")
+    return match.group(1)
+
+
+def long_description() -> str:
+    """The README, where it is there."""
+    readme = ROOT / "README.md"
+    return readme.read_text(encoding="utf-8") if readme.is_file() else ""
+
+
+def dispatchers() -> dict[str, str]:
+    """Map the name of every command to its module."""
+    found = {}
+    for path in sorted((ROOT / "command_line").glob("*.py")):
+        for name in DISPATCHER.findall(path.read_text(encoding="utf-8")):
+            found[name] = f"dials_diffuse.command_line.{path.stem}"
+    return found
+
+
+def entry_points() -> dict[str, list[str]]:
+    """The console scripts, libtbx's copy of them, and the scaling model."""
+    commands = dispatchers()
+    points = {
+        "console_scripts": [f"{name} = {module}:run" for name, module in commands.items()],
+        "libtbx.dispatcher.script": [f"{name} = {name}" for name in commands],
+    }
+    if (ROOT / "dials_diffuse" / "scaling" / "model.py").is_file():
+        # DIALS loads every registered model: one that is not there would break it
+        points["dxtbx.scaling_model_ext"] = [
+            "diffuse = dials_diffuse.scaling.model:DiffuseScalingModel"
+        ]
+    return points
+
+
+setup(
+    name="dials_diffuse",
+    version=version(),
+    description="Diffuse scattering from still diffraction images, as DIALS commands",
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
+    author="dials_diffuse developers",
+    license="BSD-3-Clause",
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "License :: OSI Approved :: BSD License",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Physics",
+    ],
+    packages=find_packages(include=["dials_diffuse", "dials_diffuse.*"])
+    + ["dials_diffuse.command_line", "dials_diffuse.phil"],
+    package_dir={
+        "dials_diffuse.command_line": "command_line",
+        "dials_diffuse.phil": "phil",
+    },
+    package_data={"dials_diffuse.report": ["templates/*"]},
+    entry_points=entry_points(),
+    python_requires=">=3.10",
+    # DIALS, dxtbx and cctbx are required too, but what PyPI holds under these names
+    # is not them: they come from conda, from the distribution or from libtbx.
+    install_requires=["h5py", "numba", "numpy", "plotly", "xraylib"],
+    extras_require={
+        "test": ["pytest", "dials_data"],
+        "dask": ["distributed", "dask-jobqueue"],
+    },
+    zip_safe=False,
+)
