@@ -1,0 +1,143 @@
+"""What all commands do alike: parse, log, and end tidily."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from libtbx.utils import Sorry
+
+import dials.util.log
+from dials.util import enable_faulthandler, make_sys_exit_red
+from dials.util.options import ArgumentParser
+from dials.util.version import dials_version
+
+import dials_diffuse
+from dials_diffuse.adapters.experiments import DataPair
+
+logger = logging.getLogger("dials.diffuse")
+
+
+@contextlib.contextmanager
+def _errors_to_the_right_address():
+    try:
+        yield
+    except (Sorry, KeyboardInterrupt):
+        raise
+    except (ValueError, OSError) as error:
+        # What a user can act on gets one line; -vv shows where it came from
+        logger.debug("The error came from here:", exc_info=True)
+        raise Sorry(str(error)) from error
+    except Exception as error:
+        text = f"Please report this error to {dials_diffuse.BUG_REPORTS}:"
+        error.args = (f"{text} {error.args[0]}", *error.args[1:]) if error.args else (text,)
+        raise
+
+
+def handle_errors() -> Callable:
+    """Decorator of a command's run(): user errors become one line and exit code 1."""
+
+    def decorate(run):
+        @functools.wraps(run)
+        def wrapped(*args, **kwargs):
+            with enable_faulthandler(), make_sys_exit_red():
+                try:
+                    with _errors_to_the_right_address():
+                        return run(*args, **kwargs)
+                except Sorry as error:
+                    raise SystemExit(f"Sorry: {error}") from error
+
+        return wrapped
+
+    return decorate
+
+
+@dataclass
+class Command:
+    """A parsed command line.
+
+    Attributes:
+        params: extracted PHIL parameters
+        pairs: .expt and .refl files in the order given; not read yet, so that a
+            command can take them one after the other
+        others: further files that were named (models, sequences, JSON copies)
+    """
+
+    params: object
+    pairs: list[DataPair]
+    others: list[Path]
+    modified: str
+    verbosity: int
+
+    def start_log(self) -> None:
+        """Start console and file log, and say who runs with which parameters."""
+        dials.util.log.config(verbosity=self.verbosity, logfile=self.params.output.log)
+        logger.info(dials_version())
+        logger.info("dials_diffuse %s", dials_diffuse.__version__)
+        if self.modified:
+            logger.info(
+                "The following parameters have been modified:\n\n%s\n", self.modified
+            )
+
+    def model_copies(self) -> list[Path]:
+        """The JSON files among the inputs: copies of scaling models."""
+        return [path for path in self.others if path.suffix == ".json"]
+
+
+def parse_command(
+    args: list[str] | None,
+    phil,
+    usage: str,
+    epilog: str | None,
+    other_suffixes: tuple[str, ...] = (".json",),
+    needs_input: bool = True,
+) -> Command | None:
+    """Parse the command line of a dials.diffuse_* command.
+
+    Args:
+        args: arguments, None for those of the process
+        phil: the command's scope; must hold output.log
+        usage, epilog: for -h
+        other_suffixes: file types the command takes besides .expt and .refl
+        needs_input: without any input file, print the help and return None
+
+    Raises:
+        Sorry: unknown argument or parameter, bad value, missing file, .expt and .refl that
+            can't be paired.
+    """
+    parser = ArgumentParser(usage=usage, phil=phil, epilog=epilog)
+    try:
+        params, options, names = parser.parse_args(
+            args=args, show_diff_phil=False, return_unhandled=True
+        )
+    except (RuntimeError, ValueError) as error:
+        raise Sorry(str(error).strip()) from error
+    if needs_input and not names:
+        parser.print_help()
+        return None
+    experiments, reflections, others = [], [], []
+    for name in names:
+        path = Path(name)
+        known = (".expt", ".refl", *other_suffixes)
+        if path.suffix not in known:
+            raise Sorry(
+                f"Unable to handle the argument {name!r}: neither a parameter nor a file of type "
+                + ", ".join(known)
+            )
+        if not path.is_file():
+            raise Sorry(f"No such file: {name}")
+        {".expt": experiments, ".refl": reflections}.get(path.suffix, others).append(path)
+    if reflections and len(experiments) != len(reflections):
+        raise Sorry(
+            f"There are {len(experiments)} .expt and {len(reflections)} .refl files: "
+            "give them in pairs, in the same order"
+        )
+    pairs = [
+        DataPair(expt, refl)
+        for expt, refl in zip(experiments, reflections or [None] * len(experiments))
+    ]
+    return Command(params, pairs, others, parser.diff_phil.as_str().strip(), options.verbose)

@@ -1,0 +1,129 @@
+"""Experiment lists and their tables: loading, matching, scaling models."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from dxtbx.model.experiment_list import ExperimentList
+
+from dials.array_family import flex
+
+
+def scaling_model_from_dict(obj: dict):
+    """A scaling model from its dictionary, as dxtbx does when it reads a .expt."""
+    from dials_diffuse.scaling.model import DiffuseScalingModel
+
+    if obj.get("__id__") != DiffuseScalingModel.id_:
+        raise ValueError(f"Not a diffuse scaling model: {obj.get('__id__')}")
+    return DiffuseScalingModel.from_dict(obj)
+
+
+def load_experiments(path: str | os.PathLike, check_format: bool = True) -> ExperimentList:
+    """Read a .expt file.
+
+    Raises:
+        ValueError: missing or unreadable, or an image it names is missing.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f"No such file: {path}")
+    try:
+        return ExperimentList.from_file(os.fspath(path), check_format=check_format)
+    except Exception as error:
+        raise ValueError(f"Can't read experiments from {path}: {_first_line(error)}") from error
+
+
+def load_reflections(path: str | os.PathLike):
+    """Read a .refl file.
+
+    Raises:
+        ValueError: missing or unreadable.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f"No such file: {path}")
+    try:
+        return flex.reflection_table.from_file(os.fspath(path))
+    except Exception as error:
+        raise ValueError(f"Can't read reflections from {path}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def match_to_experiments(reflections, experiments, refl_name="reflections", expt_name="experiments"):
+    """The table with ids that are the indices of the experiments.
+
+    Tables with identifiers are sorted to the order of the experiments; without
+    identifiers the ids must be indices already.
+
+    Raises:
+        ValueError: the table belongs to other experiments.
+    """
+    mismatch = f"{refl_name} does not match {expt_name}"
+    identifiers = dict(zip(reflections.experiment_identifiers().keys(), reflections.experiment_identifiers().values()))
+    if identifiers:
+        position = {e.identifier: i for i, e in enumerate(experiments)}
+        unknown = [name for name in identifiers.values() if name not in position]
+        if unknown:
+            raise ValueError(
+                f"{mismatch}: its experiment {unknown[0]} is not among the experiments"
+            )
+        if any(position[name] != number for number, name in identifiers.items()):
+            renumbered = flex.int(reflections.size(), -1)
+            for number, name in identifiers.items():
+                renumbered.set_selected(reflections["id"] == number, position[name])
+            reflections["id"] = renumbered
+            for number in identifiers:
+                del reflections.experiment_identifiers()[number]
+    if reflections.size() and "id" in reflections:
+        last = flex.max(reflections["id"])
+        if last >= len(experiments):
+            raise ValueError(
+                f"{mismatch}: it has reflections of experiment {last}, there are only {len(experiments)}"
+            )
+    for index, experiment in enumerate(experiments):
+        if experiment.identifier:
+            reflections.experiment_identifiers()[index] = experiment.identifier
+    return reflections
+
+
+def ensure_identifiers(experiments, reflections) -> None:
+    """Give identifiers to experiments that have none, and tell the table."""
+    from dials.util.multi_dataset_handling import generate_experiment_identifiers
+
+    if any(not experiment.identifier for experiment in experiments):
+        generate_experiment_identifiers(experiments)
+    for index, experiment in enumerate(experiments):
+        reflections.experiment_identifiers()[index] = experiment.identifier
+
+
+@dataclass(frozen=True)
+class DataPair:
+    """A .expt file and the .refl file that belongs to it."""
+
+    experiments: Path
+    reflections: Path | None = None
+
+    def load(self, check_format: bool = True):
+        """Read both and check that they match.
+
+        Returns:
+            (ExperimentList, reflection_table); the table is None where there is no file
+
+        Raises:
+            ValueError: unreadable, empty, or not belonging together.
+        """
+        experiments = load_experiments(self.experiments, check_format)
+        if len(experiments) == 0:
+            raise ValueError(f"{self.experiments} holds no experiments")
+        if self.reflections is None:
+            return experiments, None
+        reflections = load_reflections(self.reflections)
+        reflections = match_to_experiments(
+            reflections, experiments, str(self.reflections), str(self.experiments)
+        )
+        ensure_identifiers(experiments, reflections)
+        return experiments, reflections

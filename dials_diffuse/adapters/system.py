@@ -1,0 +1,83 @@
+"""Processes and processors: what the machine offers and how work is spread over it."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+import libtbx
+
+logger = logging.getLogger("dials.diffuse.system")
+
+
+def cpu_count() -> int:
+    """Processors this process may use, as DIALS counts them."""
+    try:
+        from dials.util.system import CPU_COUNT
+    except ImportError:
+        from dials.util.mp import available_cores
+
+        return int(available_cores())
+    return int(CPU_COUNT)
+
+
+def resolve_nproc(nproc: int | None, n_tasks: int | None = None) -> int:
+    """The number of processes for `nproc` (None or libtbx.Auto: all processors),
+    never more than there are tasks."""
+    n = cpu_count() if nproc is None or nproc is libtbx.Auto else int(nproc)
+    if n_tasks is not None:
+        n = min(n, n_tasks)
+    return max(1, n)
+
+
+def map_in_processes(
+    function: Callable,
+    items: Iterable,
+    nproc: int,
+    initializer: Callable | None = None,
+    initargs: tuple = (),
+) -> Iterator:
+    """Yield function(item) in the order of the items.
+
+    With nproc = 1 everything happens in this process. Otherwise function, initializer
+    and all arguments must be picklable (module-level functions: new Pythons start
+    workers afresh). No more than two tasks a process wait at a time, so that
+    neither inputs nor results pile up in memory.
+
+    Raises:
+        ChildProcessError: a worker process was killed (out of memory, usually).
+    """
+    if nproc == 1:
+        if initializer is not None:
+            initializer(*initargs)
+        yield from map(function, items)
+        return
+    queue = iter(items)
+    with ProcessPoolExecutor(
+        max_workers=nproc,
+        mp_context=multiprocessing.get_context(),
+        initializer=initializer,
+        initargs=initargs,
+    ) as pool:
+        try:
+            waiting = collections.deque(
+                pool.submit(function, item)
+                for item in itertools.islice(queue, 2 * nproc)
+            )
+            while waiting:
+                result = waiting.popleft().result()
+                for item in itertools.islice(queue, 1):
+                    waiting.append(pool.submit(function, item))
+                yield result
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "A worker process was killed (out of memory?): "
+                "try a smaller nproc or output.batch_size"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,70 @@
+"""Laue symmetry of the grid. All operators come from cctbx."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cctbx import sgtbx
+
+
+def laue_group_of(space_group: sgtbx.space_group) -> sgtbx.space_group:
+    """The Laue group: point group operators (no centring, no screw parts) plus inversion,
+    in the setting of the space group.
+    """
+    return space_group.build_derived_point_group().build_derived_laue_group()
+
+
+def laue_group_from_symbol(symbol: str) -> sgtbx.space_group:
+    """The Laue group of a space or point group given by any symbol cctbx reads.
+
+    Raises:
+        ValueError: unknown symbol.
+    """
+    try:
+        info = sgtbx.space_group_info(symbol)
+    except RuntimeError as error:
+        raise ValueError(f"Unknown symmetry {symbol!r}: give a space or Laue group symbol") from error
+    return laue_group_of(info.group())
+
+
+def symbol_of(group: sgtbx.space_group) -> str:
+    """Hall symbol: says the group and its setting, and reads back exactly."""
+    return group.type().hall_symbol().strip()
+
+
+def group_from_hall(hall: str) -> sgtbx.space_group:
+    """Inverse of symbol_of."""
+    return sgtbx.space_group_info("hall: " + hall).group()
+
+
+def reciprocal_operators(group: sgtbx.space_group) -> np.ndarray:
+    """Rotations acting on Miller indices as columns, (n_ops, 3, 3) int: h' = R^T h."""
+    return np.array(
+        [np.array(op.r().as_double()).reshape(3, 3).T.round() for op in group.all_ops()],
+        dtype=np.int64,
+    )
+
+
+def check_subdivide(subdivide: Sequence[int], laue_group: sgtbx.space_group) -> None:
+    """Fine-grid indices must map onto fine-grid indices under every operator.
+
+    h n -> R^T h n stays a whole number for all h only if n is equal on the axes
+    that an operator mixes.
+
+    Raises:
+        ValueError: n below 1, or against the symmetry.
+    """
+    if len(subdivide) != 3 or min(subdivide) < 1:
+        raise ValueError(f"subdivide={tuple(subdivide)} must be three whole numbers >= 1")
+    for i in range(3):
+        for j in range(3):
+            if i == j or subdivide[i] == subdivide[j]:
+                continue
+            if any(op[i, j] for op in reciprocal_operators(laue_group)):
+                raise ValueError(
+                    "subdivide=" + ",".join(map(str, subdivide)) + " is against the symmetry: Laue "
+                    f"group {laue_group.info()} relates {'abc'[i]}* and {'abc'[j]}*, "
+                    "which need the same subdivision"
+                )

@@ -1,0 +1,40 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[str]:
+    """A temporary name in the folder of path, renamed to path when the block succeeds
+    and removed when it fails, so that no half-written file ever has the final name.
+
+    The name keeps the suffix of path, because DIALS chooses formats by it.
+
+    Raises:
+        ValueError: the folder does not exist or can't be written to.
+    """
+    path = Path(path)
+    try:
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
+        )
+    except OSError as error:
+        raise ValueError(f"Can't write {path}: {error.strerror}") from error
+    os.close(handle)
+    try:
+        yield temporary
+        # mkstemp makes private files; outputs follow the umask as all others do
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
