@@ -43,16 +43,14 @@ def dispatchers() -> dict[str, str]:
 def entry_points() -> dict[str, list[str]]:
     """The console scripts, libtbx's copy of them, and the scaling model."""
     commands = dispatchers()
-    points = {
+    return {
         "console_scripts": [f"{name} = {module}:run" for name, module in commands.items()],
         "libtbx.dispatcher.script": [f"{name} = {name}" for name in commands],
-    }
-    if (ROOT / "dials_diffuse" / "scaling" / "model.py").is_file():
-        # DIALS loads every registered model: one that is not there would break it
-        points["dxtbx.scaling_model_ext"] = [
+        # the name must be the model's id_
+        "dxtbx.scaling_model_ext": [
             "diffuse = dials_diffuse.scaling.model:DiffuseScalingModel"
-        ]
-    return points
+        ],
+    }
 
 
 setup(

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def pytest_addoption(parser):
+    try:
+        parser.addoption(
+            "--regression",
+            action="store_true",
+            default=False,
+            help="run the tests on real data too",
+        )
+    except ValueError:
+        pass  # dials_data is installed and its plugin has the option
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--regression"):
+        return
+    skip = pytest.mark.skip(reason="real data: runs with --regression")
+    for item in items:
+        if "regression" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def run_in_tmp_path(tmp_path, monkeypatch) -> pathlib.Path:
+    """Make a new empty folder the working directory of the test."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def extra_data() -> pathlib.Path:
+    """The folder of $DIALS_DIFFUSE_DATA, or shared/ beside the checkout."""
+    folder = pathlib.Path(os.environ.get("DIALS_DIFFUSE_DATA", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there (set DIALS_DIFFUSE_DATA)")
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def thaumatin_images(request) -> pathlib.Path:
+    """The folder of dials_data's thaumatin_grid_scan: 19 real stills."""
+    try:
+        import dials_data  # noqa: F401
+    except ImportError:
+        # not packaged everywhere: the folder will do
+        folder = pathlib.Path(os.environ.get("DIALS_DATA", "")) / "thaumatin_grid_scan"
+        if not os.environ.get("DIALS_DATA") or not folder.is_dir():
+            pytest.skip("no dials_data package and no DIALS_DATA/thaumatin_grid_scan")
+        return folder.resolve()
+    return request.getfixturevalue("dials_data")("thaumatin_grid_scan").resolve()
+
+
+@pytest.fixture(scope="session")
+def thaumatin(thaumatin_images, extra_data, tmp_path_factory) -> pathlib.Path:
+    """A folder with integrated.expt, integrated.refl and background.expt.
+
+    They are 15 indexed and integrated stills of thaumatin_grid_scan and the four empty
+    shots at its end; the paths in them point at the images of ``thaumatin_images``.
+    """
+    source = extra_data / "thaumatin_integrated"
+    if not source.is_dir():
+        pytest.skip(f"{source} is not there (set DIALS_DIFFUSE_DATA)")
+    folder = tmp_path_factory.mktemp("thaumatin")
+    shutil.copyfile(source / "integrated.refl", folder / "integrated.refl")
+    for name in ("integrated.expt", "background.expt"):
+        text = (source / name).read_text()
+        stored = "../dials_data/thaumatin_grid_scan"
+        assert stored in text
+        (folder / name).write_text(text.replace(stored, str(thaumatin_images)))
+    return folder
