@@ -77,10 +77,12 @@ setup(
     package_data={"dials_diffuse.report": ["templates/*"]},
     entry_points=entry_points(),
     python_requires=">=3.10",
-    # DIALS, dxtbx and cctbx are required too, but what PyPI holds under these names
-    # is not them: they come from conda, from the distribution or from libtbx.
-    install_requires=["h5py", "numba", "numpy", "plotly", "xraylib"],
+    # No install_requires, for two reasons. What PyPI holds as dials, dxtbx and cctbx is
+    # not them. And where DIALS loads models through pkg_resources (3.12), every name
+    # here must be a distribution with metadata, which Debian's h5py and xraylib are
+    # not: DIALS itself would then fail on any .expt. So: pip install dials_diffuse[full]
     extras_require={
+        "full": ["h5py", "numba", "plotly", "xraylib"],
         "test": ["pytest", "dials_data"],
         "dask": ["distributed", "dask-jobqueue"],
     },
