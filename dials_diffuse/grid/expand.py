@@ -1,0 +1,91 @@
+"""From the asymmetric unit to the whole grid: orbits of voxels and dense index maps."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dials_diffuse.grid.symmetry import reciprocal_operators
+from dials_diffuse.grid.voxel_grid import VoxelGrid
+
+# An index of 21 bits: +-1,048,575, three of them in one int64
+_BITS = 21
+_HALF = 1 << (_BITS - 1)
+
+
+def pack_voxels(voxel: np.ndarray) -> np.ndarray:
+    """Voxels (N, 3) -> keys (N,) int64 that sort as (h, k, l) do.
+
+    Raises:
+        ValueError: an index is beyond +-2^20.
+    """
+    v = np.asarray(voxel)
+    if v.size and (v.max() >= _HALF or v.min() < -_HALF):
+        raise ValueError("A voxel index is beyond 2^20: the observations or their n are wrong")
+    shifted = v.astype(np.int64) + _HALF
+    return (shifted[:, 0] << 2 * _BITS) | (shifted[:, 1] << _BITS) | shifted[:, 2]
+
+
+def unpack_voxels(keys: np.ndarray) -> np.ndarray:
+    """Inverse of pack_voxels: keys (N,) -> voxels (N, 3) int32"""
+    keys = np.asarray(keys, dtype=np.int64)
+    mask = (1 << _BITS) - 1
+    parts = (keys >> 2 * _BITS, (keys >> _BITS) & mask, keys & mask)
+    return np.stack([part - _HALF for part in parts], axis=-1).astype(np.int32)
+
+
+def expand_to_p1(voxel: np.ndarray, grid: VoxelGrid) -> tuple[np.ndarray, np.ndarray]:
+    """All symmetry-equivalent voxels, each once.
+
+    Args:
+        voxel: (N, 3) voxels, no two of them equivalent
+        grid: their grid
+
+    Returns:
+        (voxels (M, 3) int32 sorted by h, k, l; row of voxel each comes from (M,))
+    """
+    voxel = np.asarray(voxel, dtype=np.int64).reshape(-1, 3)
+    operators = reciprocal_operators(grid.laue_group)
+    keys = np.concatenate([pack_voxels(voxel @ op.T) for op in operators])
+    unique, first = np.unique(keys, return_index=True)
+    return unpack_voxels(unique), first % max(1, len(voxel))
+
+
+def dense_rows(
+    voxel: np.ndarray, grid: VoxelGrid, expand: bool = True, symmetric_range: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """A dense map of which row of voxel each grid point takes its value from.
+
+    Args:
+        voxel: (N, 3) voxels, no two of them equivalent
+        grid: their grid
+        expand: apply the Laue group; else only the voxels themselves
+        symmetric_range: with expand, let every axis run from -m to m
+
+    Returns:
+        (rows (n_h, n_k, n_l) int32, -1 where nothing was measured; first (3,): the
+        voxel of rows[0, 0, 0])
+
+    Raises:
+        ValueError: no voxels, or two that are equivalent.
+    """
+    voxel = np.asarray(voxel, dtype=np.int64).reshape(-1, 3)
+    if len(voxel) == 0:
+        raise ValueError("There is no voxel to make a map of")
+    operators = reciprocal_operators(grid.laue_group) if expand else np.eye(3, dtype=np.int64)[None]
+    bounds = np.array(
+        [[(voxel @ op.T).min(axis=0), (voxel @ op.T).max(axis=0)] for op in operators]
+    )
+    first, last = bounds[:, 0].min(axis=0), bounds[:, 1].max(axis=0)
+    if expand and symmetric_range:
+        last = np.maximum(-first, last)
+        first = -last
+    shape = tuple(int(n) for n in last - first + 1)
+    rows = np.full(shape, -1, dtype=np.int32)
+    flat = rows.reshape(-1)
+    numbers = np.arange(len(voxel), dtype=np.int32)
+    for operator in operators:
+        flat[np.ravel_multi_index(tuple((voxel @ operator.T - first).T), shape)] = numbers
+    # the operators form a group: a row that was overwritten has an equivalent
+    if np.any(flat[np.ravel_multi_index(tuple((voxel - first).T), shape)] != numbers):
+        raise ValueError("The table holds symmetry-equivalent voxels twice: merge it first")
+    return rows, first.astype(np.int64)
