@@ -240,6 +240,10 @@ class Simulator:
     def _q_length(self, pixels: PanelPixels, wavelength: float) -> np.ndarray:
         return np.linalg.norm(self._q_vectors(pixels, wavelength), axis=-1)
 
+    def q_lengths(self, still: StillState) -> list[np.ndarray]:
+        """|q| at the pixels' centres, 1/Angstrom, one (S, F) array a panel."""
+        return [self._q_length(pixels, still.wavelength) for pixels in self._pixels_of(still)]
+
     def efficiency(self, pixels: PanelPixels, wavelength: float) -> np.ndarray:
         """E = solid angle * polarization * sensor efficiency * air, sr, (S, F)."""
         result = pixels.solid_angle * pixels.polarization * pixels.efficiency

@@ -269,13 +269,13 @@ class Settings:
         seed: of everything random.
         format: "cbf" (miniCBF, one file an image), "nexus" (NXmx) or "auto":
             cbf for one panel, nexus for several.
-        nproc: processes; the result does not depend on it.
+        nproc: processes, None for one a processor; the result does not depend on it.
     """
 
     stills: int = 30
     seed: int = 20
     format: str = "auto"
-    nproc: int = 1
+    nproc: int | None = 1
     beam: BeamSettings = field(default_factory=BeamSettings)
     detector: DetectorSettings = field(default_factory=DetectorSettings)
     crystal: CrystalSettings = field(default_factory=CrystalSettings)
@@ -311,3 +311,24 @@ def _fill(target, values: dict, where: str) -> None:
             _fill(current, value, f"{where}{name}.")
         else:
             setattr(target, name, tuple(value) if isinstance(current, tuple) else value)
+
+
+def settings_from_params(params) -> Settings:
+    """Settings from extracted PHIL parameters, which have the same names."""
+    import libtbx
+
+    def fill(target, scope) -> None:
+        for item in dataclasses.fields(target):
+            value = getattr(scope, item.name)
+            current = getattr(target, item.name)
+            if dataclasses.is_dataclass(current):
+                fill(current, value)
+            elif item.name == "nproc":
+                # None is all processors
+                target.nproc = None if value is libtbx.Auto else value
+            else:
+                setattr(target, item.name, tuple(value) if isinstance(current, tuple) else value)
+
+    settings = Settings()
+    fill(settings, params)
+    return settings

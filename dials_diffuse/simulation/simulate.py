@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from dials.array_family import flex
 
 from dials_diffuse.adapters.system import map_in_processes, resolve_nproc
 from dials_diffuse.io.atomic import replacing
-from dials_diffuse.simulation import images
+from dials_diffuse.simulation import images as image_files
 from dials_diffuse.simulation.crystals import StillState
 from dials_diffuse.simulation.forward import Simulator
 from dials_diffuse.simulation.reflections import integrate
@@ -131,7 +132,7 @@ def image_format(simulator: Simulator) -> str:
         ValueError: unknown format, or one that can't hold the detector.
     """
     wanted = simulator.settings.format
-    fits = images.is_normal_to_beam(simulator.detector)
+    fits = image_files.is_normal_to_beam(simulator.detector)
     if wanted == "auto":
         return "cbf" if fits else "nexus"
     if wanted not in ("cbf", "nexus"):
@@ -141,8 +142,8 @@ def image_format(simulator: Simulator) -> str:
     return wanted
 
 
-def _shot(still: StillState) -> images.Shot:
-    return images.Shot(still.wavelength, still.exposure_time, still.transmission)
+def _shot(still: StillState) -> image_files.Shot:
+    return image_files.Shot(still.wavelength, still.exposure_time, still.transmission)
 
 
 # The simulator of a worker process, set once when it starts
@@ -176,12 +177,12 @@ def _simulate_still(task: tuple[StillState, str | None]):
     mean = (total / size - settings.detector.pedestal) / settings.detector.gain
     if path is not None:
         detector, _ = simulator.models(still)
-        images.write_minicbf(path, image[0], detector, _shot(still))
+        image_files.write_minicbf(path, image[0], detector, _shot(still))
         return None, mean, tables
     return image, mean, tables
 
 
-def _image_files(folder: Path, name: str, kind: str, stills: list[StillState]) -> list[list[int]]:
+def _image_files(kind: str, stills: list[StillState]) -> list[list[int]]:
     """Which stills go into which file: one each, or all of one exposure and place."""
     same = len({(still.exposure_time, still.shift) for still in stills}) == 1
     if kind == "nexus" and same:
@@ -195,7 +196,7 @@ def _write_images(
     """Write the images of stills; return (path, index in file) of each, means and tables."""
     folder.mkdir(parents=True, exist_ok=True)
     nproc = resolve_nproc(simulator.settings.nproc, len(stills))
-    groups = _image_files(folder, name, kind, stills)
+    groups = _image_files(kind, stills)
     suffix = ".cbf" if kind == "cbf" else ".nxs"
     if len(groups) == 1 and len(stills) > 1:
         paths = [folder / f"{name}{suffix}"]
@@ -209,6 +210,8 @@ def _write_images(
     results = map_in_processes(
         _simulate_still, tasks, nproc, initializer=_start_worker, initargs=(simulator,)
     )
+    # The first result before a file is opened: processes forked later would keep it locked
+    results = itertools.chain([next(results)], results)
     places, means, tables = [], [], []
     for path, group in zip(paths, groups):
         places += [(str(path), number) for number in range(len(group))]
@@ -220,7 +223,7 @@ def _write_images(
             continue
         detector, _ = simulator.models(stills[group[0]])
         with replacing(path) as temporary:
-            writer = images.NexusWriter(
+            writer = image_files.NexusWriter(
                 temporary, detector, [_shot(stills[index]) for index in group]
             )
             try:
@@ -231,7 +234,6 @@ def _write_images(
                     tables.append(still_tables)
             finally:
                 writer.close()
-    results.close()
     return places, means, tables
 
 
@@ -283,13 +285,15 @@ def _join(tables: list[list[flex.reflection_table]]) -> flex.reflection_table:
     return joined
 
 
-def simulate(settings: Settings, directory: str | Path, save: bool = True) -> SimulatedSet:
+def simulate(
+    settings: Settings, directory: str | Path, images: str | Path = "images", save: bool = True
+) -> SimulatedSet:
     """Simulate a set of stills.
 
     Args:
         settings: what to simulate.
-        directory: folder for the files, made if it is not there; images go
-            into its folder images/.
+        directory: folder for the files, made if it is not there.
+        images: folder for the images, in that one unless absolute.
         save: write simulated.expt, simulated.refl and truth.json too.
 
     Returns:
@@ -304,7 +308,7 @@ def simulate(settings: Settings, directory: str | Path, save: bool = True) -> Si
     kind = image_format(simulator)
     logger.debug("One electron^2 per unit cell gives %g photons/(s sr)", simulator.photons_per_electron2)
     places, means, tables = _write_images(
-        simulator, simulator.stills, directory / "images", "still", kind
+        simulator, simulator.stills, directory / images, "still", kind
     )
     result = SimulatedSet(
         directory,
@@ -315,7 +319,7 @@ def simulate(settings: Settings, directory: str | Path, save: bool = True) -> Si
     )
     if simulator.empties:
         places, _, _ = _write_images(
-            simulator, simulator.empties, directory / "images", "empty", kind
+            simulator, simulator.empties, directory / images, "empty", kind
         )
         result.background = _experiments(simulator, simulator.empties, places)
     if save:

@@ -80,7 +80,7 @@ class DiffuseTruth:
         group = sgtbx.space_group_info(self.space_group).group()
         if not group.is_compatible_unit_cell(cell):
             raise ValueError(
-                f"unit cell {cell} does not fit space group {self.space_group}"
+                f"crystal.unit_cell {self.unit_cell} does not fit space group {self.space_group}"
             )
         if settings.envelope not in ("debye_waller", "gaussian", "constant"):
             raise ValueError(f"unknown envelope {settings.envelope!r}")
