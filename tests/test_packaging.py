@@ -6,8 +6,10 @@ import ast
 import importlib.metadata
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -185,6 +187,7 @@ print("imported")
 def test_help_is_light(stem, tmp_path):
     code = f"""
 import sys
+import zipfile
 from dials_diffuse.command_line.{stem} import run
 try:
     run(["-h"])
@@ -206,3 +209,41 @@ def test_script(stem, tmp_path):
     result = subprocess.run([script, "-h"], cwd=tmp_path, capture_output=True, text=True)
     assert not result.returncode and not result.stderr
     assert result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel_files(tmp_path_factory):
+    """Names in the wheel that pip builds from a copy of the checkout."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("dials_diffuse", "command_line", "phil"):
+        shutil.copytree(
+            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps"]
+    command += ["--no-build-isolation", "--no-index", "-w", source / "wheel", source]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert not result.returncode, result.stderr
+    (wheel,) = source.glob("wheel/*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.namelist()
+
+
+def test_wheel_has_every_module_and_template(wheel_files):
+    sources = [
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.glob("dials_diffuse/**/*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    sources += [
+        f"dials_diffuse/{path.relative_to(ROOT).as_posix()}"
+        for folder in ("command_line", "phil")
+        for path in ROOT.joinpath(folder).glob("*.py")
+    ]
+    assert set(sources) <= set(wheel_files)
+
+
+def test_wheel_puts_nothing_beside_the_package(wheel_files):
+    tops = {name.split("/")[0] for name in wheel_files}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"dials_diffuse"}
