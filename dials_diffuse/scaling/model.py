@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
+
 from iotbx import phil
 
-from dials.algorithms.scaling.model.components.scale_components import (
-    SingleScaleFactor,
-)
 from dials.algorithms.scaling.model.model import ScalingModelBase
 from dials.array_family import flex
 
+from dials_diffuse.scaling.components import (
+    PanelScale,
+    RadialOffset,
+    Sensitivity,
+    StillScale,
+)
+
 logger = logging.getLogger("dials.diffuse.scaling.model")
 
+# What dials.scale model=diffuse would ask for; dials.diffuse_scale has its own scope
 diffuse_model_phil_scope = phil.parse(
     """
     scale = True
@@ -28,18 +35,32 @@ diffuse_model_phil_scope = phil.parse(
 
 
 class DiffuseScalingModel(ScalingModelBase):
-    """I_obs = a(x, y) d(panel) (b_i I_v + c_i(|q|)) for one still."""
+    """I_obs = a(x, y) d(panel) (b_i I_v + c_i(|q|)) for one still.
+
+    Components: "scale" (b), "offset" (c), "panel" (d), "sensitivity" (a); the last two belong to the
+    detector and are the same in all stills of a scaling run.
+    """
 
     id_ = "diffuse"
     phil_scope = diffuse_model_phil_scope
 
     def __init__(self, parameters_dict: dict, configdict: dict, is_scaled: bool = False):
         super().__init__(configdict, is_scaled)
-        if "scale" in configdict["corrections"]:
-            self._components["scale"] = SingleScaleFactor(
-                parameters_dict["scale"]["parameters"],
-                parameters_dict["scale"].get("parameter_esds"),
-            )
+        for name in configdict["corrections"]:
+            values = parameters_dict[name]["parameters"]
+            esds = parameters_dict[name].get("parameter_esds")
+            if name == "scale":
+                component = StillScale(values, esds)
+            elif name == "offset":
+                component = RadialOffset(values, configdict["offset"]["q_max"], esds)
+            elif name == "panel":
+                component = PanelScale(values, esds)
+            elif name == "sensitivity":
+                geometry = configdict["sensitivity"]
+                component = Sensitivity(values, geometry["extent"], geometry["shape"], esds)
+            else:
+                raise ValueError(f"Unknown component of a diffuse scaling model: {name}")
+            self._components[name] = component
 
     @classmethod
     def unscaled(cls, grid: dict) -> DiffuseScalingModel:
@@ -48,6 +69,39 @@ class DiffuseScalingModel(ScalingModelBase):
             {"scale": {"parameters": flex.double([1.0])}},
             {"corrections": ["scale"], "grid": grid},
         )
+
+    @classmethod
+    def create(
+        cls,
+        grid: dict,
+        offset: dict | None = None,
+        n_panels: int | None = None,
+        sensitivity: dict | None = None,
+    ) -> DiffuseScalingModel:
+        """A model with the components asked for, at their null values.
+
+        Args:
+            grid: plain dictionary of the grid
+            offset: {"n_parameters", "q_max"}
+            n_panels: panels of the detector, for one factor each
+            sensitivity: {"extent": (x0, x1, y0, y1), "shape": (n_x, n_y)}
+        """
+        configdict: dict = {"corrections": ["scale"], "grid": grid}
+        values = {"scale": flex.double([1.0])}
+        if offset:
+            values["offset"] = flex.double(int(offset["n_parameters"]), 0.0)
+            configdict["offset"] = {"q_max": float(offset["q_max"])}
+        if n_panels:
+            values["panel"] = flex.double(int(n_panels), 1.0)
+        if sensitivity:
+            shape = [int(n) for n in sensitivity["shape"]]
+            values["sensitivity"] = flex.double(shape[0] * shape[1], 1.0)
+            configdict["sensitivity"] = {
+                "extent": [float(x) for x in sensitivity["extent"]],
+                "shape": shape,
+            }
+        configdict["corrections"] = list(values)
+        return cls({name: {"parameters": v} for name, v in values.items()}, configdict)
 
     @classmethod
     def from_data(cls, params, experiment, reflection_table) -> DiffuseScalingModel:
@@ -69,10 +123,48 @@ class DiffuseScalingModel(ScalingModelBase):
                 "parameters": flex.double(saved["parameters"]),
                 "parameter_esds": flex.double(esds) if esds else None,
             }
-        return cls(parameters, configdict, is_scaled=obj.get("is_scaled", False))
+        return cls(parameters, configdict, is_scaled=configdict.get("is_scaled", False))
+
+    def set_scaling_model_as_scaled(self) -> None:
+        super().set_scaling_model_as_scaled()
+        self._configdict["is_scaled"] = True
+
+    def factors(
+        self, panel: np.ndarray, q: np.ndarray, x: np.ndarray, y: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Inverse scale factor g = a d b and offset h = a d c of observations of this still.
+
+        counts - background is expected to be exposure * (g I_v + h).
+
+        Args:
+            panel: (N,) panel numbers
+            q: (N,) |q| in 1/Angstrom
+            x, y: (N,) projected direction of s1 (scaling.observations.projected_direction)
+        """
+        g = np.ones(len(q))
+        if "panel" in self.components:
+            g *= self.components["panel"].values()[panel]
+        if "sensitivity" in self.components:
+            sensitivity = self.components["sensitivity"]
+            table = sensitivity.table_weights() @ sensitivity.values()
+            g *= table[sensitivity.bin_of(x, y)]
+        h = np.zeros(len(q))
+        if "offset" in self.components:
+            offset = self.components["offset"]
+            table = offset.table_weights() @ offset.values()
+            h = g * table[offset.bin_of(q)]
+        return g * self.components["scale"].values()[0], h
 
     def configure_components(self, reflection_table, experiment, params) -> None:
-        self.components["scale"].data = {"id": reflection_table["id"]}
+        """Give the components their columns: panel, and |q| and projected direction as q and xy"""
+        data = {
+            "scale": {"id": reflection_table["id"]},
+            "offset": {"q": reflection_table["q"]} if "q" in reflection_table else {},
+            "panel": {"panel": reflection_table["panel"]} if "panel" in reflection_table else {},
+            "sensitivity": {"xy": reflection_table["xy"]} if "xy" in reflection_table else {},
+        }
+        for name, component in self.components.items():
+            component.data = data[name]
 
     def consecutive_refinement_order(self) -> list[list[str]]:
-        return [["scale"]]
+        return [["scale"], ["offset", "panel", "sensitivity"]]

@@ -1,0 +1,103 @@
+# LIBTBX_SET_DISPATCHER_NAME dials.diffuse_scale
+"""Scale stills against each other and merge them into one map of diffuse scattering.
+
+Each observation is modelled as exposure * a(x,y) d(panel) (b_i I_v + c_i(|q|)), with one scale b
+a still. The scales are refined so that all stills agree on the intensity I_v of the voxels that
+they share; then everything is merged, one intensity a voxel of the asymmetric unit, with the intensities
+of two halves of the stills beside it.
+
+Usage:
+
+  dials.diffuse_scale diffuse_gridded.expt diffuse_gridded.refl
+
+  dials.diffuse_scale diffuse_gridded_*.expt diffuse_gridded_*.refl
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from dials_diffuse.adapters.command import handle_errors, parse_command
+from dials_diffuse.phil.scale import phil_scope
+
+logger = logging.getLogger("dials.diffuse.scale")
+
+
+def numbered(name: str, number: int, n_pairs: int) -> str:
+    """name, or name_0001 and so on when there are several pairs"""
+    if n_pairs == 1:
+        return name
+    path = Path(name)
+    return str(path.with_name(f"{path.stem}_{number + 1:04d}{path.suffix}"))
+
+
+@handle_errors()
+def run(args: list[str] | None = None, phil=phil_scope) -> None:
+    """Run dials.diffuse_scale."""
+    command = parse_command(
+        args,
+        phil=phil,
+        usage="dials.diffuse_scale [options] diffuse_gridded.expt diffuse_gridded.refl [...]",
+        epilog=__doc__,
+    )
+    if command is None:
+        return
+    command.start_log()
+
+    # they bring numba along, which -h need not wait for
+    from dials_diffuse.io.atomic import replacing
+    from dials_diffuse.io.map_file import write_map
+    from dials_diffuse.scaling.fit import FitSettings
+    from dials_diffuse.scaling.observations import ObservationSource
+    from dials_diffuse.scaling.scale import (
+        apply_to_table,
+        map_columns,
+        merged_table,
+        scale,
+    )
+    from dials_diffuse.scaling.summary import log_summary, write_json
+
+    params = command.params
+    source = ObservationSource(
+        command.pairs, command.model_copies(), params.memory.keep_observations
+    )
+    settings = FitSettings(
+        engine=params.fit.engine,
+        max_iterations=params.fit.max_iterations,
+        n_cycles=params.fit.n_cycles,
+        max_observations=params.fit.max_observations,
+        prior_strength=params.weighting.prior_strength,
+        readout_noise=params.weighting.readout_noise,
+        seed=params.seed,
+    )
+    scaled = scale(source, settings)
+    log_summary(scaled)
+
+    n_pairs = len(command.pairs)
+    for number in range(n_pairs):
+        experiments, table = source.load(number)
+        apply_to_table(scaled, number, experiments, table)
+        name = numbered(params.output.reflections, number, n_pairs)
+        logger.info("Saving scaled observations to %s", name)
+        with replacing(name) as temporary:
+            table.as_file(temporary)
+        name = numbered(params.output.experiments, number, n_pairs)
+        logger.info("Saving experiments with scaling models to %s", name)
+        with replacing(name) as temporary:
+            experiments.as_file(temporary)
+    merged = merged_table(scaled.merged, source.grid)
+    logger.info("Saving merged intensities to %s", params.output.merged)
+    with replacing(params.output.merged) as temporary:
+        merged.as_file(temporary)
+    if params.output.map:
+        logger.info("Saving the map to %s", params.output.map)
+        voxel, columns = map_columns(scaled.merged)
+        write_map(params.output.map, voxel, columns, source.grid, "Merged diffuse scattering")
+    if params.output.json:
+        logger.info("Saving numbers and model copies to %s", params.output.json)
+        write_json(params.output.json, scaled)
+
+
+if __name__ == "__main__":
+    run()

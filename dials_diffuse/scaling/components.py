@@ -1,0 +1,214 @@
+"""The factors and terms of the diffuse scaling model, as DIALS's scale components.
+
+Each one keeps its parameters the way DIALS does (flex.double, e.s.d.s, free
+parameters), so that DIALS's parameter managers and refineries work with it. What is smooth is
+tabulated from DIALS's own Gaussian smoothers: thousands of stills with millions of
+observations then need a table look-up each instead of a sparse row of weights.
+
+This module imports nothing beyond DIALS, cctbx and numpy, because DIALS itself loads it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dxtbx import flumpy
+from scitbx import sparse
+
+from dials.algorithms.scaling.model.components.scale_components import (
+    ScaleComponentBase,
+    SingleScaleFactor,
+)
+from dials.algorithms.scaling.model.components.smooth_scale_components import (
+    GaussianSmoother1D,
+    GaussianSmoother2D,
+)
+from dials.array_family import flex
+
+# Bins of the look-up tables over their whole range. A smoother's shortest
+# period is many bins, so the nearest bin is as good as the exact position.
+N_RADIAL = 512
+N_AZIMUTHAL = 96
+
+
+class FreeParametersMixin:
+    """Free parameters that the minimiser sees are the parameters divided by `unit`.
+
+    With a unit near the expected e.s.d. all directions are equally curved, and L-BFGS
+    converges in tens of steps.
+    """
+
+    unit = 1.0
+
+    @property
+    def free_parameters(self):
+        return self._parameters / self.unit
+
+    @free_parameters.setter
+    def free_parameters(self, parameters):
+        self._parameters = parameters * self.unit
+
+    @property
+    def free_parameter_esds(self):
+        return self._parameter_esds / self.unit if self._parameter_esds else None
+
+    @free_parameter_esds.setter
+    def free_parameter_esds(self, esds):
+        assert len(esds) == len(self._parameters)
+        self._parameter_esds = esds * self.unit
+
+    def values(self) -> np.ndarray:
+        """The parameters as numpy array (a copy)"""
+        return np.array(self._parameters, dtype=float)
+
+    def set_values(self, values: np.ndarray) -> None:
+        """Set all parameters from numpy values"""
+        self.parameters = flex.double(np.asarray(values, dtype=float).tolist())
+
+
+class StillScale(FreeParametersMixin, SingleScaleFactor):
+    """b, the scale of one still"""
+
+
+class _SelectedData(FreeParametersMixin, ScaleComponentBase):
+    """What a component needs of each observation, whole or in selected blocks."""
+
+    column: str
+
+    def update_reflection_data(self, selection=None, block_selections=None):
+        data = self.data[self.column]
+        if selection is not None:
+            blocks = [data.select(selection)]
+        elif block_selections:
+            blocks = [data.select(block) for block in block_selections]
+        else:
+            blocks = [data]
+        self._blocks = blocks
+        self._n_refl = [len(block) for block in blocks]
+
+    def calculate_scales(self, block_id=0):
+        """Values of one block of observations, flex.double"""
+        return self.calculate_scales_and_derivatives(block_id)[0]
+
+
+class PanelScale(_SelectedData):
+    """d, one factor a panel of the detector, shared by all stills"""
+
+    null_parameter_value = 1.0
+    column = "panel"
+
+    def calculate_scales_and_derivatives(self, block_id=0):
+        """Values (flex.double) and derivatives (sparse, observations x parameters)"""
+        panels = self._blocks[block_id]
+        derivatives = sparse.matrix(panels.size(), self.n_params)
+        for row, panel in enumerate(panels):
+            derivatives[row, int(panel)] = 1.0
+        return self._parameters.select(panels), derivatives
+
+
+class RadialOffset(_SelectedData):
+    """c(|q|), what one still has on top of the crystal's scattering: solvent, loop, air
+
+    Attributes:
+        q_max: the smoother runs from 0 to q_max, 1/Angstrom
+    """
+
+    null_parameter_value = 0.0
+    column = "q"
+
+    def __init__(self, initial_values, q_max: float, parameter_esds=None):
+        super().__init__(initial_values, parameter_esds)
+        self.q_max = float(q_max)
+        self.smoother = GaussianSmoother1D((0.0, self.q_max), _intervals(self.n_params))
+
+    def calculate_scales_and_derivatives(self, block_id=0):
+        """Values (flex.double) and derivatives (sparse, observations x parameters)"""
+        value, weight, total = self.smoother.multi_value_weight(
+            self._blocks[block_id], self._parameters
+        )
+        return value, _normalised(weight, total)
+
+    def bin_of(self, q: np.ndarray) -> np.ndarray:
+        """|q| (N,) -> bins of the table (N,) int16"""
+        scaled = np.floor(np.asarray(q) * (N_RADIAL / self.q_max))
+        return np.clip(scaled, 0, N_RADIAL - 1).astype(np.int16)
+
+    def bin_centres(self) -> np.ndarray:
+        """|q| of the bins of the table"""
+        return (np.arange(N_RADIAL) + 0.5) * (self.q_max / N_RADIAL)
+
+    def table_weights(self) -> np.ndarray:
+        """(N_RADIAL, n_params): table of values = weights @ parameters"""
+        _, weight, total = self.smoother.multi_value_weight(
+            flex.double(self.bin_centres().tolist()), self._parameters
+        )
+        return _dense(weight) / flumpy.to_numpy(total)[:, None]
+
+
+class Sensitivity(_SelectedData):
+    """a(x, y), a smooth factor over the direction of s1 around the beam, shared by all stills
+
+    Attributes:
+        extent: (x_min, x_max, y_min, y_max) of the projected direction
+        shape: number of smoother positions along x and y; in the parameters x runs fastest
+    """
+
+    null_parameter_value = 1.0
+    column = "xy"
+
+    def __init__(self, initial_values, extent, shape, parameter_esds=None):
+        super().__init__(initial_values, parameter_esds)
+        self.extent = tuple(float(value) for value in extent)
+        self.shape = tuple(int(n) for n in shape)
+        if self.shape[0] * self.shape[1] != self.n_params:
+            raise ValueError(
+                f"{self.n_params} sensitivity parameters do not fill a grid of {self.shape}"
+            )
+        self.smoother = GaussianSmoother2D(
+            self.extent[:2], _intervals(self.shape[0]), self.extent[2:], _intervals(self.shape[1])
+        )
+
+    def calculate_scales_and_derivatives(self, block_id=0):
+        """Values (flex.double) and derivatives (sparse, observations x parameters)"""
+        x, y = self._blocks[block_id].parts()
+        value, weight, total = self.smoother.multi_value_weight(x, y, self._parameters)
+        return value, _normalised(weight, total)
+
+    def bin_of(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Projected directions (N,), (N,) -> bins of the flattened table (N,) int32"""
+        x0, x1, y0, y1 = self.extent
+        i = np.clip(np.floor((np.asarray(x) - x0) * (N_AZIMUTHAL / (x1 - x0))), 0, N_AZIMUTHAL - 1)
+        j = np.clip(np.floor((np.asarray(y) - y0) * (N_AZIMUTHAL / (y1 - y0))), 0, N_AZIMUTHAL - 1)
+        return (j * N_AZIMUTHAL + i).astype(np.int32)
+
+    def bin_centres(self) -> tuple[np.ndarray, np.ndarray]:
+        """x and y of the bins of the flattened table"""
+        x0, x1, y0, y1 = self.extent
+        steps = (np.arange(N_AZIMUTHAL) + 0.5) / N_AZIMUTHAL
+        y, x = np.meshgrid(y0 + steps * (y1 - y0), x0 + steps * (x1 - x0), indexing="ij")
+        return x.ravel(), y.ravel()
+
+    def table_weights(self) -> np.ndarray:
+        """(N_AZIMUTHAL^2, n_params): table of values = weights @ parameters"""
+        x, y = self.bin_centres()
+        _, weight, total = self.smoother.multi_value_weight(
+            flex.double(x.tolist()), flex.double(y.tolist()), self._parameters
+        )
+        return _dense(weight) / flumpy.to_numpy(total)[:, None]
+
+
+def _intervals(n_params: int) -> int:
+    """Intervals of a smoother with this many parameters (DIALS: n + 2 values, 2 and 3 for
+    one and two intervals)"""
+    return n_params - 1 if n_params < 4 else n_params - 2
+
+
+def _dense(matrix) -> np.ndarray:
+    return np.array(matrix.as_dense_matrix(), dtype=float).reshape(matrix.n_rows, matrix.n_cols)
+
+
+def _normalised(weight, total):
+    """Derivatives: weights over their sum, row by row"""
+    from dials_scaling_ext import row_multiply
+
+    return row_multiply(weight, 1.0 / total)

@@ -1,0 +1,116 @@
+"""Compiled loops over observations."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+
+@njit(cache=True)
+def profile_functional(
+    start, still, panel, radial, direction, y, exposure, weight, b, c, d, a, reference,
+    grad_b, grad_c, grad_d, grad_a,
+):
+    """Sum of w (y - E (g I + h))^2 with I in closed form, and its derivatives.
+
+    g = a d b and h = a d c. I minimises the sum in each voxel, so that its own derivative
+    does not contribute to the gradient (envelope theorem).
+
+    Args:
+        start: (n_voxels + 1,) first observation of each voxel
+        still, panel, radial, direction: (N,) indices into b, d, the second axis of c, a
+        y: (N,) counts less background; exposure: (N,); weight: (N,) 1/expected variance
+        b: (n_stills,); c: (n_stills, n_radial); d: (n_panels,); a: (n_directions,)
+        reference: (n_voxels,) output: I
+        grad_b, grad_c, grad_d, grad_a: derivatives, added to
+
+    Returns:
+        the sum
+    """
+    functional = 0.0
+    for v in range(len(start) - 1):
+        num = 0.0
+        den = 0.0
+        for k in range(start[v], start[v + 1]):
+            e = exposure[k] * a[direction[k]] * d[panel[k]]
+            g = e * b[still[k]]
+            num += weight[k] * g * (y[k] - e * c[still[k], radial[k]])
+            den += weight[k] * g * g
+        reference[v] = num / den if den > 0.0 else 0.0
+        intensity = reference[v]
+        for k in range(start[v], start[v + 1]):
+            i = still[k]
+            da = a[direction[k]] * d[panel[k]]
+            signal = b[i] * intensity + c[i, radial[k]]
+            r = y[k] - exposure[k] * da * signal
+            functional += weight[k] * r * r
+            t = -2.0 * weight[k] * r * exposure[k]
+            grad_b[i] += t * da * intensity
+            grad_c[i, radial[k]] += t * da
+            grad_d[panel[k]] += t * a[direction[k]] * signal
+            grad_a[direction[k]] += t * d[panel[k]] * signal
+    return functional
+
+
+@njit(cache=True)
+def curvatures(
+    start, still, panel, radial, direction, exposure, weight, b, c, d, a, reference,
+    curv_b, curv_c, curv_d, curv_a,
+):
+    """Diagonal of the Gauss-Newton matrix for fixed reference, halved; arguments as above."""
+    for v in range(len(start) - 1):
+        intensity = reference[v]
+        for k in range(start[v], start[v + 1]):
+            i = still[k]
+            da = a[direction[k]] * d[panel[k]]
+            signal = b[i] * intensity + c[i, radial[k]]
+            we = weight[k] * exposure[k] * exposure[k]
+            curv_b[i] += we * (da * intensity) ** 2
+            curv_c[i, radial[k]] += we * da * da
+            curv_d[panel[k]] += we * (a[direction[k]] * signal) ** 2
+            curv_a[direction[k]] += we * (d[panel[k]] * signal) ** 2
+
+
+@njit(cache=True)
+def expected_variances(
+    start, still, panel, radial, direction, y, exposure, floor, b, c, d, a, prior, strength, out
+):
+    """Variance of each observation's counts that the current model expects, photons^2.
+
+    The voxel's intensity is the ratio of sums, drawn towards `prior` (its resolution shell's
+    mean) by as much as `strength` photons would: a voxel where by chance nothing
+    was counted still has the variance of its neighbours.
+
+    Args:
+        floor: (N,) variance that does not depend on the model: background and its
+            error, readout noise
+        prior: (n_voxels,)
+        out: (N,) output
+    """
+    for v in range(len(start) - 1):
+        num = 0.0
+        den = 0.0
+        for k in range(start[v], start[v + 1]):
+            e = exposure[k] * a[direction[k]] * d[panel[k]]
+            num += y[k] - e * c[still[k], radial[k]]
+            den += e * b[still[k]]
+        expected = (max(num, 0.0) + strength) / (den + strength / prior[v])
+        for k in range(start[v], start[v + 1]):
+            e = exposure[k] * a[direction[k]] * d[panel[k]]
+            i = still[k]
+            out[k] = max(e * (b[i] * expected + c[i, radial[k]]), 0.0) + floor[k]
+
+
+@njit(cache=True)
+def add_to_voxels(index, value, total):
+    """total[index[k]] += value[k]"""
+    for k in range(len(index)):
+        total[index[k]] += value[k]
+
+
+def segments(sorted_keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Unique keys of a sorted array and where each one starts, plus the end: (M,), (M + 1,)"""
+    if not len(sorted_keys):
+        return sorted_keys[:0], np.zeros(1, dtype=np.int64)
+    first = np.flatnonzero(np.r_[True, sorted_keys[1:] != sorted_keys[:-1]])
+    return sorted_keys[first], np.r_[first, len(sorted_keys)].astype(np.int64)

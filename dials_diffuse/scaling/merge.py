@@ -1,0 +1,202 @@
+"""Merging: one intensity a voxel of the asymmetric unit, from all stills, pair by pair."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dials_diffuse.scaling.merge_kernels import (
+    accumulate_ratio,
+    accumulate_weighted,
+)
+from dials_diffuse.scaling.observations import Observations, ObservationSource
+from dials_diffuse.scaling.survey import Survey
+
+logger = logging.getLogger("dials.diffuse.scaling.merge")
+
+
+@dataclass
+class ScaleTables:
+    """Factors of all stills in the form in which millions of observations look them up.
+
+    Attributes:
+        b: (S,) ; c: (S, n_radial) or None; d: (P,) or None; a: flattened table or None
+        offset, sensitivity: components that know the bins
+        excluded: (S,) bool: stills that take no part
+    """
+
+    b: np.ndarray
+    excluded: np.ndarray
+    c: np.ndarray | None = None
+    d: np.ndarray | None = None
+    a: np.ndarray | None = None
+    offset: object = None
+    sensitivity: object = None
+
+    @classmethod
+    def of_models(cls, models: list, excluded: np.ndarray) -> ScaleTables:
+        """From the scaling models of all stills; a and d are the first model's"""
+        first = models[0].components
+        tables = cls(
+            b=np.array([m.components["scale"].parameters[0] for m in models]),
+            excluded=np.asarray(excluded, dtype=bool),
+        )
+        if "offset" in first:
+            tables.offset = first["offset"]
+            weights = tables.offset.table_weights().T
+            parameters = np.array([m.components["offset"].values() for m in models])
+            tables.c = (parameters @ weights).astype(np.float32)
+        if "panel" in first:
+            tables.d = first["panel"].values()
+        if "sensitivity" in first:
+            tables.sensitivity = first["sensitivity"]
+            tables.a = tables.sensitivity.table_weights() @ tables.sensitivity.values()
+        return tables
+
+    def factors(self, obs: Observations) -> tuple[np.ndarray, np.ndarray]:
+        """Inverse scale factor g = a d b and offset h = a d c of observations, (N,) each"""
+        detector = np.ones(len(obs))
+        if self.d is not None:
+            detector *= self.d[obs.panel]
+        if self.a is not None:
+            detector *= self.a[self.sensitivity.bin_of(obs.x, obs.y)]
+        h = np.zeros(len(obs))
+        if self.c is not None:
+            h = detector * self.c[obs.still, self.offset.bin_of(obs.q)]
+        return detector * self.b[obs.still], h
+
+
+@dataclass
+class Merged:
+    """Merged voxels.
+
+    Attributes:
+        voxels: (V,) packed, sorted
+        intensity: photons/(s sr) on the scale of b = 1, NaN where nothing is left
+        variance: by propagation of the expected variances
+        expected: intensity that the weights were made with
+        n_obs, n_stills, exposure: (V,), exposure = sum of exposure times g
+        half: (2, V) intensities of the two halves of the stills, NaN where a half is absent
+        num, den: (V,) weighted sums
+    """
+
+    voxels: np.ndarray
+    intensity: np.ndarray
+    variance: np.ndarray
+    expected: np.ndarray
+    n_obs: np.ndarray
+    n_stills: np.ndarray
+    exposure: np.ndarray
+    half: np.ndarray
+    num: np.ndarray
+    den: np.ndarray
+    scatter: np.ndarray | None = field(default=None)
+
+
+def _ratio(num: np.ndarray, den: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(den > 0, num / den, np.nan)
+
+
+def split_halves(n_stills: int, seed: int) -> np.ndarray:
+    """Half 0 or 1 of each still (S,): random, equal in number"""
+    half = np.arange(n_stills) % 2
+    np.random.default_rng(seed).shuffle(half)
+    return half.astype(np.int8)
+
+
+class Merger:
+    """Merges what a source holds with given scales.
+
+    Args:
+        source: observations
+        survey: of the source
+        tables: scales
+        prior: function |q| -> mean intensity
+        half: (S,) half of each still
+        prior_strength: photons that the expected variance owes to the prior
+        readout_noise: per pixel, photons
+        rejected: for each pair a bool array of outliers, or None
+    """
+
+    def __init__(
+        self,
+        source: ObservationSource,
+        survey: Survey,
+        tables: ScaleTables,
+        prior,
+        half: np.ndarray,
+        prior_strength: float = 2.0,
+        readout_noise: float = 0.0,
+        error_b: float = 0.0,
+    ):
+        self.source = source
+        self.survey = survey
+        self.tables = tables
+        self.half = half
+        self.prior_strength = prior_strength
+        self.readout_noise = readout_noise
+        self.error_b = error_b
+        grid = source.grid
+        from dials_diffuse.scaling.observations import unpack_voxels
+
+        q = np.linalg.norm(grid.q_of_voxel(unpack_voxels(survey.voxels)), axis=1)
+        self.prior = prior(q)
+        self.rejected: list[np.ndarray | None] = [None] * len(source.pairs)
+
+    def accepted(self, number: int, obs: Observations, index: np.ndarray) -> np.ndarray:
+        """(N,) bool: observations that are merged"""
+        ok = obs.usable & (index >= 0) & ~self.tables.excluded[obs.still]
+        if self.rejected[number] is not None:
+            ok &= ~self.rejected[number]
+        return ok
+
+    def blocks(self):
+        """(number, observations, index, accepted, g, h, floor) of each pair"""
+        for number, (obs, index) in enumerate(self.source.indexed(self.survey.voxels)):
+            g, h = self.tables.factors(obs)
+            floor = (
+                np.maximum(obs.background, 0.0)
+                + obs.background_variance
+                + obs.n_pixels * self.readout_noise**2
+            )
+            yield number, obs, index, self.accepted(number, obs, index), g, h, floor
+
+    def expected_intensity(self) -> np.ndarray:
+        """Ratio of sums in each voxel, drawn towards the prior: (V,)"""
+        n = len(self.survey.voxels)
+        num, den = np.zeros(n), np.zeros(n)
+        for _, obs, index, ok, g, h, _ in self.blocks():
+            accumulate_ratio(index, ok, obs.counts - obs.background, obs.exposure, g, h, num, den)
+        k = self.prior_strength
+        return (np.maximum(num, 0.0) + k) / (den + k / self.prior)
+
+    def merge(self) -> Merged:
+        """Read everything twice: for the expected variances, then for the weighted means."""
+        n = len(self.survey.voxels)
+        expected = self.expected_intensity()
+        num, den = np.zeros((2, n)), np.zeros((2, n))
+        exposure = np.zeros(n)
+        n_obs, n_stills = (np.zeros(n, dtype=np.int32) for _ in range(2))
+        for number, obs, index, ok, g, h, floor in self.blocks():
+            accumulate_weighted(
+                index, ok, self.half[obs.still], obs.counts - obs.background, obs.exposure,
+                g, h, floor, expected, self.error_b, num, den, exposure, n_obs,
+            )  # fmt: skip
+            seen = np.unique(index[ok].astype(np.int64) * self.survey.n_stills_in + obs.still[ok])
+            n_stills += np.bincount(seen // self.survey.n_stills_in, minlength=n).astype(np.int32)
+        total_num, total_den = num.sum(axis=0), den.sum(axis=0)
+        return Merged(
+            voxels=self.survey.voxels,
+            intensity=_ratio(total_num, total_den),
+            variance=_ratio(np.ones(n), total_den),
+            expected=expected,
+            n_obs=n_obs,
+            n_stills=n_stills,
+            exposure=exposure,
+            half=_ratio(num, den),
+            num=total_num,
+            den=total_den,
+        )

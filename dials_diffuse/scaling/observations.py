@@ -1,0 +1,291 @@
+"""Gridded observations as numpy arrays, one .expt/.refl pair at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.tables import as_numpy
+from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
+from dials_diffuse.io.model_copy import restore_models
+
+logger = logging.getLogger("dials.diffuse.scaling.observations")
+
+COLUMNS = (
+    "id",
+    "panel",
+    "voxel",
+    "asu_voxel",
+    "xyzobs.px.value",
+    "bragg",
+    "num_pixels.valid",
+    "counts",
+    "background",
+    "background.variance",
+    "exposure",
+)
+
+_SHIFT = 20
+_HALF = 1 << (_SHIFT - 1)
+
+
+def pack_voxels(voxel: np.ndarray) -> np.ndarray:
+    """Voxels (N, 3) -> one sortable int64 each (N,); indices within +-524287"""
+    v = np.asarray(voxel, dtype=np.int64) + _HALF
+    return (v[:, 0] << (2 * _SHIFT)) | (v[:, 1] << _SHIFT) | v[:, 2]
+
+
+def unpack_voxels(code: np.ndarray) -> np.ndarray:
+    """Inverse of pack_voxels: (N,) -> (N, 3) int32"""
+    mask = (1 << _SHIFT) - 1
+    parts = (code >> (2 * _SHIFT), (code >> _SHIFT) & mask, code & mask)
+    return (np.stack(parts, axis=1) - _HALF).astype(np.int32)
+
+
+@dataclass
+class Observations:
+    """Observations of one pair (or of a subset of all pairs).
+
+    Attributes:
+        still: (N,) number of the still among all pairs
+        panel: (N,)
+        voxel: (N,) packed voxel of the asymmetric unit
+        counts, background, background_variance: (N,) photons
+        exposure: (N,) s sr
+        n_pixels: (N,)
+        q: (N,) 1/Angstrom; x, y: (N,) direction of s1 around the beam, projected
+        usable: (N,) bool: finite, exposed, not under the Bragg mask
+        bragg, finite: (N,) bool
+    """
+
+    still: np.ndarray
+    panel: np.ndarray
+    voxel: np.ndarray
+    counts: np.ndarray
+    background: np.ndarray
+    background_variance: np.ndarray
+    exposure: np.ndarray
+    n_pixels: np.ndarray
+    q: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    usable: np.ndarray
+    bragg: np.ndarray
+    finite: np.ndarray
+
+    @property
+    def n_bragg(self) -> int:
+        return int(np.count_nonzero(self.bragg))
+
+    @property
+    def n_not_finite(self) -> int:
+        return int(np.count_nonzero(~self.finite))
+
+    def __len__(self) -> int:
+        return len(self.still)
+
+    def select(self, selection: np.ndarray) -> Observations:
+        """Those of a selection (bool or indices)"""
+        return Observations(**{k: v[selection] for k, v in vars(self).items()})
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Observations]) -> Observations:
+        """All of several, in their order"""
+        return cls(
+            **{k: np.concatenate([getattr(p, k) for p in parts]) for k in vars(parts[0])}
+        )
+
+
+def projected_direction(s1: np.ndarray, s0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Direction of s1 around the beam on a plane: (x, y), |(x, y)| = 2 sin(theta).
+
+    Lambert's equal-area projection, one to one over all scattering angles, whatever
+    panels the detector is made of. x is the laboratory's x as seen along the beam.
+
+    Args:
+        s1: (N, 3), any length
+        s0: (3,), any length
+    """
+    beam = np.asarray(s0) / np.linalg.norm(s0)
+    start = np.array([1.0, 0.0, 0.0])
+    if abs(beam @ start) > 0.9:
+        start = np.array([0.0, 1.0, 0.0])
+    e1 = start - (start @ beam) * beam
+    e1 /= np.linalg.norm(e1)
+    e2 = np.cross(beam, e1)
+    direction = s1 / np.linalg.norm(s1, axis=1)[:, None]
+    transverse = np.stack((direction @ e1, direction @ e2), axis=1)
+    cosine = np.clip(direction @ beam, -1.0, 1.0)
+    # sin(2 theta) -> 2 sin(theta)
+    factor = np.sqrt(2.0 / np.maximum(1.0 + cosine, 1e-12))
+    return transverse[:, 0] * factor, transverse[:, 1] * factor
+
+
+def _lab_coordinates(detector, panels: np.ndarray, px: np.ndarray) -> np.ndarray:
+    """Laboratory coordinates (mm) of pixel positions (N, 2) on panels (N,).
+
+    Without parallax: a fraction of a pixel, where functions that vary over
+    a tenth of the detector are looked up.
+    """
+    origin = np.array([p.get_origin() for p in detector])
+    fast = np.array([np.array(p.get_fast_axis()) * p.get_pixel_size()[0] for p in detector])
+    slow = np.array([np.array(p.get_slow_axis()) * p.get_pixel_size()[1] for p in detector])
+    return origin[panels] + px[:, :1] * fast[panels] + px[:, 1:2] * slow[panels]
+
+
+def observations_of(experiments, table, first_still: int = 0) -> Observations:
+    """The table's rows as arrays, in their order.
+
+    Args:
+        experiments: of the table
+        table: gridded observations
+        first_still: number of the table's first experiment among all pairs
+
+    Raises:
+        ValueError: columns are missing, or panels do not exist.
+    """
+    missing = [name for name in COLUMNS if name not in table]
+    if "asu_voxel" in missing:
+        raise ValueError(
+            "The observations are not on a grid yet (no column asu_voxel): run dials.diffuse_grid first"
+        )
+    if missing:
+        raise ValueError(
+            f"The table lacks the column {missing[0]}: it is not the output of dials.diffuse_grid"
+        )
+    ids = as_numpy(table["id"]).astype(np.int32)
+    panel = as_numpy(table["panel"]).astype(np.int32)
+    px = as_numpy(table["xyzobs.px.value"])
+    n = len(ids)
+    q, x, y = (np.zeros(n, dtype=np.float32) for _ in range(3))
+    order = np.argsort(ids, kind="stable")
+    edges = np.searchsorted(ids[order], np.arange(len(experiments) + 1))
+    for index, experiment in enumerate(experiments):
+        rows = order[edges[index] : edges[index + 1]]
+        if not len(rows):
+            continue
+        if panel[rows].max() >= len(experiment.detector):
+            raise ValueError(
+                f"Experiment {index} has observations on panel {panel[rows].max()}, its detector has "
+                f"{len(experiment.detector)} panels"
+            )
+        s0 = np.array(experiment.beam.get_s0())
+        s1 = _lab_coordinates(experiment.detector, panel[rows], px[rows])
+        x[rows], y[rows] = projected_direction(s1, s0)
+        q[rows] = np.hypot(x[rows], y[rows]) * np.linalg.norm(s0)
+    values = {
+        name: as_numpy(table[column]).astype(np.float64)
+        for name, column in (
+            ("counts", "counts"),
+            ("background", "background"),
+            ("background_variance", "background.variance"),
+            ("exposure", "exposure"),
+        )
+    }
+    n_pixels = as_numpy(table["num_pixels.valid"]).astype(np.int32)
+    bragg = as_numpy(table["bragg"]).astype(bool)
+    usable = (ids >= 0) & (n_pixels > 0) & ~bragg
+    finite = np.isfinite(q)
+    for value in values.values():
+        finite &= np.isfinite(value)
+    usable &= finite & (values["exposure"] > 0) & (values["background_variance"] >= 0)
+    return Observations(
+        still=ids + np.int32(first_still),
+        panel=panel,
+        voxel=pack_voxels(as_numpy(table["asu_voxel"])),
+        n_pixels=n_pixels,
+        q=q,
+        x=x,
+        y=y,
+        usable=usable,
+        bragg=bragg,
+        finite=finite,
+        **values,
+    )
+
+
+@dataclass
+class ObservationSource:
+    """All pairs, read one after the other as often as needed.
+
+    Arrays of up to `keep` observations stay in memory, so that small jobs read each
+    file once; beyond that memory does not grow with the number of pairs.
+
+    Attributes:
+        pairs: input files
+        model_copies: JSON files to restore lost models from
+        keep: observations to hold in memory
+    """
+
+    pairs: Sequence[DataPair]
+    model_copies: Sequence = ()
+    keep: int = 15_000_000
+    first_stills: list[int] = field(default_factory=list)
+    experiments: list = field(default_factory=list)
+    grid: VoxelGrid | None = None
+    _kept: dict[int, Observations] = field(default_factory=dict)
+    _index: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def load(self, number: int):
+        """(experiments, table) of one pair
+
+        Raises:
+            ValueError: unreadable, not matching, no table, grid missing.
+        """
+        pair = self.pairs[number]
+        experiments, table = pair.load(check_format=False)
+        if table is None:
+            raise ValueError(f"There is no .refl file for {pair.experiments}")
+        for path in self.model_copies:
+            restore_models(experiments, path)
+        return experiments, table
+
+    def __iter__(self) -> Iterator[Observations]:
+        for number in range(len(self.pairs)):
+            if number in self._kept:
+                yield self._kept[number]
+                continue
+            experiments, table = self.load(number)
+            if len(self.first_stills) == number:
+                self._register(number, experiments)
+            found = observations_of(experiments, table, self.first_stills[number])
+            if sum(map(len, self._kept.values())) + len(found) <= self.keep:
+                self._kept[number] = found
+            yield found
+
+    def indexed(self, voxels: np.ndarray) -> Iterator[tuple[Observations, np.ndarray]]:
+        """(observations, position of each one's voxel in the sorted `voxels`, int32) of each
+        pair; -1 where it is not among them. Always the same `voxels`, please."""
+        for number, obs in enumerate(self):
+            if number in self._index:
+                yield obs, self._index[number]
+                continue
+            index = np.searchsorted(voxels, obs.voxel).astype(np.int32)
+            index[index == len(voxels)] = 0
+            index[voxels[index] != obs.voxel] = -1
+            if number in self._kept:
+                self._index[number] = index
+            yield obs, index
+
+    def _register(self, number: int, experiments) -> None:
+        grid = grid_of(experiments)
+        if self.grid is None:
+            self.grid = grid
+        elif grid.to_dict() != self.grid.to_dict():
+            raise ValueError(
+                f"{self.pairs[number].experiments} carries another grid than "
+                f"{self.pairs[0].experiments}: grid them together"
+            )
+        known = {experiment.identifier for experiment in self.experiments}
+        for experiment in experiments:
+            if experiment.identifier in known:
+                raise ValueError(
+                    f"{self.pairs[number].experiments} holds an experiment that is in the input already "
+                    f"({experiment.identifier})"
+                )
+        self.first_stills.append(len(self.experiments))
+        self.experiments.extend(experiments)

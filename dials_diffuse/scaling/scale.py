@@ -1,0 +1,138 @@
+"""From gridded observations to scales and a merged map: the steps of dials.diffuse_scale."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+
+from dials.array_family import flex
+
+from dials_diffuse.adapters.tables import (
+    bool_column,
+    double_column,
+    int_column,
+    miller_index_column,
+    vec3_column,
+)
+from dials_diffuse.grid.voxel_grid import VoxelGrid
+from dials_diffuse.scaling.fit import FitResult, FitSettings, fit
+from dials_diffuse.scaling.merge import Merged, Merger, ScaleTables, split_halves
+from dials_diffuse.scaling.observations import (
+    ObservationSource,
+    observations_of,
+    unpack_voxels,
+)
+from dials_diffuse.scaling.survey import Survey, survey
+
+logger = logging.getLogger("dials.diffuse.scaling.scale")
+
+
+@dataclass
+class Scaled:
+    """All that scaling found.
+
+    Attributes:
+        excluded: still -> reason
+    """
+
+    source: ObservationSource
+    survey: Survey
+    fit: FitResult
+    merger: Merger
+    merged: Merged
+    excluded: dict[int, str]
+
+
+def exclusions(found: Survey) -> dict[int, str]:
+    """Stills that can't be scaled, with the reason"""
+    reasons = {}
+    for still in range(found.n_stills_in):
+        if found.still_obs[still] == 0:
+            reasons[still] = "no usable observations"
+        elif found.profile_counts[still].sum() <= 0:
+            reasons[still] = "no counts above background"
+        elif found.still_shared[still] == 0:
+            reasons[still] = "no voxel in common with another still"
+    return reasons
+
+
+def scale(source: ObservationSource, settings: FitSettings) -> Scaled:
+    """Survey, fit, merge.
+
+    Raises:
+        ValueError: input that can't be scaled as a whole.
+    """
+    found = survey(source)
+    reasons = exclusions(found)
+    for still, reason in reasons.items():
+        logger.warning("Still %d is excluded: %s", still, reason)
+    excluded = np.zeros(found.n_stills_in, dtype=bool)
+    excluded[list(reasons)] = True
+    if np.count_nonzero(~excluded) < 2:
+        raise ValueError(
+            "Fewer than two stills are left to scale: no voxel is seen by two stills with counts above "
+            "background (coarser voxels, subdivide=1,1,1, may help)"
+        )
+    result = fit(source, found, excluded, settings)
+    tables = ScaleTables.of_models(result.models, excluded)
+    merger = Merger(
+        source,
+        found,
+        tables,
+        found.prior(tables.b),
+        split_halves(found.n_stills_in, settings.seed),
+        settings.prior_strength,
+        settings.readout_noise,
+    )
+    return Scaled(source, found, result, merger, merger.merge(), reasons)
+
+
+def merged_table(merged: Merged, grid: VoxelGrid):
+    """The merged voxels as a reflection table, a row a voxel with observations"""
+    keep = merged.n_obs > 0
+    voxel = unpack_voxels(merged.voxels[keep])
+    table = flex.reflection_table()
+    table["voxel"] = miller_index_column(voxel)
+    table["hkl"] = vec3_column(grid.hkl_of_voxel(voxel))
+    table["q"] = vec3_column(grid.q_of_voxel(voxel))
+    table["d"] = double_column(grid.d_of_voxel(voxel))
+    for name in ("intensity", "variance", "exposure"):
+        table[name] = double_column(getattr(merged, name)[keep])
+    for name in ("n_obs", "n_stills"):
+        table[name] = int_column(getattr(merged, name)[keep])
+    table["half_1"] = double_column(merged.half[0, keep])
+    table["half_2"] = double_column(merged.half[1, keep])
+    return table
+
+
+def map_columns(merged: Merged) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(voxels, columns) of the measured voxels, for a map file"""
+    keep = merged.n_obs > 0
+    columns = {
+        name: getattr(merged, name)[keep]
+        for name in ("intensity", "variance", "n_obs", "n_stills", "exposure")
+    }
+    columns["half_1"], columns["half_2"] = merged.half[:, keep]
+    return unpack_voxels(merged.voxels[keep]), columns
+
+
+def apply_to_table(scaled: Scaled, number: int, experiments, table) -> None:
+    """Give one pair its scaling models, and its table inverse_scale_factor, offset,
+    excluded and outlier.
+
+    Rows under the Bragg mask get factors too, and are not excluded for being Bragg.
+    """
+    first = scaled.source.first_stills[number]
+    for index, experiment in enumerate(experiments):
+        experiment.scaling_model = scaled.fit.models[first + index]
+    obs = observations_of(experiments, table, first)
+    g, h = scaled.merger.tables.factors(obs)
+    table["inverse_scale_factor"] = double_column(g)
+    table["offset"] = double_column(h)
+    table["excluded"] = bool_column(
+        scaled.merger.tables.excluded[obs.still] | ~(obs.usable | obs.bragg)
+    )
+    rejected = scaled.merger.rejected[number]
+    table["outlier"] = bool_column(np.zeros(len(obs)) if rejected is None else rejected)

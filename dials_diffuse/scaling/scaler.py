@@ -1,0 +1,211 @@
+"""What DIALS's refineries need of a scaler, on whole arrays.
+
+DIALS's own scalers keep a sparse derivative row for each reflection and dataset. With thousands
+of stills that share one reference that is slow and large; here all stills' observations are one
+set of arrays, sorted by voxel, and the parameters stay in DIALS's components.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+
+from dials_diffuse.scaling.kernels import curvatures, expected_variances, segments
+from dials_diffuse.scaling.observations import Observations
+
+logger = logging.getLogger("dials.diffuse.scaling.scaler")
+
+
+@dataclass
+class FitData:
+    """Observations of the fit, sorted by voxel.
+
+    Attributes:
+        voxel: (V,) packed voxels; start: (V + 1,) first observation of each
+        still, panel, radial, direction: (N,) indices into the model's tables
+        y: counts less background; exposure; floor: model-independent variance;
+            weight: 1/expected variance, 0 for rejected observations
+        prior: (V,) mean intensity at the voxel's |q|
+    """
+
+    voxel: np.ndarray
+    start: np.ndarray
+    still: np.ndarray
+    panel: np.ndarray
+    radial: np.ndarray
+    direction: np.ndarray
+    y: np.ndarray
+    exposure: np.ndarray
+    floor: np.ndarray
+    weight: np.ndarray
+    prior: np.ndarray
+
+    @property
+    def size(self) -> int:
+        return len(self.y)
+
+
+@dataclass
+class Detector:
+    """Owner of the components that all stills share; for the parameter manager one more dataset."""
+
+    components: dict
+
+
+class DiffuseScaler:
+    """All stills of a fit with their models and the detector's shared components.
+
+    Args:
+        models: scaling models, one a still; those of "panel" and "sensitivity" are
+            one object shared by all
+        observations: of the fit; only usable ones
+        prior: function |q| (N,) -> mean intensity (N,), photons/(s sr)
+        rmsd_tolerance: of DIALS's refinery
+        prior_strength: photons that the expected variance owes to the prior
+        readout_noise: per pixel, photons
+    """
+
+    def __init__(
+        self,
+        models: list,
+        observations: Observations,
+        prior,
+        rmsd_tolerance: float | None = None,
+        prior_strength: float = 2.0,
+        readout_noise: float = 0.0,
+    ):
+        self.models = models
+        first = models[0].components
+        self.shared = {n: first[n] for n in ("panel", "sensitivity") if n in first}
+        for model in models:
+            for name, component in self.shared.items():
+                model.components[name] = component
+        self.data_managers = [
+            SimpleNamespace(
+                components={n: c for n, c in m.components.items() if n not in self.shared}
+            )
+            for m in models
+        ]
+        if self.shared:
+            self.data_managers.append(Detector(self.shared))
+        self.prior_strength = prior_strength
+        self.data = self._sort(observations, prior, readout_noise)
+        if rmsd_tolerance is None:
+            # the functional is a chi^2: stop when it falls by less than a tenth
+            rmsd_tolerance = max(1e-12, 0.05 / max(self.data.size, 1))
+        # names that DIALS's refineries ask for
+        self.params = SimpleNamespace(
+            scaling_refinery=SimpleNamespace(rmsd_tolerance=rmsd_tolerance)
+        )
+        self.Ih_table = SimpleNamespace(size=self.data.size)
+        self._radial_weights = (
+            first["offset"].table_weights() if "offset" in first else np.zeros((1, 0))
+        )
+        self._direction_weights = (
+            first["sensitivity"].table_weights() if "sensitivity" in first else np.ones((1, 0))
+        )
+        self.update_for_minimisation()
+        self.update_weights()
+
+    def _sort(self, obs: Observations, prior, readout_noise: float) -> FitData:
+        order = np.argsort(obs.voxel, kind="stable")
+        obs = obs.select(order)
+        voxel, start = segments(obs.voxel)
+        components = self.models[0].components
+        zeros = np.zeros(len(obs), dtype=np.int32)
+        mean_q = np.add.reduceat(obs.q.astype(float), start[:-1]) / np.diff(start)
+        return FitData(
+            voxel=voxel,
+            start=start,
+            still=obs.still,
+            panel=obs.panel if "panel" in components else zeros,
+            radial=components["offset"].bin_of(obs.q) if "offset" in components else zeros.astype(np.int16),
+            direction=components["sensitivity"].bin_of(obs.x, obs.y)
+            if "sensitivity" in components
+            else zeros,
+            y=obs.counts - obs.background,
+            exposure=obs.exposure,
+            floor=np.maximum(obs.background, 0.0)
+            + obs.background_variance
+            + obs.n_pixels * readout_noise**2,
+            weight=np.ones(len(obs)),
+            prior=prior(mean_q),
+        )
+
+    # --- what DIALS's refineries call
+
+    def get_blocks_for_minimisation(self) -> list[FitData]:
+        return [self.data]
+
+    def update_for_minimisation(self, apm=None, block_id: int = 0) -> None:
+        """Take the parameters out of the components into arrays"""
+        first = self.models[0].components
+        self.b = np.array([m.components["scale"].parameters[0] for m in self.models])
+        if "offset" in first:
+            parameters = np.array([m.components["offset"].values() for m in self.models])
+            self.c = parameters @ self._radial_weights.T
+        else:
+            self.c = np.zeros((len(self.models), 1))
+        self.d = first["panel"].values() if "panel" in first else np.ones(1)
+        if "sensitivity" in first:
+            self.a = self._direction_weights @ first["sensitivity"].values()
+        else:
+            self.a = np.ones(1)
+
+    # ---
+
+    def tables(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """b (stills,), c (stills, radial bins), d (panels,), a (directions,)"""
+        return self.b, self.c, self.d, self.a
+
+    def update_weights(self) -> None:
+        """Weights by the variance that the present model expects; rejected ones stay out"""
+        d = self.data
+        out = np.empty(d.size)
+        expected_variances(
+            d.start, d.still, d.panel, d.radial, d.direction, d.y, d.exposure, d.floor,
+            self.b, self.c, self.d, self.a, d.prior, self.prior_strength, out,
+        )  # fmt: skip
+        rejected = d.weight == 0.0
+        d.weight = 1.0 / out
+        d.weight[rejected] = 0.0
+
+    def empty_gradients(self) -> tuple[np.ndarray, ...]:
+        """Zeros in the shape of tables()"""
+        return tuple(np.zeros_like(table) for table in self.tables())
+
+    def set_units(self, reference: np.ndarray) -> None:
+        """Give every component the e.s.d. of its parameters as unit, roughly"""
+        d = self.data
+        of_b, of_c, of_d, of_a = self.empty_gradients()
+        curvatures(
+            d.start, d.still, d.panel, d.radial, d.direction, d.exposure, d.weight,
+            *self.tables(), reference, of_b, of_c, of_d, of_a,
+        )  # fmt: skip
+        positive = of_b[of_b > 0]
+        floor = np.median(positive) * 1e-6 if len(positive) else 1.0
+        in_c = np.median((of_c @ self._radial_weights**2), axis=0) if self._radial_weights.size else None
+        for model, curvature in zip(self.models, of_b):
+            model.components["scale"].unit = float(1.0 / np.sqrt(max(curvature, floor)))
+            if in_c is not None:
+                typical = np.median(in_c[in_c > 0]) if (in_c > 0).any() else 1.0
+                model.components["offset"].unit = float(1.0 / np.sqrt(typical))
+        if "panel" in self.shared:
+            self.shared["panel"].unit = float(1.0 / np.sqrt(np.median(of_d[of_d > 0])))
+        if "sensitivity" in self.shared:
+            in_a = of_a @ self._direction_weights**2
+            self.shared["sensitivity"].unit = float(1.0 / np.sqrt(np.median(in_a[in_a > 0])))
+
+    def gradient_by_parameters(self, of_b, of_c, of_d, of_a) -> dict:
+        """Chain rule from the tables to the parameters of each component"""
+        return {
+            "scale": of_b,
+            "offset": of_c @ self._radial_weights,
+            "panel": of_d,
+            "sensitivity": of_a @ self._direction_weights,
+        }
+
+

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from cctbx import sgtbx, uctbx
+from dxtbx.model import Beam, Crystal, Detector, Experiment
+from dxtbx.model.experiment_list import ExperimentList
+
+from dials.array_family import flex
+
+from dials_diffuse.adapters.tables import (
+    bool_column,
+    double_column,
+    int_column,
+    miller_index_column,
+    size_t_column,
+    vec3_column,
+)
+from dials_diffuse.grid.voxel_grid import VoxelGrid, attach_grid
+
+WAVELENGTH = 1.0
+
+
+def make_detector(n_x, n_y, n_pixels=500, size=0.2, distance=100.0):
+    """n_x times n_y panels side by side across the beam"""
+    detector = Detector()
+    for j in range(n_y):
+        for i in range(n_x):
+            panel = detector.add_panel()
+            panel.set_name(f"p{j}{i}")
+            panel.set_frame(
+                (1, 0, 0),
+                (0, -1, 0),
+                (
+                    (i - n_x / 2) * n_pixels * size,
+                    (n_y / 2 - j) * n_pixels * size,
+                    -distance,
+                ),
+            )
+            panel.set_pixel_size((size, size))
+            panel.set_image_size((n_pixels, n_pixels))
+            panel.set_trusted_range((-0.5, 1e6))
+    return detector
+
+
+@dataclasses.dataclass
+class Truth:
+    """A table of observations and what it was made from"""
+
+    experiments: ExperimentList
+    table: object
+    grid: VoxelGrid
+    b: np.ndarray
+    d: np.ndarray
+    voxel: np.ndarray
+    intensity: np.ndarray
+    c_of: object
+    a_of: object
+    wild: np.ndarray
+
+
+def make_truth(
+    n_stills=30,
+    n_obs=2000,
+    mean_counts=5.0,
+    n_voxels=600,
+    panels=(1, 1),
+    spread=0.6,
+    background=0.3,
+    offset=0.0,
+    sensitivity=0.0,
+    panel_spread=0.0,
+    wild_fraction=0.0,
+    seed=1,
+):
+    """Poisson counts of stills with known scales, as dials.diffuse_grid would write them.
+
+    Positions on the detector and voxels are drawn independently: all that scaling
+    uses of a position is its panel, |q| and direction. |q| of the position is the voxel's.
+    """
+    rng = np.random.default_rng(seed)
+    group = sgtbx.space_group_info("P222").group().build_derived_laue_group()
+    grid = VoxelGrid((2, 2, 2), uctbx.unit_cell((20, 24, 28, 90, 90, 90)), group, d_min=2.0)
+    everything = np.stack(np.meshgrid(*[np.arange(0, 29)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    everything = everything[grid.contains(everything) & (everything.sum(axis=1) > 4)]
+    voxel = grid.to_asu(everything[rng.permutation(len(everything))[:n_voxels]])
+    q_voxel = np.linalg.norm(grid.q_of_voxel(voxel), axis=1)
+    # anisotropic intensities on a falling curve
+    intensity = 1000 * np.exp(-4 * q_voxel**2) * rng.gamma(6, 1 / 6, len(voxel))
+
+    detector = make_detector(*panels)
+    n_panels = len(detector)
+    beam = Beam((0, 0, -1), WAVELENGTH)
+    b = np.exp(rng.uniform(-spread, spread, n_stills) * 2)
+    b /= b.mean()
+    d = 1 + panel_spread * rng.uniform(-1, 1, n_panels)
+    d /= np.exp(np.log(d).mean())
+    amount = rng.uniform(0, 1, n_stills)
+    amount -= amount.min()
+
+    def c_of(still, q):
+        return offset * 400 * amount[still] * (np.exp(-(((q - 0.3) / 0.1) ** 2)) + 0.3)
+
+    def a_of(x, y):
+        return 1 + sensitivity * np.sin(4 * x + 1) * np.cos(3 * y)
+
+    experiments = ExperimentList()
+    for i in range(n_stills):
+        crystal = Crystal((20, 0, 0), (0, 24, 0), (0, 0, 28), "P222")
+        experiments.append(
+            Experiment(identifier=f"still-{i}", beam=beam, detector=detector, crystal=crystal)
+        )
+    attach_grid(experiments, grid)
+
+    n = n_stills * n_obs
+    still = np.repeat(np.arange(n_stills), n_obs)
+    number = rng.integers(0, len(voxel), n)
+    q = q_voxel[number]
+    # a direction at this |q|: 2 sin(theta) = q lambda
+    phi = rng.uniform(0, 2 * np.pi, n)
+    two_theta = 2 * np.arcsin(q * WAVELENGTH / 2)
+    distance = 100.0
+    radius = distance * np.tan(two_theta)
+    lab = np.stack((radius * np.cos(phi), radius * np.sin(phi)), axis=1)
+    n_x, n_y = panels
+    width = 100.0
+    column = np.clip(np.floor(lab[:, 0] / width + n_x / 2), 0, n_x - 1).astype(int)
+    row = np.clip(np.floor(n_y / 2 - lab[:, 1] / width), 0, n_y - 1).astype(int)
+    panel = row * n_x + column
+    px = np.stack(
+        (
+            (lab[:, 0] - (column - n_x / 2) * width) / 0.2,
+            ((n_y / 2 - row) * width - lab[:, 1]) / 0.2,
+            np.full(n, 0.5),
+        ),
+        axis=1,
+    )
+    x, y = 2 * np.sin(two_theta / 2) * np.cos(phi), 2 * np.sin(two_theta / 2) * np.sin(phi)
+    exposure = rng.uniform(0.5, 1.5, n)
+    exposure *= mean_counts / np.mean(exposure * b[still] * intensity[number])
+    signal = exposure * a_of(x, y) * d[panel] * (b[still] * intensity[number] + c_of(still, q))
+    bkg = np.full(n, background * mean_counts)
+    counts = rng.poisson(signal + bkg).astype(float)
+    wild = rng.uniform(size=n) < wild_fraction
+    counts[wild] = np.where(
+        rng.uniform(size=wild.sum()) < 0.7,
+        counts[wild] + rng.uniform(5, 20, wild.sum()) * (mean_counts + 10),
+        0,
+    )
+    table = flex.reflection_table()
+    table["id"] = int_column(still)
+    table["panel"] = size_t_column(panel)
+    table["voxel"] = miller_index_column(voxel[number])
+    table["asu_voxel"] = miller_index_column(voxel[number])
+    table["xyzobs.px.value"] = vec3_column(px)
+    table["bragg"] = bool_column(np.zeros(n))
+    table["num_pixels.valid"] = int_column(np.ones(n))
+    table["counts"] = double_column(counts)
+    table["background"] = double_column(bkg)
+    table["background.variance"] = double_column(np.zeros(n))
+    table["exposure"] = double_column(exposure)
+    for i, experiment in enumerate(experiments):
+        table.experiment_identifiers()[i] = experiment.identifier
+    return Truth(
+        experiments, table, grid, b, d, voxel, intensity, c_of, a_of, wild
+    )
