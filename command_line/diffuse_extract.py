@@ -1,0 +1,123 @@
+# LIBTBX_SET_DISPATCHER_NAME dials.diffuse_extract
+"""Sum the pixels of stills by voxel, and correct them to one physical scale.
+
+Every usable pixel's photons and its exposure (exposure time x solid angle x polarisation x
+detector efficiency x transmission of the air) are added up by still, panel and voxel of a fine grid
+in each crystal's own reciprocal lattice. Nothing is divided or fitted yet. Pixels under
+the Bragg mask are kept in rows of their own.
+
+Examples:
+
+  dials.diffuse_extract diffuse_masked.expt diffuse_masked.refl
+
+  dials.diffuse_extract diffuse_masked.expt diffuse_masked.refl background=background.expt
+
+  dials.diffuse_extract diffuse_masked.expt diffuse_masked.refl d_min=2 subdivide=2,2,2
+
+  dials.diffuse_extract diffuse_masked.* exposure_time=1 output.batch_size=200
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from dxtbx.model import ExperimentList
+
+from dials.util import tabulate
+
+from dials_diffuse.adapters.command import handle_errors, parse_command
+from dials_diffuse.phil.extract import phil_scope
+
+logger = logging.getLogger("dials.diffuse.extract")
+
+USAGE = "dials.diffuse_extract [options] diffuse_masked.expt diffuse_masked.refl"
+
+
+def _write_batch(params, number, batch, grid) -> None:
+    from dials_diffuse.adapters.experiments import ensure_identifiers
+    from dials_diffuse.extraction.extract import batch_names
+    from dials_diffuse.extraction.observations import add_derived_columns, observation_table
+    from dials_diffuse.grid.voxel_grid import attach_grid
+    from dials_diffuse.io.atomic import replacing
+
+    experiments = ExperimentList([experiment for experiment, _ in batch])
+    attach_grid(experiments, grid)
+    table = observation_table([still.observations for _, still in batch])
+    ensure_identifiers(experiments, table)
+    if params.output.derived:
+        add_derived_columns(table, experiments, grid)
+    expt, refl = batch_names(params.output.experiments, params.output.reflections, number)
+    logger.info("Saving %d observations of %d stills to %s and %s", table.size(), len(experiments), expt, refl)
+    with replacing(expt) as new_expt, replacing(refl) as new_refl:
+        experiments.as_file(new_expt)
+        table.as_file(new_refl)
+
+
+@handle_errors()
+def run(args: list[str] | None = None, phil=phil_scope) -> None:
+    command = parse_command(args, phil, USAGE, __doc__)
+    if command is None:
+        return
+    params = command.params
+    command.start_log()
+
+    from dials_diffuse.adapters.experiments import load_experiments
+    from dials_diffuse.adapters.system import resolve_nproc
+    from dials_diffuse.extraction import extract, reports
+    from dials_diffuse.io.model_copy import models_to_json
+    from dials_diffuse.report.html import plots_of, write_report
+
+    settings = extract.settings_of(params)
+    if not command.pairs:
+        raise ValueError("No .expt file in the input")
+    everything = ExperimentList()
+    for pair in command.pairs:
+        everything.extend(load_experiments(pair.experiments, check_format=False))
+    grid = extract.reference_grid(everything, settings)
+    nproc = resolve_nproc(params.nproc, len(everything))
+    logger.info("Extracting %d stills with %d process(es)", len(everything), nproc)
+    background = extract.background_for(command.pairs[0], settings)
+
+    size = params.output.batch_size
+    stills, batch, models, number = [], [], {}, 0
+    for pair in command.pairs:
+        for experiment, still in extract.extract_pair(pair, settings, background, nproc):
+            stills.append(still)
+            if still.error:
+                logger.error("Processing still %d failed: %s", len(stills) - 1, still.error)
+                continue
+            batch.append((experiment, still))
+            if size is not None and len(batch) == size:
+                number += 1
+                _write_batch(params, number, batch, grid)
+                if params.output.json:
+                    models.update(models_to_json([e for e, _ in batch]))
+                for _, written in batch:
+                    written.observations = None
+                batch = []
+    failed = [still for still in stills if still.error]
+    if len(failed) == len(stills):
+        raise ValueError(f"Not one still could be extracted: {failed[0].error}")
+    if batch:
+        _write_batch(params, None if size is None else number + 1, batch, grid)
+        if params.output.json:
+            models.update(models_to_json([e for e, _ in batch]))
+
+    logger.info("\n%s", tabulate(extract.summary_rows(stills), headers="firstrow", tablefmt="psql"))
+    if failed:
+        logger.warning("Warning: %d of %d stills failed and are left out", len(failed), len(stills))
+    sections = reports.sections(stills, grid, settings)
+    if params.output.html:
+        logger.info("Saving the report to %s", params.output.html)
+        write_report(params.output.html, "dials.diffuse_extract", sections)
+    if params.output.json:
+        from dials_diffuse.io.atomic import replacing
+
+        content = {"models": models, "plots": plots_of(sections), "stills": reports.numbers(stills)}
+        with replacing(params.output.json) as temporary, open(temporary, "w") as handle:
+            json.dump(content, handle)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,272 @@
+"""What the detector would count without the crystal."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dials_diffuse.adapters.experiments import load_experiments
+from dials_diffuse.adapters.images import (
+    exposure_time,
+    read_raw,
+    static_mask,
+    transmission,
+    trusted_bounds,
+)
+from dials_diffuse.geometry import detector_geometry
+
+logger = logging.getLogger("dials.diffuse.extraction.background")
+
+_BIN_WIDTH = 0.002  # of radial bins in |q|, 1/Angstrom
+_FEWEST_PHOTONS = 400.0  # a radial bin with fewer is joined with the next: 5 % each
+
+
+@dataclass(frozen=True)
+class Background:
+    """Expected background photons of every pixel.
+
+    Attributes:
+        mean: a (n_slow, n_fast) float32 array a panel, photons per unit of dose
+        spread: variance of what is each pixel's own error, or None
+        shared: standard deviation of the error that neighbouring pixels share, or None
+        per_dose: True: the dose is exposure time (s) times transmission of the still;
+            False: the photons are those of any one image, the dose is 1
+    """
+
+    mean: list[np.ndarray]
+    spread: list[np.ndarray] | None = None
+    shared: list[np.ndarray] | None = None
+    per_dose: bool = False
+
+    def panel(self, number: int):
+        """(mean, spread, shared) of one panel, None for what there isn't"""
+        return (
+            self.mean[number],
+            None if self.spread is None else self.spread[number],
+            None if self.shared is None else self.shared[number],
+        )
+
+    def check_shapes(self, detector, name: str) -> None:
+        """Raises ValueError if the detector's panels have other sizes."""
+        sizes = [tuple(reversed(panel.get_image_size())) for panel in detector]
+        ours = [mean.shape for mean in self.mean]
+        if sizes != ours:
+            wrong = next((i for i, (a, b) in enumerate(zip(sizes, ours)) if a != b), None)
+            what = (
+                f"{len(ours)} panels, the detector {len(sizes)}"
+                if wrong is None
+                else f"{ours[wrong][::-1]} pixels on panel {wrong}, the detector {sizes[wrong][::-1]}"
+            )
+            raise ValueError(f"The background {name} has {what}")
+
+
+def load_background(
+    text: str, detector, settings, smoothing: str = "radial", photons_of=None, exposure: float | None = None
+) -> Background:
+    """The background that the parameter names.
+
+    Args:
+        text: a number of photons a pixel and image, an .expt of empty shots, or a map: an .npy
+            of one panel, or an .npz or .h5 with an array a panel in the order of
+            their names, photons a pixel and image
+        detector: of the stills
+        settings: CorrectionSettings, for the smoothing
+        smoothing: see average_of_empty_shots
+        photons_of: function (imageset, index, raw) -> list of float64 arrays of photons, NaN
+            where not to be trusted
+        exposure: exposure time in s, when it is not in the empty shots' headers
+
+    Raises:
+        ValueError: unreadable, or of another shape than the detector.
+    """
+    path = Path(text)
+    if path.suffix == ".expt":
+        background = average_of_empty_shots(
+            load_experiments(path), settings, smoothing, photons_of, exposure
+        )
+    elif path.suffix in (".npy", ".npz", ".h5"):
+        background = Background(_load_map(path))
+    else:
+        try:
+            value = float(text)
+        except ValueError:
+            value = np.nan
+        if not (np.isfinite(value) and value >= 0):
+            raise ValueError(
+                f"background={text} is neither a number of photons >= 0 nor an .expt of empty shots nor a map "
+                "(.npy, .npz, .h5)"
+            )
+        background = Background(
+            [np.full(panel.get_image_size()[::-1], value, dtype=np.float32) for panel in detector]
+        )
+    background.check_shapes(detector, text)
+    return background
+
+
+def _load_map(path: Path) -> list[np.ndarray]:
+    if not path.is_file():
+        raise ValueError(f"No such file: {path}")
+    try:
+        if path.suffix == ".h5":
+            import h5py
+
+            with h5py.File(path, "r") as handle:
+                arrays = [handle[name][()] for name in sorted(handle)]
+        else:
+            loaded = np.load(path)
+            arrays = [loaded[name] for name in sorted(loaded)] if path.suffix == ".npz" else [loaded]
+        arrays = [np.ascontiguousarray(array, dtype=np.float32) for array in arrays]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"Can't read a background map from {os.fspath(path)}: {error}") from error
+    if any(array.ndim != 2 or not np.isfinite(array).all() for array in arrays):
+        raise ValueError(f"The background map {path} must hold finite 2D arrays, one a panel")
+    return arrays
+
+
+def photons_of_image(imageset, index: int, raw=None, gain=None, pedestal=None) -> list[np.ndarray]:
+    """(ADU - pedestal)/gain of every pixel, a (n_slow, n_fast) float64 array a panel, NaN where
+    the value is not trusted."""
+    raw = read_raw(imageset, index) if raw is None else raw
+    images = []
+    for number, (panel, values) in enumerate(zip(imageset.get_detector(), raw)):
+        low, high = trusted_bounds(panel)
+        gains, pedestals = panel_gain(imageset, number, gain), panel_pedestal(imageset, number, pedestal)
+        photons = (values - pedestals) / gains
+        photons[~((values >= low) & (values <= high))] = np.nan
+        images.append(photons)
+    return images
+
+
+def panel_gain(imageset, number: int, override: float | None = None):
+    """ADU per photon of a panel: the parameter, else the imageset's gain map, else the panel's.
+
+    Raises:
+        ValueError: not positive.
+    """
+    gain = override
+    if gain is None:
+        gain = _lookup(imageset.external_lookup.gain, number)
+    if gain is None:
+        gain = imageset.get_detector()[number].get_gain()
+    if not (np.isfinite(gain).all() and np.min(gain) > 0):
+        raise ValueError(
+            f"The gain of panel {number} is {np.min(gain)}, not a positive number: give gain= in ADU per photon"
+        )
+    return gain
+
+
+def panel_pedestal(imageset, number: int, override: float | None = None):
+    """ADU of a pixel that counts nothing: the parameter, else the imageset's map, else the panel's."""
+    if override is not None:
+        return override
+    pedestal = _lookup(imageset.external_lookup.pedestal, number)
+    return imageset.get_detector()[number].get_pedestal() if pedestal is None else pedestal
+
+
+def _lookup(item, number: int) -> np.ndarray | None:
+    if item.data.empty():
+        return None
+    from dials_diffuse.adapters.tables import as_numpy
+
+    return as_numpy(item.data.tile(number).data())
+
+
+def average_of_empty_shots(
+    experiments, settings, smoothing: str = "radial", photons_of=None, exposure: float | None = None
+) -> Background:
+    """Mean photons a pixel per second and unit transmission over all images of an experiment list.
+
+    Args:
+        experiments: stills or sweeps without the crystal
+        settings: CorrectionSettings
+        smoothing: "none": each pixel's own average, whose error is large where few photons
+            were counted. "radial": photons/(Omega P QE A) as a function of |q|, a function a panel;
+            the error is shared by the pixels of a bin.
+        photons_of: see load_background
+        exposure: exposure time of the images in s, None: theirs
+
+    Raises:
+        ValueError: no image, images of different size, unreadable image, no exposure time.
+    """
+    photons_of = photons_of or photons_of_image
+    total, weight, seen, first = None, None, set(), None
+    for experiment in experiments:
+        imageset = experiment.imageset
+        if imageset is None:
+            raise ValueError("The background experiments have no images")
+        use = static_mask(imageset)
+        sizes = [mask.shape for mask in use]
+        for index in range(len(imageset)):
+            name = (imageset.get_path(index), imageset.indices()[index])
+            if name in seen:
+                continue
+            seen.add(name)
+            if total is None:
+                first = experiment
+                total = [np.zeros(size) for size in sizes]
+                weight = [np.zeros(size) for size in sizes]
+            elif sizes != [t.shape for t in total]:
+                raise ValueError("The background images differ in size from one another")
+            dose = exposure_time(experiment, index, exposure) * transmission(experiment.beam)
+            for number, photons in enumerate(photons_of(imageset, index)):
+                good = use[number] & np.isfinite(photons)
+                total[number] += np.where(good, photons, 0.0)
+                weight[number] += dose * good
+    if not seen:
+        raise ValueError("The background experiments have no images")
+    logger.info("Background averaged over %d empty shots", len(seen))
+    if smoothing == "none":
+        # A pixel that was never good has no known background: NaN takes it out of the sums
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = [(t / w).astype(np.float32) for t, w in zip(total, weight)]
+            spread = [(t / w**2).astype(np.float32) for t, w in zip(total, weight)]
+        return Background(mean, spread=spread, per_dose=True)
+    geometry = detector_geometry(first.detector, first.beam, settings)
+    smooth = [_radial(t, w, panel) for t, w, panel in zip(total, weight, geometry.panels)]
+    return Background([m for m, _ in smooth], shared=[s for _, s in smooth], per_dose=True)
+
+
+def _radial(total: np.ndarray, weight: np.ndarray, panel) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and its standard deviation of every pixel, from a function of |q| times E."""
+    q = panel.q_length()
+    bins = (q / _BIN_WIDTH).astype(np.int32)
+    first = int(bins.min())
+    bins -= first
+    n = int(bins.max()) + 1
+    flat, exposed = bins.ravel(), (weight * panel.efficiency).ravel()
+    photons = np.bincount(flat, total.ravel(), n)
+    exposure = np.bincount(flat, exposed, n)
+    q_mean = np.bincount(flat, q.ravel() * exposed, n)
+    groups = _join_poor_bins(photons, exposure)
+    photons, exposure, q_mean = (np.bincount(groups, x) for x in (photons, exposure, q_mean))
+    known = exposure > 0
+    if not known.any():
+        nothing = np.full(total.shape, np.nan, dtype=np.float32)
+        return nothing, nothing
+    photons, exposure, q_mean = photons[known], exposure[known], q_mean[known]
+    at = q_mean / exposure
+    rate = np.interp(q.ravel(), at, photons / exposure).reshape(q.shape)
+    error = np.interp(q.ravel(), at, np.sqrt(photons) / exposure).reshape(q.shape)
+    return (
+        (rate * panel.efficiency).astype(np.float32),
+        (error * panel.efficiency).astype(np.float32),
+    )
+
+
+def _join_poor_bins(photons: np.ndarray, exposure: np.ndarray) -> np.ndarray:
+    """Group numbers of radial bins, so that each group has enough photons to be a mean."""
+    groups = np.empty(len(photons), dtype=np.int64)
+    group, sum_photons = 0, 0.0
+    for i, count in enumerate(photons):
+        groups[i] = group
+        sum_photons += count
+        if sum_photons >= _FEWEST_PHOTONS:
+            group, sum_photons = group + 1, 0.0
+    # What is left at the far end joins the last full group
+    if group > 0 and sum_photons < _FEWEST_PHOTONS:
+        groups[groups == group] = group - 1
+    return groups

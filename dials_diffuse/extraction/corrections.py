@@ -1,0 +1,313 @@
+"""What a pixel would count of a given cross-section: the factors between the two.
+
+    photons = exposure time * (E * I(q) + background),   E = Omega P QE A (L)
+
+Every factor is a function of its own, in float64, on numbers or numpy arrays alike; numba
+compiles the same functions for the fused pass over the pixels of a panel. All are known from
+the geometry and the materials, none is fitted, and all are taken as exact: their errors are not
+propagated.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from cctbx.eltbx import attenuation_coefficient
+
+logger = logging.getLogger("dials.diffuse.extraction.corrections")
+
+# Dry air, mole fractions (US Standard Atmosphere 1976, carbon dioxide left out)
+_AIR = {"N": 2 * 0.78084, "O": 2 * 0.20948, "Ar": 0.00934}
+_HELIUM = {"He": 1.0}
+_MOLAR_MASS = {"N": 14.0067, "O": 15.9994, "Ar": 39.948, "He": 4.002602}  # g/mol
+_GAS_CONSTANT = 8.314462618  # J/(mol K)
+
+LORENTZ_NONE, LORENTZ_INVERSE_Q, LORENTZ_SIN_TWO_THETA = 0, 1, 2
+_LORENTZ_CODES = {
+    "none": LORENTZ_NONE,
+    "inverse_q": LORENTZ_INVERSE_Q,
+    "sin_two_theta": LORENTZ_SIN_TWO_THETA,
+}
+
+
+@dataclass(frozen=True)
+class CorrectionSettings:
+    """Which factors apply, and what the models don't say about the materials.
+
+    Attributes:
+        solid_angle, polarization, efficiency, air: False leaves that factor at 1
+        lorentz: "none", "inverse_q" or "sin_two_theta"
+        sensor_material: element or compound of the sensor, None: the panel's own
+        sensor_thickness: in mm, None: the panel's own
+        sensor_mu: attenuation coefficient in 1/mm, None: the panel's own
+        medium: "air", "helium" or "vacuum", what fills flight_path_length
+        flight_path_length: in mm, None: from sample to pixel; what is left of the way is air
+        pressure: of the gases, in hPa
+        temperature: of the gases, in K
+    """
+
+    solid_angle: bool = True
+    polarization: bool = True
+    efficiency: bool = True
+    air: bool = True
+    lorentz: str = "none"
+    sensor_material: str | None = None
+    sensor_thickness: float | None = None
+    sensor_mu: float | None = None
+    medium: str = "air"
+    flight_path_length: float | None = None
+    pressure: float = 1013.25
+    temperature: float = 293.15
+
+    @property
+    def lorentz_code(self) -> int:
+        return _LORENTZ_CODES[self.lorentz]
+
+
+def solid_angle(area, cos_obliquity, distance):
+    """Solid angle of a pixel seen from the sample.
+
+    Args:
+        area: of the pixel, mm^2
+        cos_obliquity: cosine of the angle between ray and panel normal
+        distance: from the sample to the pixel's centre, mm
+
+    Returns:
+        sr; the error of taking the centre for the whole pixel is of order (size / distance)^2
+    """
+    return area * cos_obliquity / (distance * distance)
+
+
+def polarization(cos_two_theta, s1_dot_normal, fraction):
+    """Polarisation factor P of scattering by electrons.
+
+    Kahn, Fourme, Gadet, Janin, Dumas & Andre, J. Appl. Cryst. 15, 330 (1982), in the convention of
+    XDS and DIALS: fraction 0.5 is an unpolarised beam, 1 one polarised perpendicular to the normal.
+
+    Args:
+        cos_two_theta: cosine of the scattering angle
+        s1_dot_normal: unit scattered ray times unit polarisation normal
+        fraction: polarisation fraction
+
+    Returns:
+        P, 1 in the forward direction
+    """
+    return (1.0 - 2.0 * fraction) * (1.0 - s1_dot_normal * s1_dot_normal) + fraction * (
+        1.0 + cos_two_theta * cos_two_theta
+    )
+
+
+def sensor_efficiency(mu, thickness, cos_obliquity):
+    """Fraction of the photons that the sensor absorbs (Lambert-Beer along the slanted ray).
+
+    Args:
+        mu: attenuation coefficient of the sensor, 1/mm
+        thickness: of the sensor, mm
+        cos_obliquity: cosine of the angle between ray and panel normal
+    """
+    return 1.0 - np.exp(-mu * thickness / cos_obliquity)
+
+
+def air_transmission(distance, mu_air, mu_medium, medium_length):
+    """Fraction of the photons that the gas between sample and detector lets through.
+
+    Args:
+        distance: from sample to pixel, mm
+        mu_air: attenuation coefficient of the air, 1/mm
+        mu_medium: that of the gas in the flight path, 1/mm
+        medium_length: length of the flight path, mm; at most all of the distance
+    """
+    inside = np.minimum(distance, medium_length)
+    return np.exp(-mu_medium * inside - mu_air * (distance - inside))
+
+
+def lorentz_factor(q, sin_two_theta, kind):
+    """Lorentz factor, for those who want one.
+
+    A still samples a continuous function of q on the Ewald sphere: how long a point stays in
+    reflecting position has no meaning, and no Lorentz factor applies. (Rotation, and the
+    integration of spots across the sphere, bring it in.)
+
+    Args:
+        q: |q|, 1/Angstrom
+        sin_two_theta: sine of the scattering angle
+        kind: LORENTZ_NONE -> 1, LORENTZ_INVERSE_Q -> 1/|q| (times 1/Angstrom),
+            LORENTZ_SIN_TWO_THETA -> 1/sin(2 theta)
+    """
+    if kind == LORENTZ_INVERSE_Q:
+        return 1.0 / q
+    if kind == LORENTZ_SIN_TWO_THETA:
+        return 1.0 / sin_two_theta
+    return 1.0 + 0.0 * q
+
+
+def total_correction_mult(omega, p, qe, a, l=1.0):
+    """The multiplier that turns photons per second into photons per second and steradian at unit
+    polarisation and efficiency: 1 / (Omega P QE A L).
+
+    Args:
+        omega: solid_angle, sr
+        p: polarization
+        qe: sensor_efficiency
+        a: air_transmission
+        l: lorentz_factor
+    """
+    return 1.0 / (omega * p * qe * a * l)
+
+
+def gas_attenuation(gas: str, wavelength: float, pressure: float, temperature: float) -> float:
+    """Attenuation coefficient of an ideal gas, 1/mm, from NIST's tables in cctbx.
+
+    Args:
+        gas: "air" (dry), "helium" or "vacuum"
+        wavelength: Angstrom
+        pressure: hPa
+        temperature: K
+    """
+    if gas == "vacuum":
+        return 0.0
+    composition = {"air": _AIR, "helium": _HELIUM}[gas]
+    # g of each element in a mol of gas; 1 hPa/(J/(mol K) K) = 100 mol/m^3 = 1e-7 mol/mm^3
+    moles_per_mm3 = 1e-7 * pressure / (_GAS_CONSTANT * temperature)
+    mu_per_mole = sum(
+        n * _MOLAR_MASS[element] * mass_attenuation(element, wavelength)
+        for element, n in composition.items()
+    )  # cm^2/mol
+    return 100.0 * mu_per_mole * moles_per_mm3
+
+
+def mass_attenuation(material: str, wavelength: float) -> float:
+    """mu/rho in cm^2/g (Hubbell & Seltzer, NISTIR 5632, as tabulated in cctbx).
+
+    Raises:
+        ValueError: material unknown, or the wavelength is outside the table.
+    """
+    try:
+        return float(attenuation_coefficient.get_table(material).mu_rho_at_angstrom(wavelength))
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"There is no attenuation coefficient of {material!r} at {wavelength:.4f} Angstrom: "
+            "give sensor.mu="
+        ) from error
+
+
+def solid_attenuation(material: str, wavelength: float) -> float:
+    """Attenuation coefficient of a sensor material, 1/mm, from NIST's tables in cctbx.
+
+    Raises:
+        ValueError: material unknown, or the wavelength is outside the table.
+    """
+    mu_rho = mass_attenuation(material, wavelength)
+    return 0.1 * mu_rho * float(attenuation_coefficient.get_table(material).density())
+
+
+def sensor_of(panel, wavelength: float, settings: CorrectionSettings) -> tuple[float, float] | None:
+    """(mu in 1/mm, thickness in mm) of a panel's sensor: from the parameters, else from the
+    panel, else from the panel's material. None where that is not known.
+
+    Raises:
+        ValueError: unknown material.
+    """
+    thickness = settings.sensor_thickness or panel.get_thickness()
+    if settings.sensor_mu is not None:
+        mu = settings.sensor_mu
+    elif settings.sensor_material is not None:
+        mu = solid_attenuation(settings.sensor_material, wavelength)
+    elif panel.get_mu() > 0:
+        mu = panel.get_mu()
+    elif panel.get_material():
+        mu = solid_attenuation(panel.get_material(), wavelength)
+    else:
+        mu = 0.0
+    if not (mu > 0 and thickness > 0):
+        return None
+    return float(mu), float(thickness)
+
+
+_solid_angle = njit(solid_angle)
+_polarization = njit(polarization)
+_sensor_efficiency = njit(sensor_efficiency)
+_air_transmission = njit(air_transmission)
+_lorentz_factor = njit(lorentz_factor)
+
+
+@njit(cache=True)
+def geometry_of_panel(
+    q, efficiency, frame, pixel_size, shift, step, jacobian, s0, wavelength, normal, fraction,
+    sensor, gas, medium_length, use_solid_angle, use_polarization, lorentz,
+):  # fmt: skip
+    """q and E of every pixel of a flat panel, in one pass (compiled).
+
+    Args:
+        q: (3, n_slow, n_fast) float32, filled with (s1 - s0)/wavelength, 1/Angstrom
+        efficiency: (n_slow, n_fast) float32, filled with E = Omega P QE A L
+        frame: (4, 3) fast axis, slow axis, panel normal (unit vectors), origin (mm)
+        pixel_size: fast, slow, mm
+        shift: (2, n, m) mm in fast and slow from the plain pixel centre to where its photons
+            enter the sensor, at the nodes of a coarse grid, `step` pixels apart
+        step: of that grid in pixels; node (i, j) is the centre of pixel (i step, j step)
+        jacobian: (n, m) area of the sensor's surface that a pixel stands for over that of
+            the pixel, at the same nodes
+        s0: (3,) unit vector of the beam
+        normal: (3,) unit vector of polarisation; fraction: polarisation fraction
+        sensor: mu (1/mm) and thickness (mm); mu = 0: QE is 1
+        gas: mu of the air and of the gas in the flight path, 1/mm
+        medium_length: of the flight path, mm
+        use_solid_angle, use_polarization: else these factors are 1
+        lorentz: code of the Lorentz factor
+    """
+    n_slow, n_fast = efficiency.shape
+    area = pixel_size[0] * pixel_size[1]
+    shifted = step > 0
+    for i in range(n_slow):
+        if shifted:
+            i0 = i // step
+            u = (i - i0 * step) / step
+            i1 = min(i0 + 1, shift.shape[1] - 1)
+        for j in range(n_fast):
+            x = (j + 0.5) * pixel_size[0]
+            y = (i + 0.5) * pixel_size[1]
+            stretch = 1.0
+            if shifted:
+                j0 = j // step
+                v = (j - j0 * step) / step
+                j1 = min(j0 + 1, shift.shape[2] - 1)
+                w00, w01 = (1 - u) * (1 - v), (1 - u) * v
+                w10, w11 = u * (1 - v), u * v
+                x += w00 * shift[0, i0, j0] + w01 * shift[0, i0, j1] + w10 * shift[0, i1, j0] + w11 * shift[0, i1, j1]
+                y += w00 * shift[1, i0, j0] + w01 * shift[1, i0, j1] + w10 * shift[1, i1, j0] + w11 * shift[1, i1, j1]
+                stretch = w00 * jacobian[i0, j0] + w01 * jacobian[i0, j1] + w10 * jacobian[i1, j0] + w11 * jacobian[i1, j1]
+            rx = frame[3, 0] + x * frame[0, 0] + y * frame[1, 0]
+            ry = frame[3, 1] + x * frame[0, 1] + y * frame[1, 1]
+            rz = frame[3, 2] + x * frame[0, 2] + y * frame[1, 2]
+            distance = math.sqrt(rx * rx + ry * ry + rz * rz)
+            sx, sy, sz = rx / distance, ry / distance, rz / distance
+            qx, qy, qz = sx - s0[0], sy - s0[1], sz - s0[2]
+            q[0, i, j] = qx / wavelength
+            q[1, i, j] = qy / wavelength
+            q[2, i, j] = qz / wavelength
+            cos_obliquity = abs(sx * frame[2, 0] + sy * frame[2, 1] + sz * frame[2, 2])
+            e = _air_transmission(distance, gas[0], gas[1], medium_length)
+            if use_solid_angle:
+                e *= _solid_angle(area * stretch, cos_obliquity, distance)
+            cos_two_theta = sx * s0[0] + sy * s0[1] + sz * s0[2]
+            if use_polarization:
+                e *= _polarization(
+                    cos_two_theta, sx * normal[0] + sy * normal[1] + sz * normal[2], fraction
+                )
+            if sensor[0] > 0:
+                e *= _sensor_efficiency(sensor[0], sensor[1], cos_obliquity)
+            if lorentz != 0:
+                # A pixel on the beam itself has no Lorentz factor: it stays unusable (E = 0)
+                q_length = math.sqrt(qx * qx + qy * qy + qz * qz) / wavelength
+                sin_two_theta = math.sqrt(max(0.0, 1.0 - cos_two_theta * cos_two_theta))
+                if q_length > 0 and sin_two_theta > 0:
+                    e *= _lorentz_factor(q_length, sin_two_theta, lorentz)
+                else:
+                    e = 0.0
+            efficiency[i, j] = e

@@ -1,0 +1,495 @@
+"""From images to observations: everything between reading a still and its table rows."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cctbx import uctbx
+
+from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.images import (
+    exposure_time,
+    has_dynamic_mask,
+    read_raw,
+    static_mask,
+    transmission,
+    trusted_bounds,
+)
+from dials_diffuse.adapters.system import map_in_processes
+from dials_diffuse.adapters.tables import as_numpy
+from dials_diffuse.extraction.background import (
+    Background,
+    load_background,
+    panel_gain,
+    panel_pedestal,
+    photons_of_image,
+)
+from dials_diffuse.extraction.corrections import CorrectionSettings
+from dials_diffuse.extraction.kernel import sum_panel
+from dials_diffuse.extraction.observations import StillObservations, from_panel_sums
+from dials_diffuse.geometry import GeometryCache, geometry_key
+from dials_diffuse.grid.symmetry import check_subdivide, laue_group_of
+from dials_diffuse.grid.voxel_grid import VoxelGrid
+from dials_diffuse.masking.still_mask import StillMasker
+from dials_diffuse.stills import Still, group_by_image, stills_of
+
+logger = logging.getLogger("dials.diffuse.extract")
+
+PROFILE_STEP = 0.005  # width of the bins of radial profiles in |q|, 1/Angstrom
+
+
+@dataclass(frozen=True)
+class ExtractionSettings:
+    """What extraction does, apart from where its files are.
+
+    Attributes:
+        subdivide: voxels per reciprocal cell edge
+        d_min, d_max: resolution limits of pixels, Angstrom
+        pixel_step: take every n-th pixel in fast and slow
+        corrections: see CorrectionSettings
+        exposure_time: s, None: that of scan or image header
+        gain: ADU per photon, pedestal: ADU; None: those of panel or imageset
+        min_intensity, max_intensity: limits of a pixel's intensity, photons/(s sr)
+        background: name of the background, see load_background
+        background_smoothing: see average_of_empty_shots
+        background_exposure_time: s, None: that of the empty shots
+    """
+
+    subdivide: tuple[int, int, int] = (3, 3, 3)
+    d_min: float | None = None
+    d_max: float | None = None
+    pixel_step: int = 1
+    corrections: CorrectionSettings = field(default_factory=CorrectionSettings)
+    exposure_time: float | None = None
+    gain: float | None = None
+    pedestal: float | None = None
+    min_intensity: float | None = None
+    max_intensity: float | None = None
+    background: str | None = None
+    background_smoothing: str = "radial"
+    background_exposure_time: float | None = None
+
+    def check(self) -> None:
+        """Raises ValueError where a value makes no sense."""
+        if self.gain is not None and not (np.isfinite(self.gain) and self.gain > 0):
+            raise ValueError(f"gain={self.gain} must be a positive number of ADU per photon")
+        if self.exposure_time is not None and not (
+            np.isfinite(self.exposure_time) and self.exposure_time > 0
+        ):
+            raise ValueError(f"exposure_time={self.exposure_time} must be a positive number of seconds")
+        if self.d_min is not None and self.d_max is not None and self.d_min >= self.d_max:
+            raise ValueError(f"d_min={self.d_min} must be smaller than d_max={self.d_max}")
+
+
+@dataclass
+class Profile:
+    """Mean corrected intensity of a still against |q|.
+
+    Attributes:
+        q: (n,) centres of the bins, 1/Angstrom
+        diffuse: (n,) intensity of the pixels outside the Bragg mask, photons/(s sr), NaN where none
+        total: (n,) the same of all pixels, Bragg included
+        background: (n,) what was subtracted from both
+        photons, exposure: (n,) sums behind the diffuse profile
+    """
+
+    q: np.ndarray
+    diffuse: np.ndarray
+    total: np.ndarray
+    background: np.ndarray
+    photons: np.ndarray
+    exposure: np.ndarray
+
+
+@dataclass
+class ExtractedStill:
+    """One still's observations and what there is to say about it.
+
+    Attributes:
+        index: the still's index in its file
+        path: of its image
+        observations: None where extraction failed
+        error: why it failed
+        num_observations: rows of the table, Bragg ones included
+        num_pixels, photons: of the diffuse observations
+        exposure_time: s
+        profile: see Profile
+    """
+
+    index: int
+    path: str
+    observations: StillObservations | None = None
+    error: str = ""
+    num_observations: int = 0
+    num_pixels: int = 0
+    photons: float = 0.0
+    exposure_time: float = 0.0
+    profile: Profile | None = None
+
+
+def reference_grid(experiments, settings: ExtractionSettings) -> VoxelGrid:
+    """The grid of all crystals: their common Laue group, and the median of their cells.
+
+    The cell sets the scale of |q| only; the grid command replaces it by a robust average.
+
+    Args:
+        experiments: every experiment that will be extracted (a sequence)
+
+    Raises:
+        ValueError: different space groups, or a subdivision against the symmetry.
+    """
+    groups = {}
+    cells = []
+    for index, experiment in enumerate(experiments):
+        if experiment.crystal is None:
+            raise ValueError(f"Experiment {index} has no crystal (index and integrate it first)")
+        group = experiment.crystal.get_space_group()
+        groups.setdefault(group.type().hall_symbol(), (group, index))
+        cells.append(experiment.crystal.get_unit_cell().parameters())
+    if len(groups) > 1:
+        (one, i), (other, j) = list(groups.values())[:2]
+        raise ValueError(
+            f"The crystals have different space groups: {one.info()} in experiment {i}, {other.info()} in "
+            f"experiment {j}: reindex them into one (dials.reindex), or extract them apart"
+        )
+    group = next(iter(groups.values()))[0]
+    laue_group = laue_group_of(group)
+    check_subdivide(settings.subdivide, laue_group)
+    median = uctbx.unit_cell(tuple(float(p) for p in np.median(cells, axis=0)))
+    return VoxelGrid(
+        subdivide=settings.subdivide,
+        unit_cell=group.average_unit_cell(median),
+        laue_group=laue_group,
+        d_min=settings.d_min,
+        d_max=settings.d_max,
+    )
+
+
+class Extractor:
+    """Extracts the stills of one pair of files, image by image.
+
+    Pickled (where processes are started afresh), it carries the names of its files instead of
+    their contents.
+
+    Args:
+        pair: the files
+        settings: what to do
+        background: the background, None for none
+        folder: where geometries lie that processes share, None for none
+    """
+
+    def __init__(
+        self,
+        pair: DataPair,
+        settings: ExtractionSettings,
+        background: Background | None = None,
+        folder: str | None = None,
+    ):
+        self._arguments = (pair, settings, background, folder)
+        self.settings = settings
+        self.background = background
+        self.experiments, reflections = pair.load()
+        if reflections is None:
+            raise ValueError(
+                f"{pair.experiments} came without its .refl: give both files that dials.diffuse_mask wrote"
+            )
+        self.images = group_by_image(stills_of(self.experiments))
+        self.masker = StillMasker(reflections)
+        self.geometries = GeometryCache(settings.corrections, folder)
+        self._keys = self._geometry_keys()
+        self._use: dict[tuple, list[np.ndarray]] = {}
+
+    def __reduce__(self):
+        return (Extractor, self._arguments)
+
+    def _geometry_keys(self) -> list[str]:
+        # A model shared by many experiments is looked at once
+        keys: dict[int, str] = {}
+        for detector in self.experiments.detectors():
+            for beam in self.experiments.beams():
+                indices = [
+                    i
+                    for i in self.experiments.where(detector=detector, beam=beam)
+                    if self.experiments[i].imageset is not None
+                ]
+                if indices:
+                    key = geometry_key(detector, beam, self.settings.corrections)
+                    keys.update((i, key) for i in indices)
+        return [keys[i] for i in range(len(self.experiments))]
+
+    def share_geometries(self) -> None:
+        """Put the geometries that several stills have in common into the folder."""
+        done = set()
+        for index, key in enumerate(self._keys):
+            if key not in done and self._keys.count(key) > 1:
+                experiment = self.experiments[index]
+                self.geometries.store(experiment.detector, experiment.beam, key)
+                done.add(key)
+
+    def _usable(self, still: Still, key: str, geometry) -> list[np.ndarray]:
+        """(n_slow, n_fast) bool a panel: static mask, limits and step; made once for stills with
+        the same geometry and mask file."""
+        filename = still.imageset.external_lookup.mask.filename
+        known = (key, filename)
+        if known in self._use:
+            return self._use[known]
+        settings, step = self.settings, self.settings.pixel_step
+        masks = static_mask(still.imageset)
+        for number, (mask, panel) in enumerate(zip(masks, geometry.panels)):
+            q = panel.q_length()
+            if settings.d_min is not None:
+                mask &= q <= 1 / settings.d_min
+            if settings.d_max is not None:
+                mask &= q >= 1 / settings.d_max
+            mask &= (panel.efficiency > 0) & np.isfinite(panel.efficiency)
+            if self.background is not None:
+                mask &= np.isfinite(self.background.mean[number])
+            if step > 1:
+                chosen = np.zeros_like(mask)
+                chosen[step // 2 :: step, step // 2 :: step] = True
+                mask &= chosen
+        # One at a time is enough for stills that share it, and bounded for those that don't
+        self._use = {known: masks}
+        return masks
+
+    def extract_image(self, number: int) -> list[ExtractedStill]:
+        """Extract all stills (lattices) on one image; an unusable image gives stills with an error."""
+        stills = self.images[number]
+        try:
+            raw = read_raw(stills[0].imageset, stills[0].image_index)
+            bragg = self.masker.bragg(stills)
+            dynamic = None
+            if has_dynamic_mask(stills[0].imageset):
+                dynamic = [as_numpy(m) for m in stills[0].imageset.get_mask(stills[0].image_index)]
+            return [self._extract_still(still, raw, bragg, dynamic) for still in stills]
+        except (ValueError, OSError) as error:
+            return [ExtractedStill(s.index, s.path, error=str(error)) for s in stills]
+
+    def _extract_still(self, still: Still, raw, bragg, dynamic) -> ExtractedStill:
+        settings, imageset = self.settings, still.imageset
+        key = self._keys[still.index]
+        geometry = self.geometries.get(still.detector, still.beam, key)
+        use = self._usable(still, key, geometry)
+        seconds = exposure_time(still.experiment, still.image_index, settings.exposure_time)
+        if self.background is not None:
+            self.background.check_shapes(still.detector, settings.background)
+            dose = seconds * transmission(still.beam) if self.background.per_dose else 1.0
+        else:
+            dose = 0.0
+        try:
+            a_inverse = np.linalg.inv(still.setting_matrix())
+        except np.linalg.LinAlgError as error:
+            raise ValueError(f"The crystal of experiment {still.index} has no volume") from error
+        matrix = np.diag(settings.subdivide) @ a_inverse
+        limits = tuple(
+            default if limit is None else limit * seconds
+            for limit, default in ((settings.min_intensity, -np.inf), (settings.max_intensity, np.inf))
+        )
+        sums = []
+        for panel_number, panel in enumerate(still.detector):
+            values, trusted = raw[panel_number], trusted_bounds(panel)
+            if values.shape != use[panel_number].shape:
+                raise ValueError(
+                    f"{still.path} has {values.shape[::-1]} pixels on panel {panel_number}, "
+                    f"the detector model {use[panel_number].shape[::-1]}"
+                )
+            gain = panel_gain(imageset, panel_number, settings.gain)
+            pedestal = panel_pedestal(imageset, panel_number, settings.pedestal)
+            if np.ndim(gain) or np.ndim(pedestal):
+                values = np.where(
+                    (values >= trusted[0]) & (values <= trusted[1]), (values - pedestal) / gain, np.nan
+                )
+                gain, pedestal, trusted = 1.0, 0.0, (-np.inf, np.inf)
+            usable = use[panel_number]
+            if dynamic is not None:
+                usable = usable & dynamic[panel_number]
+            background = None
+            if self.background is not None:
+                background = self.background.panel(panel_number)
+                if limits != (-np.inf, np.inf):
+                    background = (background[0] * np.float32(dose), *background[1:])
+            sums.append(
+                sum_panel(
+                    values, usable, trusted, geometry.panels[panel_number], matrix,
+                    bragg=bragg[panel_number], background=background, gain=gain,
+                    pedestal=pedestal, intensity=limits,
+                )  # fmt: skip
+            )
+        observations = from_panel_sums(
+            sums, range(len(sums)), still.image_number, seconds, dose
+        )
+        columns = observations.columns
+        diffuse = ~columns["bragg"]
+        if not columns["num_pixels.valid"].sum():
+            raise ValueError(f"Not a single usable pixel on {still.path} (mask, limits, trusted range)")
+        return ExtractedStill(
+            index=still.index,
+            path=still.path,
+            observations=observations,
+            num_observations=len(observations),
+            num_pixels=int(columns["num_pixels.valid"][diffuse].sum()),
+            photons=float(columns["counts"][diffuse].sum()),
+            exposure_time=seconds,
+            profile=radial_profile(columns, still.setting_matrix() @ np.diag(1 / np.array(settings.subdivide))),
+        )
+
+
+def radial_profile(columns: dict[str, np.ndarray], a_over_n: np.ndarray) -> Profile:
+    """Profile of a still from its observations, each at its voxel's centre.
+
+    Args:
+        columns: of StillObservations
+        a_over_n: (3, 3) matrix from voxels to q in 1/Angstrom
+    """
+    q = np.linalg.norm(columns["voxel"] @ a_over_n.T, axis=1)
+    bins = (q / PROFILE_STEP).astype(np.int64)
+    n = int(bins.max()) + 1 if len(bins) else 0
+    diffuse = ~columns["bragg"]
+
+    def binned(name, rows=slice(None)):
+        return np.bincount(bins[rows], columns[name][rows], n)
+
+    exposure, all_exposure = binned("exposure", diffuse), binned("exposure")
+    background = binned("background")
+    photons = binned("counts", diffuse)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return Profile(
+            q=(np.arange(n) + 0.5) * PROFILE_STEP,
+            diffuse=(photons - binned("background", diffuse)) / exposure,
+            total=(binned("counts") - background) / all_exposure,
+            background=background / all_exposure,
+            photons=photons,
+            exposure=exposure,
+        )
+
+
+_extractor: Extractor | None = None  # of a worker process
+
+
+def _start_worker(extractor: Extractor) -> None:
+    global _extractor
+    _extractor = extractor
+
+
+def _extract_image(number: int) -> list[ExtractedStill]:
+    return _extractor.extract_image(number)
+
+
+def background_for(pair: DataPair, settings: ExtractionSettings) -> Background | None:
+    """The background that the settings name, read once for all files.
+
+    Raises:
+        ValueError: unreadable, or of another shape than the detector of the first still.
+    """
+    if settings.background is None:
+        return None
+    from dials_diffuse.adapters.experiments import load_experiments
+
+    first = load_experiments(pair.experiments, check_format=False)[0]
+
+    def photons_of(imageset, index):
+        return photons_of_image(imageset, index, gain=settings.gain, pedestal=settings.pedestal)
+
+    return load_background(
+        settings.background, first.detector, settings.corrections,
+        settings.background_smoothing, photons_of, settings.background_exposure_time,
+    )  # fmt: skip
+
+
+def extract_pair(
+    pair: DataPair, settings: ExtractionSettings, background: Background | None = None, nproc: int = 1
+) -> Iterator[tuple[object, ExtractedStill]]:
+    """Extract the stills of a pair of files.
+
+    Yields:
+        (experiment, ExtractedStill), image by image in the order of the file, whatever nproc
+
+    Raises:
+        ValueError: files that don't match, or don't hold stills.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = None
+        if nproc > 1:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffuse_extract-"))
+        extractor = Extractor(pair, settings, background, folder)
+        nproc = min(nproc, len(extractor.images))
+        if nproc > 1:
+            extractor.share_geometries()
+        results = map_in_processes(
+            _extract_image,
+            range(len(extractor.images)),
+            nproc,
+            initializer=_start_worker,
+            initargs=(extractor,),
+        )
+        for stills in results:
+            for still in stills:
+                yield extractor.experiments[still.index], still
+
+
+def settings_of(params) -> ExtractionSettings:
+    """ExtractionSettings from the parameters of dials.diffuse_extract.
+
+    Raises:
+        ValueError: a value makes no sense.
+    """
+    corrections = CorrectionSettings(
+        solid_angle=params.corrections.solid_angle,
+        polarization=params.corrections.polarization,
+        efficiency=params.corrections.efficiency,
+        air=params.corrections.air,
+        lorentz=params.corrections.lorentz,
+        sensor_material=params.sensor.material,
+        sensor_thickness=params.sensor.thickness,
+        sensor_mu=params.sensor.mu,
+        medium=params.flight_path.medium,
+        flight_path_length=params.flight_path.length,
+        pressure=params.flight_path.pressure,
+        temperature=params.flight_path.temperature,
+    )
+    names = {f.name for f in dataclasses.fields(ExtractionSettings)} - {"corrections"}
+    values = {name: getattr(params, name) for name in names}
+    settings = ExtractionSettings(
+        **{**values, "subdivide": tuple(params.subdivide)},
+        corrections=corrections,
+    )
+    settings.check()
+    return settings
+
+
+def batch_names(experiments: str, reflections: str, number: int | None) -> tuple[Path, Path]:
+    """Names of the files of a batch: NAME_0001.expt, NAME_0001.refl; number None: as they are."""
+    names = Path(experiments), Path(reflections)
+    if number is None:
+        return names
+    return tuple(name.with_name(f"{name.stem}_{number:04d}{name.suffix}") for name in names)
+
+
+def summary_rows(stills: Sequence[ExtractedStill]) -> list[list[str]]:
+    """A table of the stills, column names first; failures with "-"."""
+    rows = [["still", "image", "pixels", "photons", "photons/pixel", "exposure (s)", "observations"]]
+    for number, still in enumerate(stills):
+        name = Path(still.path).name
+        if still.error:
+            rows.append([str(number), name, "-", "-", "-", "-", "-"])
+            continue
+        rows.append(
+            [
+                str(number),
+                name,
+                f"{still.num_pixels}",
+                f"{still.photons:.0f}",
+                f"{still.photons / still.num_pixels:.3f}" if still.num_pixels else "-",
+                f"{still.exposure_time:g}",
+                f"{still.num_observations}",
+            ]
+        )
+    return rows

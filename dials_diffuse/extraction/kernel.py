@@ -1,0 +1,227 @@
+"""The loop over pixels: from the counts of a panel to sums by voxel, in one compiled pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+# A key packs the three voxel indices, 20 bits each, and the Bragg flag into 61 bits
+_BITS = 20
+_OFFSET = 1 << (_BITS - 1)
+_MASK = (1 << _BITS) - 1
+# What the columns of the sums are
+N, COUNTS, BACKGROUND, SPREAD, SHARED, EXPOSURE, FAST, SLOW = range(8)
+
+
+@dataclass(frozen=True)
+class PanelSums:
+    """Sums over the pixels of one panel by voxel and Bragg flag, in order of first pixel.
+
+    Attributes:
+        voxel: (N, 3) int32
+        bragg: (N,) bool
+        num_pixels: (N,) int32
+        counts: (N,) sum of photons
+        background: (N,) sum of the background map
+        background_variance: (N,) its variance: independent part of each pixel added up, plus the
+            square of the sum of the parts that pixels share
+        exposure: (N,) sum of E, sr
+        fast, slow: (N,) mean position weighted by E, px (centre of the first pixel 0.5)
+    """
+
+    voxel: np.ndarray
+    bragg: np.ndarray
+    num_pixels: np.ndarray
+    counts: np.ndarray
+    background: np.ndarray
+    background_variance: np.ndarray
+    exposure: np.ndarray
+    fast: np.ndarray
+    slow: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.num_pixels)
+
+
+@njit(cache=True)
+def _slot(keys, key):
+    """Where a key is, or would be put, in an open-addressing table (size a power of two)."""
+    last = keys.size - 1
+    # Fibonacci hashing; the upper bits are the well mixed ones
+    at = ((key * 0x9E3779B97F4A7C1) >> 24) & last
+    while keys[at] != -1 and keys[at] != key:
+        at = (at + 1) & last
+    return at
+
+
+@njit(cache=True)
+def _sum_pixels(
+    raw, use, bragg, low, high, planes, efficiency, matrix, background, spread, shared,
+    gain, pedestal, lowest, highest,
+):  # fmt: skip
+    """Sums by key; see sum_panel for the arguments. Returns keys (N,), sums (N, 8)."""
+    n_slow, n_fast = use.shape
+    has_bragg, has_background = bragg.size > 0, background.size > 0
+    has_spread, has_shared = spread.size > 0, shared.size > 0
+    limited = lowest > -np.inf or highest < np.inf
+    keys_at = np.full(4096, -1, dtype=np.int64)
+    row_at = np.empty(4096, dtype=np.int32)
+    keys = np.empty(2048, dtype=np.int64)
+    sums = np.zeros((2048, 8), dtype=np.float64)
+    size = 0
+    row_keys = np.empty(n_fast, dtype=np.int64)
+    m00, m01, m02 = matrix[0, 0], matrix[0, 1], matrix[0, 2]
+    m10, m11, m12 = matrix[1, 0], matrix[1, 1], matrix[1, 2]
+    m20, m21, m22 = matrix[2, 0], matrix[2, 1], matrix[2, 2]
+    photons_per_adu = 1.0 / gain
+    current, at = np.int64(-1), 0
+    for i in range(n_slow):
+        first, last = 0, n_fast
+        while first < n_fast and not use[i, first]:
+            first += 1
+        if first == n_fast:
+            continue
+        while not use[i, last - 1]:
+            last -= 1
+        # Indices first, in a loop without branches that the compiler turns into vector code
+        for j in range(first, last):
+            qx, qy, qz = np.float64(planes[0, i, j]), np.float64(planes[1, i, j]), np.float64(planes[2, i, j])
+            h = np.int32(np.floor(m00 * qx + m01 * qy + m02 * qz + 0.5))
+            k = np.int32(np.floor(m10 * qx + m11 * qy + m12 * qz + 0.5))
+            l = np.int32(np.floor(m20 * qx + m21 * qy + m22 * qz + 0.5))
+            row_keys[j] = (
+                (np.int64(h + _OFFSET) << (2 * _BITS + 1))
+                | (np.int64(k + _OFFSET) << (_BITS + 1))
+                | (np.int64(l + _OFFSET) << 1)
+            )
+        for j in range(first, last):
+            if not use[i, j]:
+                continue
+            value = raw[i, j]
+            # written so that NaN is not trusted
+            if not (low <= value <= high):
+                continue
+            key = row_keys[j]
+            if has_bragg and bragg[i, j]:
+                key |= 1
+            e = np.float64(efficiency[i, j])
+            photons = (value - pedestal) * photons_per_adu
+            b = np.float64(background[i, j]) if has_background else 0.0
+            if limited:
+                intensity = (photons - b) / e
+                if not (lowest <= intensity <= highest):
+                    continue
+            if key != current:
+                slot = _slot(keys_at, key)
+                if keys_at[slot] == -1:
+                    if 2 * (size + 1) > keys_at.size:
+                        keys_at = np.full(4 * keys_at.size, -1, dtype=np.int64)
+                        row_at = np.empty(keys_at.size, dtype=np.int32)
+                        more_keys = np.empty(keys_at.size // 2, dtype=np.int64)
+                        more_sums = np.zeros((keys_at.size // 2, 8), dtype=np.float64)
+                        more_keys[:size] = keys[:size]
+                        more_sums[:size] = sums[:size]
+                        keys, sums = more_keys, more_sums
+                        for row in range(size):
+                            slot = _slot(keys_at, keys[row])
+                            keys_at[slot] = keys[row]
+                            row_at[slot] = row
+                        slot = _slot(keys_at, key)
+                    keys_at[slot] = key
+                    row_at[slot] = size
+                    keys[size] = key
+                    size += 1
+                at = row_at[slot]
+                current = key
+            sums[at, 0] += 1.0
+            sums[at, 1] += photons
+            sums[at, 5] += e
+            sums[at, 6] += e * (j + 0.5)
+            sums[at, 7] += e * (i + 0.5)
+            if has_background:
+                sums[at, 2] += b
+            if has_spread:
+                sums[at, 3] += spread[i, j]
+            if has_shared:
+                sums[at, 4] += shared[i, j]
+    return keys[:size].copy(), sums[:size].copy()
+
+
+_NOTHING = np.zeros((0, 0), dtype=np.float32)
+_NO_MASK = np.zeros((0, 0), dtype=bool)
+
+
+def sum_panel(
+    raw: np.ndarray,
+    use: np.ndarray,
+    trusted: tuple[float, float],
+    panel,
+    matrix: np.ndarray,
+    bragg: np.ndarray | None = None,
+    background: tuple[np.ndarray, np.ndarray | None, np.ndarray | None] | None = None,
+    gain: float = 1.0,
+    pedestal: float = 0.0,
+    intensity: tuple[float, float] = (-np.inf, np.inf),
+) -> PanelSums:
+    """Sum the pixels of a panel by the voxel that they fall into.
+
+    Args:
+        raw: (n_slow, n_fast) int32 or float64 ADU
+        use: (n_slow, n_fast) bool, pixels to use (static and dynamic mask, limits, step)
+        trusted: smallest and largest value that counts, ADU
+        panel: its PanelGeometry
+        matrix: (3, 3) from q in 1/Angstrom to fine-grid coordinates: diag(n) A^-1; the voxel is
+            floor(matrix q + 1/2)
+        bragg: (n_slow, n_fast) bool, True under a Bragg spot: kept in rows of their own
+        background: expected photons of each pixel, with the variance of what is each pixel's own
+            error and the standard deviation of what neighbouring pixels share ((n_slow, n_fast)
+            float32 each, None for none)
+        gain: ADU per photon
+        pedestal: ADU
+        intensity: limits of (photons - background)/E of a pixel
+
+    Returns:
+        the sums; positions in px, exposure in sr (not yet times the exposure time)
+
+    Raises:
+        ValueError: voxel indices beyond +-2^19.
+    """
+    mean, spread, shared = background or (None, None, None)
+    if raw.dtype != np.int32:
+        raw = np.ascontiguousarray(raw, dtype=np.float64)
+    largest = np.abs(matrix).sum(axis=1).max() * _longest_q(panel)
+    if not largest < _OFFSET - 1:
+        raise ValueError(
+            f"Voxel indices up to {largest:.3g} are beyond the limit of {_OFFSET - 1}: check the unit "
+            "cell, or give a smaller subdivide"
+        )
+    keys, sums = _sum_pixels(
+        raw, use, _NO_MASK if bragg is None else bragg, *map(float, trusted), panel.planes,
+        panel.efficiency, np.ascontiguousarray(matrix, dtype=np.float64),
+        *(_NOTHING if part is None else part for part in (mean, spread, shared)),
+        float(gain), float(pedestal), *map(float, intensity),
+    )  # fmt: skip
+    voxel = np.empty((len(keys), 3), dtype=np.int32)
+    for axis, shift in enumerate((2 * _BITS + 1, _BITS + 1, 1)):
+        voxel[:, axis] = ((keys >> shift) & _MASK) - _OFFSET
+    with np.errstate(invalid="ignore", divide="ignore"):
+        fast, slow = sums[:, FAST] / sums[:, EXPOSURE], sums[:, SLOW] / sums[:, EXPOSURE]
+    return PanelSums(
+        voxel=voxel,
+        bragg=(keys & 1).astype(bool),
+        num_pixels=sums[:, N].astype(np.int32),
+        counts=sums[:, COUNTS].copy(),
+        background=sums[:, BACKGROUND].copy(),
+        background_variance=sums[:, SPREAD] + sums[:, SHARED] ** 2,
+        exposure=sums[:, EXPOSURE].copy(),
+        fast=fast,
+        slow=slow,
+    )
+
+
+def _longest_q(panel) -> float:
+    # |q| is convex on a flat panel: no pixel exceeds the corners by more than rounding
+    corners = panel.planes[:, :: max(1, panel.shape[0] - 1), :: max(1, panel.shape[1] - 1)]
+    return 1.01 * float(np.abs(corners).max()) + 1e-6

@@ -1,0 +1,158 @@
+"""Observations: sums over the pixels of one still, on one panel, in one voxel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dials.array_family import flex
+
+from dials_diffuse.adapters.tables import (
+    as_numpy,
+    bool_column,
+    double_column,
+    int_column,
+    miller_index_column,
+    size_t_column,
+    vec3_column,
+)
+
+_BUILDERS = {
+    "panel": size_t_column,
+    "voxel": miller_index_column,
+    "xyzobs.px.value": vec3_column,
+    "bragg": bool_column,
+    "num_pixels.valid": int_column,
+    "counts": double_column,
+    "background": double_column,
+    "background.variance": double_column,
+    "exposure": double_column,
+}
+_SHAPES = {"voxel": (0, 3), "xyzobs.px.value": (0, 3)}
+
+
+@dataclass
+class StillObservations:
+    """The observations of one still as numpy arrays.
+
+    Attributes:
+        columns: name -> (N,) or (N, 3) array, all columns of an observation but the id
+    """
+
+    columns: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.columns["counts"])
+
+
+def from_panel_sums(
+    sums: Sequence, panels: Sequence[int], image_number: float, exposure_time: float, dose: float
+) -> StillObservations:
+    """Columns of the observations of one still.
+
+    Args:
+        sums: PanelSums, one a panel
+        panels: their panel numbers
+        image_number: z of xyzobs.px.value
+        exposure_time: s
+        dose: what the background map, in photons per unit of it, is multiplied by
+    """
+
+    def joined(name, shape=(0,)):
+        return np.concatenate([getattr(s, name) for s in sums]) if len(sums) else np.empty(shape)
+
+    fast, slow = joined("fast"), joined("slow")
+    return StillObservations(
+        {
+            "panel": np.repeat(np.asarray(panels, dtype=np.uint64), [len(s) for s in sums]),
+            "voxel": joined("voxel", (0, 3)),
+            "xyzobs.px.value": np.stack([fast, slow, np.full(len(fast), image_number)], axis=1),
+            "bragg": joined("bragg"),
+            "num_pixels.valid": joined("num_pixels"),
+            "counts": joined("counts"),
+            "background": joined("background") * dose,
+            "background.variance": joined("background_variance") * dose**2,
+            "exposure": joined("exposure") * exposure_time,
+        }
+    )
+
+
+def observation_table(stills: Sequence[StillObservations]) -> flex.reflection_table:
+    """The observations of several stills as one table, ids counted from 0.
+
+    The arrays of the stills are given up column by column, so that the data are never held twice.
+    """
+    table = flex.reflection_table()
+    table["id"] = int_column(np.repeat(np.arange(len(stills)), [len(still) for still in stills]))
+    for name, build in _BUILDERS.items():
+        parts = [still.columns.pop(name) for still in stills]
+        table[name] = build(np.concatenate(parts) if parts else np.empty(_SHAPES.get(name, 0)))
+    return table
+
+
+def miller_indices(table, grid) -> np.ndarray:
+    """Nearest Miller index of each observation, (N, 3) int32."""
+    return grid.node_of_voxel(as_numpy(table["voxel"]))
+
+
+def s1_vectors(table, experiments) -> np.ndarray:
+    """Scattered wave vector at each observation's mean position, 1/Angstrom, lab, (N, 3)."""
+    s1 = np.zeros((table.size(), 3))
+    position = as_numpy(table["xyzobs.px.value"])
+    identity, panels = as_numpy(table["id"]), as_numpy(table["panel"]).astype(np.int64)
+    # Rows of one still and panel are neighbours: find the runs, not every row
+    edges = np.flatnonzero((np.diff(identity) != 0) | (np.diff(panels) != 0)) + 1
+    for rows in np.split(np.arange(table.size()), edges):
+        if not len(rows):
+            continue
+        experiment = experiments[int(identity[rows[0]])]
+        panel = experiment.detector[int(panels[rows[0]])]
+        pixels = flex.vec2_double(
+            double_column(position[rows, 0]), double_column(position[rows, 1])
+        )
+        lab = as_numpy(panel.get_lab_coord(panel.pixel_to_millimeter(pixels)))
+        s1[rows] = lab / np.linalg.norm(lab, axis=1)[:, None] / experiment.beam.get_wavelength()
+    return s1
+
+
+def d_spacings(table, experiments, s1: np.ndarray | None = None) -> np.ndarray:
+    """Resolution at each observation's mean position, Angstrom, (N,)."""
+    s1 = s1_vectors(table, experiments) if s1 is None else s1
+    s0 = np.array([experiment.beam.get_s0() for experiment in experiments])
+    with np.errstate(divide="ignore"):
+        return 1.0 / np.linalg.norm(s1 - s0[as_numpy(table["id"])], axis=1)
+
+
+def intensities(table) -> np.ndarray:
+    """(counts - background)/exposure, photons/(s sr), (N,); NaN where nothing was exposed."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (as_numpy(table["counts"]) - as_numpy(table["background"])) / as_numpy(
+            table["exposure"]
+        )
+
+
+def intensity_variances(table, readout_noise: float = 0.0) -> np.ndarray:
+    """Variance of the intensities, (N,): (photons + var(background) + pixels * noise^2)/exposure^2.
+
+    The observed photons stand for the expected ones: 0 where nothing was counted. Weights for
+    averaging have to come from a model of the intensity instead.
+
+    Args:
+        readout_noise: standard deviation of a pixel's reading, in photons
+    """
+    photons = as_numpy(table["counts"]) + as_numpy(table["background.variance"])
+    photons = photons + as_numpy(table["num_pixels.valid"]) * readout_noise**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return photons / as_numpy(table["exposure"]) ** 2
+
+
+def add_derived_columns(table, experiments, grid) -> None:
+    """Add miller_index, s1, d, intensity.sum.value and intensity.sum.variance to a table."""
+    s1 = s1_vectors(table, experiments)
+    table["miller_index"] = miller_index_column(miller_indices(table, grid))
+    table["s1"] = vec3_column(s1)
+    table["d"] = double_column(d_spacings(table, experiments, s1))
+    table["intensity.sum.value"] = double_column(intensities(table))
+    table["intensity.sum.variance"] = double_column(intensity_variances(table))

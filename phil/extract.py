@@ -1,0 +1,130 @@
+"""Parameters of dials.diffuse_extract."""
+
+from __future__ import annotations
+
+from iotbx.phil import parse
+
+from dials_diffuse.phil.common import nproc_str, output_str
+
+_output = """
+  batch_size = None
+    .type = int(value_min=1)
+    .help = "Write the stills in batches of this many, into files that end in _0001, _0002 ..."
+            "Memory then does not grow with the number of stills. None: all in one file."
+  derived = False
+    .type = bool
+    .help = "Add the columns that follow from the others: miller_index, s1, d,"
+            "intensity.sum.value, intensity.sum.variance. The table is twice as large then."
+"""
+
+phil_str = (
+    """
+subdivide = 3,3,3
+  .type = ints(size=3, value_min=1)
+  .help = "Voxels per reciprocal cell edge along a*, b*, c*. Pixels are summed by voxel while the"
+          "image is read. Must agree with the symmetry: equal on axes that it relates."
+d_min = None
+  .type = float(value_min=0)
+  .help = "Leave out pixels beyond this resolution, in Angstrom."
+d_max = None
+  .type = float(value_min=0)
+  .help = "Leave out pixels below this resolution, in Angstrom."
+pixel_step = 1
+  .type = int(value_min=1)
+  .help = "Take every n-th pixel only, along fast and slow."
+  .expert_level = 1
+min_intensity = None
+  .type = float
+  .help = "Leave out pixels with a corrected intensity below this, in photons/(s sr). To choose"
+          "pixels by what they counted biases every mean: not for counting detectors."
+  .expert_level = 2
+max_intensity = None
+  .type = float
+  .help = "Leave out pixels with a corrected intensity above this, in photons/(s sr). To choose"
+          "pixels by what they counted biases every mean: keep it far above the diffuse intensity."
+  .expert_level = 2
+background = None
+  .type = str
+  .help = "What is counted without the crystal: an .expt of empty shots (stills or a sweep; averaged,"
+          "scaled by exposure time and transmission), a map (.npy, .npz, .h5 with an array a panel,"
+          "photons a pixel and image) or a number of photons a pixel and image."
+background_smoothing = none *radial
+  .type = choice
+  .help = "How the average of empty shots is smoothed. radial: corrected for solid angle,"
+          "polarisation and efficiency it is a function of |q| on each panel. none: each pixel by"
+          "itself, good only if every pixel counted many photons."
+  .expert_level = 1
+background_exposure_time = None
+  .type = float(value_min=0)
+  .help = "Exposure time of the empty shots in s, where it is not in their image headers."
+  .expert_level = 1
+exposure_time = None
+  .type = float(value_min=0)
+  .help = "Exposure time of a still in s, where it is neither in the scan nor in the image header."
+          "1 gives intensities on a relative scale."
+gain = None
+  .type = float(value_min=0)
+  .help = "Detector gain, ADU per photon. None: that of the panels or of the imageset's gain map."
+pedestal = None
+  .type = float
+  .help = "Detector pedestal in ADU. None: that of the panels or of the imageset's pedestal map."
+corrections
+  .help = "Which of the computed factors between cross-section and counts apply."
+{
+  solid_angle = True
+    .type = bool
+    .help = "Solid angle of the pixel."
+  polarization = True
+    .type = bool
+    .help = "Polarisation of the beam, as in the beam model."
+  efficiency = True
+    .type = bool
+    .help = "Absorption of the photons in the sensor, along their slanted path."
+  air = True
+    .type = bool
+    .help = "Absorption of the photons by the gas between sample and detector (see flight_path)."
+  lorentz = *none inverse_q sin_two_theta
+    .type = choice
+    .help = "Lorentz factor to divide by: 1/|q| or 1/sin(2 theta). Diffuse scattering is a continuous"
+            "function of q that a still samples on the Ewald sphere, so that none applies: it is"
+            "here for comparison with programs that use one."
+    .expert_level = 2
+}
+sensor
+  .help = "The sensor of the detector, where the detector model does not know or is wrong."
+{
+  material = None
+    .type = str
+    .help = "Element or compound, as Si, CdTe, GaAs. None: that of the panel."
+  thickness = None
+    .type = float(value_min=0)
+    .help = "In mm. None: that of the panel."
+  mu = None
+    .type = float(value_min=0)
+    .help = "Attenuation coefficient in 1/mm. None: that of the panel or of the material."
+    .expert_level = 1
+}
+flight_path
+  .help = "What is between sample and detector."
+{
+  medium = *air helium vacuum
+    .type = choice
+    .help = "What fills the flight path."
+  length = None
+    .type = float(value_min=0)
+    .help = "Length of the flight path in mm; the rest of the way is air. None: all of the way."
+  pressure = 1013.25
+    .type = float(value_min=0)
+    .help = "Pressure of the gas in hPa."
+    .expert_level = 1
+  temperature = 293.15
+    .type = float(value_min=1)
+    .help = "Temperature of the gas in K."
+    .expert_level = 1
+}
+"""
+    + nproc_str
+    + output_str("diffuse_extract", "diffuse_extracted.expt", "diffuse_extracted.refl", _output)
+)
+
+phil_scope = parse(phil_str)
