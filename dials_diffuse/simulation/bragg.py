@@ -212,6 +212,7 @@ def draw_peaks(
     n_slow, n_fast = image.shape
     for n in range(g.shape[0]):
         gx, gy, gz = g[n, 0], g[n, 1], g[n, 2]
+        ox, oy, oz = gx + s0[0], gy + s0[1], gz + s0[2]
         length2 = gx * gx + gy * gy + gz * gz
         va, vc = along[n] ** 2, across[n] ** 2
         norm = weight[n] / ((2.0 * np.pi) ** 1.5 * along[n] * vc)
@@ -222,22 +223,14 @@ def draw_peaks(
         s_hi = min(n_slow, int(np.floor(centre[n, 1] + half[n])) + 1)
         for s in range(s_lo, s_hi):
             for f in range(f_lo, f_hi):
-                qx = directions[s, f, 0] / wavelength - s0[0]
-                qy = directions[s, f, 1] / wavelength - s0[1]
-                qz = directions[s, f, 2] / wavelength - s0[2]
-                fx, fy, fz = (
-                    step_fast[s, f, 0] / wavelength,
-                    step_fast[s, f, 1] / wavelength,
-                    step_fast[s, f, 2] / wavelength,
-                )
-                ux, uy, uz = (
-                    step_slow[s, f, 0] / wavelength,
-                    step_slow[s, f, 1] / wavelength,
-                    step_slow[s, f, 2] / wavelength,
-                )
-                size_f = np.sqrt(fx * fx + fy * fy + fz * fz)
-                size_s = np.sqrt(ux * ux + uy * uy + uz * uz)
-                dx, dy, dz = qx - gx, qy - gy, qz - gz
+                ex, ey, ez = directions[s, f, 0], directions[s, f, 1], directions[s, f, 2]
+                fx, fy, fz = step_fast[s, f, 0], step_fast[s, f, 1], step_fast[s, f, 2]
+                ux, uy, uz = step_slow[s, f, 0], step_slow[s, f, 1], step_slow[s, f, 2]
+                size_f = np.sqrt(fx * fx + fy * fy + fz * fz) / wavelength
+                size_s = np.sqrt(ux * ux + uy * uy + uz * uz) / wavelength
+                dx = ex / wavelength - ox
+                dy = ey / wavelength - oy
+                dz = ez / wavelength - oz
                 far = extent * max(along[n], across[n]) + 0.5 * (size_f + size_s)
                 if dx * dx + dy * dy + dz * dz > far * far:
                     continue
@@ -248,9 +241,14 @@ def draw_peaks(
                     a = (i + 0.5) / n_f - 0.5
                     for j in range(n_s):
                         b = (j + 0.5) / n_s - 0.5
-                        x = dx + a * fx + b * ux
-                        y = dy + a * fy + b * uy
-                        z = dz + a * fz + b * uz
+                        x = ex + a * fx + b * ux
+                        y = ey + a * fy + b * uy
+                        z = ez + a * fz + b * uz
+                        # back onto the sphere: 1 / |v| to second order in |v| - 1
+                        scale = (1.5 - 0.5 * (x * x + y * y + z * z)) / wavelength
+                        x = x * scale - ox
+                        y = y * scale - oy
+                        z = z * scale - oz
                         dot = x * gx + y * gy + z * gz
                         parallel = dot * dot / length2
                         perpendicular = x * x + y * y + z * z - parallel
