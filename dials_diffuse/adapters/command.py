@@ -95,6 +95,7 @@ def parse_command(
     epilog: str | None,
     other_suffixes: tuple[str, ...] = (".json",),
     needs_input: bool = True,
+    extra_reflections: bool = False,
 ) -> Command | None:
     """Parse the command line of a dials.diffuse_* command.
 
@@ -104,6 +105,8 @@ def parse_command(
         usage, epilog: for -h
         other_suffixes: file types the command takes besides .expt and .refl
         needs_input: without any input file, print the help and return None
+        extra_reflections: tables without experiments (merged ones) are expected too: all .refl
+            files are then in others, and no pair has one
 
     Raises:
         Sorry: unknown argument or parameter, bad value, missing file, .expt and .refl that
@@ -131,6 +134,9 @@ def parse_command(
         if not path.is_file():
             raise Sorry(f"No such file: {name}")
         {".expt": experiments, ".refl": reflections}.get(path.suffix, others).append(path)
+    if extra_reflections:
+        others += reflections
+        reflections = []
     if reflections and len(experiments) != len(reflections):
         raise Sorry(
             f"There are {len(experiments)} .expt and {len(reflections)} .refl files: "

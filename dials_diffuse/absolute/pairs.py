@@ -1,0 +1,247 @@
+"""Bonded and 1-3 pairs of atoms: the part of interference that does not die out below 1/A."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dials_diffuse.absolute.form_factors import AtomicTables, form_factor
+
+# Lengths in Angstrom (neutron distances for hydrogen, Allen & Bruno 2010; heavy atoms Engh & Huber
+# 2001, averaged over the kinds of bond that proteins have)
+_HYDROGEN_LENGTH = {"C": 1.09, "N": 1.02, "O": 0.98, "S": 1.34}
+_SINGLE = {"CC": 1.525, "CN": 1.465, "CO": 1.425, "CS": 1.81, "SS": 2.04}
+_CONJUGATED = {"CC": 1.39, "CN": 1.335}
+_MIXED = {"CC": 1.515, "CN": 1.46}
+_CARBONYL = 1.24
+_WATER_ANGLE = 104.5
+
+# Cordero et al. 2008; elements outside are taken to have no covalent bonds
+COVALENT_RADII = {
+    "H": 0.31, "B": 0.84, "C": 0.76, "N": 0.71, "O": 0.66, "F": 0.57, "SI": 1.11, "P": 1.07,
+    "S": 1.05, "CL": 1.02, "SE": 1.20, "BR": 1.20, "I": 1.39,
+}  # fmt: skip
+
+
+@dataclass
+class PairList:
+    """Numbers of pairs of atoms by the elements and the distance.
+
+    Attributes:
+        counts: (element, element, distance in Angstrom to 0.01) -> pairs per unit cell,
+            elements in alphabetic order
+    """
+
+    counts: dict[tuple[str, str, float], float] = field(default_factory=dict)
+
+    def add(self, first: str, second: str, distance: float, number: float = 1.0) -> None:
+        """Count pairs."""
+        key = (*sorted((first, second)), round(float(distance), 2))
+        self.counts[key] = self.counts.get(key, 0.0) + number
+
+    def scaled(self, factor: float) -> PairList:
+        """The same pairs, factor times as many."""
+        return PairList({key: factor * number for key, number in self.counts.items()})
+
+    def __add__(self, other: PairList) -> PairList:
+        total = PairList(dict(self.counts))
+        for key, number in other.counts.items():
+            total.add(*key, number)
+        return total
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def debye_sum(
+        self, q: np.ndarray, tables: AtomicTables = AtomicTables(), b_relative: float = 0.0
+    ) -> np.ndarray:
+        """Sum over pairs of 2 Re(f_i f_j*) sin(2 pi q r)/(2 pi q r), (N,), electrons^2.
+
+        Args:
+            q: |q| (N,), 1/Angstrom
+            b_relative: damps the pair by exp(-B q^2/2) for the motion of its atoms against each other;
+                nearly 0 in a crystal, where neighbours move together
+
+        Debye, Ann. Phys. 46 (1915) 809.
+        """
+        q = np.atleast_1d(np.asarray(q, dtype=float))
+        factors = {
+            element: form_factor(element, q, tables)
+            for element in {name for key in self.counts for name in key[:2]}
+        }
+        # sinc of numpy is sin(pi x)/(pi x)
+        total = np.zeros(q.shape)
+        for (first, second, distance), number in self.counts.items():
+            product = (factors[first] * np.conj(factors[second])).real
+            total += 2 * number * product * np.sinc(2 * q * distance)
+        return total * np.exp(-b_relative * q**2 / 2)
+
+
+@dataclass
+class Molecule:
+    """Atoms and bonds, with coordinates or without.
+
+    Attributes:
+        elements: of the heavy (or all explicit) atoms
+        hydrogens: implicit hydrogens on each
+        trigonal: atoms with angles near 120 degrees
+        bonds: (i, j)
+        xyz: (N, 3) in Angstrom, None for ideal geometry
+        weights: occupancies (N,), None for 1
+    """
+
+    elements: Sequence[str]
+    hydrogens: Sequence[int]
+    trigonal: Sequence[bool]
+    bonds: Sequence[tuple[int, int]]
+    xyz: np.ndarray | None = None
+    weights: np.ndarray | None = None
+
+
+def ideal_length(first: str, second: str, both_trigonal: bool, one_trigonal: bool, bare: bool) -> float:
+    """Bond length in Angstrom of two heavy atoms without coordinates.
+
+    Args:
+        first, second: elements
+        both_trigonal, one_trigonal: hybridisation of the two
+        bare: the bond ends at an oxygen without hydrogen and other neighbours
+    """
+    name = "".join(sorted((first, second)))
+    if name == "CO" and bare:
+        return _CARBONYL
+    if both_trigonal and name in _CONJUGATED:
+        return _CONJUGATED[name]
+    if one_trigonal and name in _MIXED:
+        return _MIXED[name]
+    if name in _SINGLE:
+        return _SINGLE[name]
+    return sum(COVALENT_RADII.get(e.upper(), 0.9) for e in (first, second))
+
+
+def _angle(element: str, trigonal: bool, neighbours: int) -> float:
+    if element == "S":
+        return 100.0
+    if trigonal:
+        return 120.0
+    if element == "O" and neighbours == 2:
+        return 109.0
+    return 110.5
+
+
+def third_side(first: float, second: float, angle: float) -> float:
+    """Distance of the ends of two bonds that make an angle (degrees)."""
+    return float(np.sqrt(first**2 + second**2 - 2 * first * second * np.cos(np.radians(angle))))
+
+
+def pairs_of(molecule: Molecule) -> PairList:
+    """Bonded and 1-3 pairs of a molecule, implicit hydrogens included."""
+    pairs = PairList()
+    n = len(molecule.elements)
+    weights = np.ones(n) if molecule.weights is None else molecule.weights
+    neighbours: list[list[tuple[int, float]]] = [[] for _ in range(n)]
+    degree = np.zeros(n, dtype=int)
+    for i, j in molecule.bonds:
+        degree[i] += 1
+        degree[j] += 1
+    for i, j in molecule.bonds:
+        if molecule.xyz is not None:
+            length = float(np.linalg.norm(molecule.xyz[i] - molecule.xyz[j]))
+        else:
+            trigonal = (molecule.trigonal[i], molecule.trigonal[j])
+            bare = any(
+                molecule.elements[k] == "O" and degree[k] == 1 and not molecule.hydrogens[k]
+                for k in (i, j)
+            )
+            length = ideal_length(
+                molecule.elements[i], molecule.elements[j], all(trigonal), any(trigonal), bare
+            )
+        neighbours[i].append((j, length))
+        neighbours[j].append((i, length))
+        pairs.add(molecule.elements[i], molecule.elements[j], length, min(weights[i], weights[j]))
+    for i, element in enumerate(molecule.elements):
+        hydrogens = molecule.hydrogens[i]
+        angle = _angle(element, molecule.trigonal[i], degree[i] + hydrogens)
+        for a in range(degree[i]):
+            j, first = neighbours[i][a]
+            for b in range(a):
+                k, second = neighbours[i][b]
+                if molecule.xyz is not None:
+                    distance = float(np.linalg.norm(molecule.xyz[j] - molecule.xyz[k]))
+                else:
+                    distance = third_side(first, second, angle)
+                number = min(weights[i], weights[j], weights[k])
+                pairs.add(molecule.elements[j], molecule.elements[k], distance, number)
+        if hydrogens:
+            bond = _HYDROGEN_LENGTH.get(element, 1.0)
+            pairs.add(element, "H", bond, hydrogens * weights[i])
+            for j, length in neighbours[i]:
+                number = hydrogens * min(weights[i], weights[j])
+                pairs.add(molecule.elements[j], "H", third_side(length, bond, angle), number)
+            if hydrogens > 1:
+                if element == "O":
+                    angle = _WATER_ANGLE
+                number = hydrogens * (hydrogens - 1) / 2 * weights[i]
+                pairs.add("H", "H", third_side(bond, bond, angle), number)
+    return pairs
+
+
+WATER = Molecule(["O"], [2], [False], [])
+
+
+def water_pairs() -> PairList:
+    """Pairs within one water molecule."""
+    return pairs_of(WATER)
+
+
+def bonds_from_distances(
+    elements: Sequence[str], xyz: np.ndarray, conformers: Sequence[str], slack: float = 0.4
+) -> list[tuple[int, int]]:
+    """Bonds of a model: pairs closer than their covalent radii + slack (Angstrom).
+
+    Atoms of different alternate conformers (labels; "" for none) are not bonded.
+    """
+    from scipy.spatial import cKDTree
+
+    if len(xyz) < 2:
+        return []
+    candidates = cKDTree(xyz).query_pairs(2.6, output_type="ndarray")
+    radii = np.array([COVALENT_RADII.get(e.upper(), -9.0) for e in elements])
+    i, j = candidates[:, 0], candidates[:, 1]
+    distance = np.linalg.norm(xyz[i] - xyz[j], axis=1)
+    hydrogen = np.array([e == "H" for e in elements])
+    # two hydrogens never bond, and 0.4 is generous next to a hydrogen
+    limit = radii[i] + radii[j] + np.where(hydrogen[i] | hydrogen[j], 0.2, slack)
+    labels = np.array(conformers, dtype=object)
+    same = (labels[i] == labels[j]) | (labels[i] == "") | (labels[j] == "")
+    keep = (distance < limit) & (distance > 0.5) & same & ~(hydrogen[i] & hydrogen[j])
+    return [(int(a), int(b)) for a, b in candidates[keep]]
+
+
+def count_atoms(molecule: Molecule) -> dict[str, float]:
+    """Element -> atoms, implicit hydrogens included, weighted by occupancy."""
+    atoms: dict[str, float] = {}
+    weights = np.ones(len(molecule.elements)) if molecule.weights is None else molecule.weights
+    for element, hydrogens, weight in zip(molecule.elements, molecule.hydrogens, weights):
+        atoms[element] = atoms.get(element, 0.0) + float(weight)
+        if hydrogens:
+            atoms["H"] = atoms.get("H", 0.0) + float(weight) * hydrogens
+    return atoms
+
+
+def add_atoms(*parts: Mapping[str, float]) -> dict[str, float]:
+    """Sum of element counts."""
+    total: dict[str, float] = {}
+    for atoms in parts:
+        for element, number in atoms.items():
+            total[element] = total.get(element, 0.0) + number
+    return total
+
+
+def sum_pairs(lists: Iterable[PairList]) -> PairList:
+    """All pairs of several lists."""
+    total = PairList()
+    for pairs in lists:
+        total = total + pairs
+    return total

@@ -1,0 +1,154 @@
+"""Tables and plots of dials.diffuse_absolute."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dials_diffuse.absolute.apply import AbsoluteScale
+from dials_diffuse.absolute.composition import UnitCellInventory
+from dials_diffuse.absolute.profile import RadialProfile
+from dials_diffuse.absolute.total_scattering import Estimate, TotalScattering
+from dials_diffuse.report.html import ReportSection
+
+CITATIONS = """The absolute scale rests on these, please cite them:
+  J. Krogh-Moe (1956) Acta Cryst. 9, 951-953
+  N. Norman (1957) Acta Cryst. 10, 370-373
+  S. P. Meisburger, D. A. Case & N. Ando (2020) Nat. Commun. 11, 1271
+  S. P. Meisburger, D. A. Case & N. Ando (2023) Nat. Commun. 14, 1228
+  J. H. Hubbell et al. (1975) J. Phys. Chem. Ref. Data 4, 471-538 (incoherent scattering)"""
+
+_NAMES = {
+    "high_q": "high q (Norman)",
+    "krogh_moe": "Krogh-Moe",
+    "fit": "fit of the profile",
+    "wilson": "Wilson",
+}
+
+
+def estimate_rows(estimates: list[Estimate], chosen: str) -> list[list[str]]:
+    """A row an estimate: scale, error and what the error is made of."""
+    rows = [["estimate", "|q| (1/A)", "scale", "error", "error (%)", "error parts (%)", "used"]]
+    for e in estimates:
+        parts = ", ".join(f"{name} {100 * abs(v / e.scale):.2f}" for name, v in e.parts.items())
+        rows.append(
+            [
+                _NAMES[e.name],
+                f"{e.q_range[0]:.2f}-{e.q_range[1]:.2f}",
+                f"{e.scale:.6g}",
+                f"{e.error:.2g}",
+                f"{100 * e.relative_error:.2f}",
+                parts,
+                "*" if e.name == chosen else "",
+            ]
+        )
+    return rows
+
+
+def scan_rows(estimates: list[Estimate]) -> list[list[str]]:
+    """How each estimate depends on the range of |q|."""
+    rows = [["estimate", "from (1/A)", "to (1/A)", "scale"]]
+    for e in estimates:
+        rows += [[_NAMES[e.name], f"{a:.2f}", f"{b:.2f}", f"{s:.6g}"] for a, b, s in e.scan]
+    return rows
+
+
+def _line(name: str, x, y, **more) -> dict:
+    return {
+        "x": [round(float(v), 5) for v in x],
+        "y": [None if not np.isfinite(v) else float(f"{v:.6g}") for v in y],
+        "name": name,
+        "type": "scatter",
+        "mode": "lines",
+        **more,
+    }
+
+
+def _axes(title: str, x: str, y: str, **more) -> dict:
+    return {"title": {"text": title}, "xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}, **more}}
+
+
+def profile_plot(profile: RadialProfile, total: TotalScattering, absolute: AbsoluteScale) -> dict:
+    """All radial profiles on one absolute scale."""
+    s = absolute.scale
+    theory = total.theory
+    lines = [
+        _line("total, measured", profile.q, s * profile.total, line={"color": "#000000"}),
+        _line("diffuse + incoherent, measured", profile.q, s * profile.diffuse, line={"color": "#0072b2"}),
+        _line("Bragg, measured", profile.q, s * (profile.total - profile.diffuse), line={"color": "#d55e00"}),
+        _line("sum f^2", profile.q, theory["sum_f_squared"], line={"color": "#009e73", "dash": "dash"}),
+        _line("incoherent", profile.q, theory["incoherent"], line={"color": "#cc79a7", "dash": "dash"}),
+        _line("sum f^2 + pairs + incoherent", profile.q, theory["total"], line={"color": "#999999", "dash": "dot"}),
+    ]
+    return {
+        "data": lines,
+        "layout": _axes(
+            "Radial profiles on the absolute scale", "|q| (1/A)", "electrons^2 per unit cell", rangemode="tozero"
+        ),
+        "help": "Total scattering (Bragg peaks included) should follow the grey line at high |q|; at low |q| interference "
+        "of longer distances makes it wave about it. A measured total that stays above at high |q| is "
+        "background that was not subtracted.",
+    }
+
+
+def ratio_plot(profile: RadialProfile, total: TotalScattering, absolute: AbsoluteScale) -> dict:
+    """Measured over expected total scattering."""
+    expected = total.theory["total"]
+    ratio = absolute.scale * profile.total / expected
+    error = absolute.scale * np.sqrt(profile.variance) / expected
+    line = _line("total over theory", profile.q, ratio)
+    line["error_y"] = {"type": "data", "array": [float(f"{e:.4g}") for e in error]}
+    return {
+        "data": [line],
+        "layout": _axes("Measured over expected total scattering", "|q| (1/A)", "ratio", range=[0.5, 1.5]),
+        "help": "1 where the composition and the scale explain the data. A slope at the right is background left in.",
+    }
+
+
+def scan_plot(estimates: list[Estimate]) -> dict:
+    """Scale against the moving end of the range."""
+    data = []
+    for e in estimates:
+        if not e.scan:
+            continue
+        moving_low = len({row[0] for row in e.scan}) > 1
+        full_end = max(row[1] for row in e.scan)
+        rows = [row for row in e.scan if not moving_low or row[1] == full_end]
+        x = [row[0] if moving_low else row[1] for row in rows]
+        label = "from" if moving_low else "to"
+        data.append(
+            _line(f"{_NAMES[e.name]} ({label})", x, [row[2] for row in rows], mode="lines+markers")
+        )
+    return {
+        "data": data,
+        "layout": _axes("Scale against the range of |q|", "begin or end of the range (1/A)", "scale"),
+        "help": "An estimate that can be trusted does not depend on the range that it is made from.",
+    }
+
+
+def report_sections(
+    inventory: UnitCellInventory,
+    profile: RadialProfile,
+    total: TotalScattering | None,
+    absolute: AbsoluteScale,
+    summary: list[list[str]],
+    warnings: list[str],
+) -> list[ReportSection]:
+    """The sections of the HTML report."""
+    text = f"From {inventory.source}. Matthews coefficient {inventory.matthews:.2f} A^3/Da, solvent {100 * inventory.solvent_content:.0f} %."
+    sections = [
+        ReportSection("Summary", " ".join(warnings), tables=[summary]),
+        ReportSection("Contents of the unit cell", text, tables=[inventory.as_rows()]),
+    ]
+    if total is not None:
+        sections.append(
+            ReportSection(
+                "Absolute scale",
+                tables=[estimate_rows(total.estimates, absolute.method), scan_rows(total.estimates)],
+                plots={
+                    "absolute_profiles": profile_plot(profile, total, absolute),
+                    "absolute_ratio": ratio_plot(profile, total, absolute),
+                    "absolute_scan": scan_plot(total.estimates),
+                },
+            )
+        )
+    return sections

@@ -1,0 +1,124 @@
+"""Parameters of dials.diffuse_absolute."""
+
+from __future__ import annotations
+
+from iotbx.phil import parse
+
+from dials_diffuse.phil.common import output_str
+
+phil_str = """
+method = *total_scattering
+  .type = choice
+  .help = "total_scattering: from the mean intensity of all pixels, Bragg peaks included, against |q|, which"
+          "the composition alone decides."
+scale = None
+  .type = float(value_min=0)
+  .help = "Absolute scale by hand: electrons^2 per unit cell for one unit of the merged map. The composition"
+          "is still needed, for the incoherent scattering."
+composition
+  .help = "Contents of the unit cell: one of model, sequence or formula."
+{
+  model = None
+    .type = path
+    .help = "PDB or mmCIF file in the cell of the data. Its symmetry copies, occupancies and waters are counted, and"
+            "bulk solvent is added. Parts of the molecule that were not modelled count as solvent."
+  sequence = None
+    .type = str
+    .help = "Protein sequence in one-letter code, or a file of such (FASTA; several chains are one copy)."
+  formula = None
+    .type = str
+    .help = "Formula of one copy, for instance \\"C 613 H 959 N 193 O 185 S 10\\"."
+  copies = None
+    .type = float(value_min=0)
+    .help = "Copies of the sequence, formula or model in the unit cell. None: one for each operation of the space"
+            "group (for a model: of the model's space group)."
+  ligands = None
+    .type = str
+    .help = "Formula of what comes with each copy besides."
+  solvent_content = None
+    .type = float(value_min=0, value_max=1)
+    .help = "Fraction of the cell's volume that is bulk solvent, added as water. None: what the mass leaves"
+            "free for a sequence or a model, 0 for a formula."
+  solvent_density = 0.334
+    .type = float(value_min=0)
+    .help = "Electrons per cubic Angstrom of the bulk solvent: 0.334 for water, more with salt or cryoprotectant."
+    .expert_level = 1
+  hydrogens = *add as_is
+    .type = choice
+    .help = "Hydrogens that a model lacks: add them, or take the model as it is."
+    .expert_level = 1
+  cell_tolerance = 0.03
+    .type = float(value_min=0)
+    .help = "How far the model's cell may be from that of the data, relative."
+    .expert_level = 2
+}
+tables
+  .help = "Scattering factors."
+  .expert_level = 1
+{
+  form_factor = *it1992 wk1995
+    .type = choice
+    .help = "International Tables (to |q| = 4/A) or Waasmaier and Kirfel (to 12/A)."
+  anomalous = *none sasaki henke
+    .type = choice
+    .help = "Source of f' and f'' at the wavelength of the data."
+  recoil = 0
+    .type = int(value_min=0, value_max=3)
+    .help = "Exponent of the Breit-Dirac factor of Compton scattering: 0 for none, 2 for a detector that counts"
+            "photons, 3 for one that integrates energy."
+  threshold = 0
+    .type = float(value_min=0)
+    .help = "Energy threshold of the detector in keV: Compton photons below it are not counted."
+}
+total_scattering
+  .help = "The scale from the radial profile of total scattering."
+{
+  estimate = *auto high_q krogh_moe fit
+    .type = choice
+    .help = "Which estimate to apply. auto: high_q where the data reach it, else fit."
+  q_min = None
+    .type = float(value_min=0)
+    .help = "Leave out shells below this |q| = 1/d, 1/A."
+  q_max = None
+    .type = float(value_min=0)
+    .help = "Leave out shells beyond this |q|, 1/A."
+  shell_width = 0.01
+    .type = float(value_min=0.001)
+    .help = "Width of the shells, 1/A."
+    .expert_level = 1
+  high_q = 0.7
+    .type = float(value_min=0)
+    .help = "Where the high-q estimate begins, 1/A."
+    .expert_level = 1
+  fit_from = 0.32
+    .type = float(value_min=0)
+    .help = "Where the fit of the profile begins, 1/A: below it, longer distances than those of bonded"
+            "and 1-3 neighbours interfere."
+    .expert_level = 1
+  pairs = *auto none
+    .type = choice
+    .help = "Interference of bonded and 1-3 neighbours: where the composition tells them (model, sequence), or never."
+    .expert_level = 1
+  b_relative = None
+    .type = float(value_min=0)
+    .help = "B factor of the motion of neighbours against each other, A^2, which damps their interference."
+            "Nearly 0 in a crystal, the atoms' B where they move independently. None: refined."
+    .expert_level = 1
+  background = *none constant air
+    .type = choice
+    .help = "Fit a background along with the profile. It is not taken out of the map: give background= to"
+            "dials.diffuse_extract for that."
+    .expert_level = 1
+}
+""" + output_str(
+    "diffuse_absolute",
+    "diffuse_absolute.expt",
+    "diffuse_absolute.refl",
+    """
+  map = diffuse_absolute.h5
+    .type = path
+    .help = "Name of the HDF5 map (NeXus). None: no such file."
+""",
+)
+
+phil_scope = parse(phil_str)
