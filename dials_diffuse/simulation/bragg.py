@@ -18,7 +18,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from cctbx import crystal, miller, sgtbx, uctbx
+from cctbx import crystal, miller
 
 from dials_diffuse.simulation.truth import DiffuseTruth
 
@@ -256,20 +256,3 @@ def draw_peaks(
                         if exponent < extent * extent:
                             total += np.exp(-0.5 * exponent)
                 image[s, f] += norm * total / (n_f * n_s)
-
-
-def space_group_of(symbol: str) -> sgtbx.space_group:
-    """cctbx space group of a symbol.
-
-    Raises:
-        ValueError: there is no such space group.
-    """
-    try:
-        return sgtbx.space_group_info(str(symbol)).group()
-    except RuntimeError as error:
-        raise ValueError(f"unknown space group {symbol!r}") from error
-
-
-def reciprocal_volume(unit_cell) -> float:
-    """Volume of the reciprocal cell, 1/Angstrom^3."""
-    return 1.0 / uctbx.unit_cell(tuple(unit_cell)).volume()

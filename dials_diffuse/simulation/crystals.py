@@ -10,8 +10,8 @@ from cctbx import uctbx
 from dxtbx.model import Crystal, MosaicCrystalSauter2014
 from scitbx import matrix
 
-from dials_diffuse.simulation.bragg import space_group_of
 from dials_diffuse.simulation.settings import Settings
+from dials_diffuse.simulation.truth import space_group_of
 
 # Spawn keys of the independent random streams that all hang on settings.seed
 TRUTH, WILSON, DETECTOR, STILL, NOISE, EMPTY = range(6)

@@ -72,6 +72,18 @@ def _waves(hkl, displacements, weights, lengths, q, out):
         out[n] = total
 
 
+def space_group_of(symbol: str) -> sgtbx.space_group:
+    """cctbx space group of a symbol.
+
+    Raises:
+        ValueError: there is no such space group.
+    """
+    try:
+        return sgtbx.space_group_info(str(symbol)).group()
+    except RuntimeError as error:
+        raise ValueError(f"unknown space group {symbol!r}") from error
+
+
 class DiffuseTruth:
     """Diffuse, solvent and Compton scattering of one unit cell.
 
@@ -97,7 +109,7 @@ class DiffuseTruth:
         self.settings = settings
         self.seed = int(seed)
         cell = uctbx.unit_cell(self.unit_cell)
-        group = sgtbx.space_group_info(self.space_group).group()
+        group = space_group_of(self.space_group)
         if not group.is_compatible_unit_cell(cell):
             raise ValueError(
                 f"crystal.unit_cell {self.unit_cell} does not fit space group {self.space_group}"
