@@ -1,0 +1,346 @@
+"""Where on the detector the nodes of a crystal's reciprocal lattice leave their spots.
+
+A node is a normal distribution C(r) about r (see spot_shape). Near the spot the Ewald
+sphere is a plane, r - excitation * n + u with n = s1/|s1| and u across n. On it the
+distance from the node in standard deviations, squared, is
+
+    m(u) = m0 + (u - u0)' K^-1 (u - u0),  m0 = excitation^2 / (n' C n),
+    K = C - C n n' C / (n' C n),  node + x0, x0 = -excitation C n / (n' C n), is its minimum
+
+(the conditional distribution of a normal one). Pixels with m <= k^2 are an ellipse
+around the image of r + x0 with covariance K, size sqrt(k^2 - m0); a node with
+m0 > k^2 is not there. For pure mosaicity (C across r only) the
+centre is where DIALS predicts stills: r turned onto the sphere.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from dials.array_family import flex
+
+from dials_diffuse.adapters.tables import as_numpy, vec2_column
+from dials_diffuse.masking.spot_shape import SpotShape
+from dials_diffuse.stills import Still
+
+
+@dataclass
+class SpotRows:
+    """Ellipses on panels, N rows: arrays of the columns that masking.bragg names."""
+
+    panel: np.ndarray
+    miller_index: np.ndarray
+    centre: np.ndarray
+    bbox: np.ndarray
+    ellipse: np.ndarray
+
+
+@numba.njit(cache=True)
+def _interval(cc, vc, vv, radius_squared):
+    """l with |v + l c|^2 <= radius^2, as (first, last); first > last when there is none."""
+    disc = vc * vc - cc * (vv - radius_squared)
+    if disc < 0.0:
+        return 1.0, -1.0
+    root = np.sqrt(disc)
+    return (-vc - root) / cc, (-vc + root) / cc
+
+
+@numba.njit(cache=True)
+def _sections(setting, s0, q_max, limits, constant, across, along, k, reach, centring, den):
+    """Nodes within k standard deviations of the Ewald sphere and their sections with it.
+
+    Returns (n, hkl (N, 3), centre - s0 of the section (N, 3), K (N, 6), k^2 - m0 (N,)),
+    of which the first n rows are filled.
+    """
+    capacity = 4096
+    hkl = np.empty((capacity, 3), np.int32)
+    centre = np.empty((capacity, 3))
+    spread = np.empty((capacity, 6))
+    level = np.empty(capacity)
+    n = 0
+    radius = np.sqrt(s0[0] ** 2 + s0[1] ** 2 + s0[2] ** 2)
+    cx, cy, cz = setting[0, 2], setting[1, 2], setting[2, 2]
+    cc = cx * cx + cy * cy + cz * cz
+    outer = (radius + reach) ** 2
+    inner = max(radius - reach, 0.0) ** 2
+    for h in range(-limits[0], limits[0] + 1):
+        for j in range(-limits[1], limits[1] + 1):
+            gx = h * setting[0, 0] + j * setting[0, 1]
+            gy = h * setting[1, 0] + j * setting[1, 1]
+            gz = h * setting[2, 0] + j * setting[2, 1]
+            low, high = _interval(
+                cc, gx * cx + gy * cy + gz * cz, gx * gx + gy * gy + gz * gz, q_max * q_max
+            )
+            if low > high:
+                continue
+            vx, vy, vz = gx + s0[0], gy + s0[1], gz + s0[2]
+            vc, vv = vx * cx + vy * cy + vz * cz, vx * vx + vy * vy + vz * vz
+            first, last = _interval(cc, vc, vv, outer)
+            if first > last:
+                continue
+            first, last = int(np.ceil(max(first, low))), int(np.floor(min(last, high)))
+            hole_first, hole_last = _interval(cc, vc, vv, inner)
+            l = first - 1
+            while l < last:
+                l += 1
+                if hole_first < l < hole_last:
+                    l = int(np.ceil(hole_last)) - 1
+                    hole_last = hole_first
+                    continue
+                if h == 0 and j == 0 and l == 0:
+                    continue
+                absent = False
+                for t in range(centring.shape[0]):
+                    if (h * centring[t, 0] + j * centring[t, 1] + l * centring[t, 2]) % den != 0:
+                        absent = True
+                if absent:
+                    continue
+                rx, ry, rz = gx + l * cx, gy + l * cy, gz + l * cz
+                sx, sy, sz = vx + l * cx, vy + l * cy, vz + l * cz
+                s_length = np.sqrt(sx * sx + sy * sy + sz * sz)
+                excitation = s_length - radius
+                nx, ny, nz = sx / s_length, sy / s_length, sz / s_length
+                r2 = rx * rx + ry * ry + rz * rz
+                r_length = np.sqrt(r2)
+                e3 = np.array([rx / r_length, ry / r_length, rz / r_length])
+                e1 = np.array(
+                    [ry * s0[2] - rz * s0[1], rz * s0[0] - rx * s0[2], rx * s0[1] - ry * s0[0]]
+                )
+                e1 /= np.sqrt(e1[0] ** 2 + e1[1] ** 2 + e1[2] ** 2)
+                e2 = np.array(
+                    [
+                        e3[1] * e1[2] - e3[2] * e1[1],
+                        e3[2] * e1[0] - e3[0] * e1[2],
+                        e3[0] * e1[1] - e3[1] * e1[0],
+                    ]
+                )
+                c = np.empty((3, 3))
+                for a in range(3):
+                    for b in range(3):
+                        c[a, b] = constant[a, b] + r2 * (
+                            across[0] * e1[a] * e1[b]
+                            + across[1] * (e1[a] * e2[b] + e2[a] * e1[b])
+                            + across[2] * e2[a] * e2[b]
+                            + along * along * e3[a] * e3[b]
+                        )
+                cnx = c[0, 0] * nx + c[0, 1] * ny + c[0, 2] * nz
+                cny = c[1, 0] * nx + c[1, 1] * ny + c[1, 2] * nz
+                cnz = c[2, 0] * nx + c[2, 1] * ny + c[2, 2] * nz
+                ncn = nx * cnx + ny * cny + nz * cnz
+                m0 = excitation * excitation / ncn
+                if m0 > k * k:
+                    continue
+                if n == hkl.shape[0]:
+                    hkl = np.concatenate((hkl, np.empty_like(hkl)))
+                    centre = np.concatenate((centre, np.empty_like(centre)))
+                    spread = np.concatenate((spread, np.empty_like(spread)))
+                    level = np.concatenate((level, np.empty_like(level)))
+                hkl[n, 0], hkl[n, 1], hkl[n, 2] = h, j, l
+                shift = -excitation / ncn
+                centre[n, 0] = rx + shift * cnx
+                centre[n, 1] = ry + shift * cny
+                centre[n, 2] = rz + shift * cnz
+                spread[n, 0] = c[0, 0] - cnx * cnx / ncn
+                spread[n, 1] = c[0, 1] - cnx * cny / ncn
+                spread[n, 2] = c[0, 2] - cnx * cnz / ncn
+                spread[n, 3] = c[1, 1] - cny * cny / ncn
+                spread[n, 4] = c[1, 2] - cny * cnz / ncn
+                spread[n, 5] = c[2, 2] - cnz * cnz / ncn
+                level[n] = k * k - m0
+                n += 1
+    return n, hkl, centre, spread, level
+
+
+def centring_vectors(space_group) -> tuple[np.ndarray, int]:
+    """Translations of a space group's lattice centring, (n, 3) integers over a common
+    denominator; a node is there if its scalar product with each is an integer."""
+    vectors, den = [], 1
+    for i in range(1, space_group.n_ltr()):
+        translation = space_group(i, 0, 0).t()
+        den = translation.den()
+        vectors.append(translation.num())
+    return np.array(vectors, dtype=np.int64).reshape(-1, 3), int(den)
+
+
+@functools.lru_cache(maxsize=8)
+def _space_group_centring(hall_symbol: str) -> tuple[np.ndarray, int]:
+    from cctbx import sgtbx
+
+    return centring_vectors(sgtbx.space_group(hall_symbol))
+
+
+@dataclass(frozen=True)
+class _PanelProjection:
+    inverse: np.ndarray
+    pixel_size: tuple[float, float]
+    size: tuple[int, int]
+    axis: np.ndarray
+    cosine: float
+
+
+def _projection(panel, margin: float) -> _PanelProjection:
+    n_fast, n_slow = panel.get_image_size()
+    corners = np.array(
+        [
+            panel.get_pixel_lab_coord((x, y))
+            for x in (0, n_fast)
+            for y in (0, n_slow)
+        ]
+    )
+    corners /= np.linalg.norm(corners, axis=1)[:, None]
+    axis = corners.mean(axis=0)
+    axis /= np.linalg.norm(axis)
+    # Directions of a rectangle lie within the cone of its corners
+    widest = np.arccos(np.clip((corners @ axis).min(), -1, 1)) + margin
+    return _PanelProjection(
+        np.linalg.inv(np.array(panel.get_d_matrix()).reshape(3, 3)),
+        panel.get_pixel_size(),
+        panel.get_image_size(),
+        axis,
+        float(np.cos(min(widest, np.pi))),
+    )
+
+
+def detector_d_min(detector, beam) -> float:
+    """Resolution of the outermost corner of a detector, Angstrom."""
+    return min(panel.get_max_resolution_at_corners(beam.get_s0()) for panel in detector)
+
+
+def predict_spots(
+    still: Still,
+    shape: SpotShape,
+    n_sigma: float,
+    padding: float,
+    d_min: float | None = None,
+    minimum_radius: float = 0.0,
+) -> SpotRows:
+    """The ellipses of all nodes of a still's crystal that reach the Ewald sphere.
+
+    Args:
+        still: with crystal, beam and detector
+        shape: of the nodes
+        n_sigma: k: how many standard deviations of a node are masked
+        padding: pixels added to both semi-axes
+        d_min: Angstrom; None for all that the detector sees
+        minimum_radius: all pixels closer to a node than this are masked too, 1/Angstrom,
+            by adding (minimum_radius / n_sigma)^2 to the constant variance
+
+    Raises:
+        ValueError: the shape has no extent.
+    """
+    detector, beam = still.detector, still.beam
+    s0 = np.array(beam.get_s0())
+    q_max = 1 / max(d_min or 0.0, detector_d_min(detector, beam))
+    constant = shape.constant + (minimum_radius / n_sigma) ** 2 * np.eye(3)
+    shape = shape.changed(constant=constant)
+    largest = shape.largest_sigma(q_max)
+    if not largest > 0:
+        raise ValueError(
+            f"The spots of experiment {still.index} have no size: "
+            "give bragg.mosaicity and bragg.domain_size"
+        )
+    setting = still.setting_matrix()
+    limits = np.floor(np.linalg.norm(np.linalg.inv(setting), axis=1) * q_max).astype(np.int64)
+    centring, den = _space_group_centring(
+        still.crystal.get_space_group().type().hall_symbol()
+    )
+    n, hkl, q, spread, level = _sections(
+        setting, s0, q_max, limits, constant, np.array(shape.across), shape.along,
+        float(n_sigma), n_sigma * largest, centring, den,
+    )
+    hkl, q, spread, level = hkl[:n], q[:n], spread[:n], level[:n]
+    s1 = s0 + q
+    direction = s1 / np.linalg.norm(s1, axis=1)[:, None]
+    margin = n_sigma * largest / np.linalg.norm(s0)
+    parts = [
+        _on_panel(number, panel, _projection(panel, margin), shape, padding, hkl, s1, direction, spread, level)
+        for number, panel in enumerate(detector)
+    ]
+    return SpotRows(*(np.concatenate(columns) for columns in zip(*parts)))
+
+
+def _on_panel(number, panel, projection, shape, padding, hkl, s1, direction, spread, level):
+    """Rows of the spots whose bounding box touches one panel."""
+    near = np.flatnonzero(direction @ projection.axis >= projection.cosine)
+    v = s1[near] @ projection.inverse.T
+    front = v[:, 2] > 0
+    near, v = near[front], v[front]
+    mm = v[:, :2] / v[:, 2:]
+    pixel = as_numpy(panel.millimeter_to_pixel(vec2_column(mm))) if len(mm) else mm
+    # d(mm)/d(s1), by the quotient rule, in pixels
+    jacobian = (
+        projection.inverse[None, :2, :] - mm[:, :, None] * projection.inverse[None, 2:, :]
+    ) / (v[:, 2, None, None] * np.array(projection.pixel_size)[None, :, None])
+    k = spread[near][:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
+    covariance = jacobian @ k @ jacobian.transpose(0, 2, 1)
+    sxx = covariance[:, 0, 0] + shape.point_spread**2
+    syy = covariance[:, 1, 1] + shape.point_spread**2
+    sxy = covariance[:, 0, 1]
+    # Principal axes of the 2 x 2 covariances, in closed form
+    mean, half = (sxx + syy) / 2, (sxx - syy) / 2
+    root = np.hypot(half, sxy)
+    angle = 0.5 * np.arctan2(sxy, half)
+    long = np.sqrt(level[near] * (mean + root)) + padding
+    short = np.sqrt(level[near] * np.maximum(mean - root, 0.0)) + padding
+    cos, sin = np.cos(angle), np.sin(angle)
+    half_x = np.hypot(long * cos, short * sin)
+    half_y = np.hypot(long * sin, short * cos)
+    bbox = np.stack(
+        [
+            np.floor(pixel[:, 0] - half_x),
+            np.ceil(pixel[:, 0] + half_x),
+            np.floor(pixel[:, 1] - half_y),
+            np.ceil(pixel[:, 1] + half_y),
+        ],
+        axis=1,
+    )
+    touches = (
+        (bbox[:, 1] > 0)
+        & (bbox[:, 3] > 0)
+        & (bbox[:, 0] < projection.size[0])
+        & (bbox[:, 2] < projection.size[1])
+    )
+    ellipse = np.stack(
+        [
+            (cos / long) ** 2 + (sin / short) ** 2,
+            cos * sin * (1 / long**2 - 1 / short**2),
+            (sin / long) ** 2 + (cos / short) ** 2,
+        ],
+        axis=1,
+    )
+    return (
+        np.full(touches.sum(), number, dtype=np.int64),
+        hkl[near][touches],
+        pixel[touches],
+        bbox[touches].astype(np.int32),
+        ellipse[touches],
+    )
+
+
+def spots_table(rows: SpotRows, index: int, z: float):
+    """The rows of one still as a reflection table.
+
+    Args:
+        rows: from predict_spots
+        index: row id of the experiment
+        z: image coordinate of the still's middle
+    """
+    from dials_diffuse.adapters import tables
+
+    n = len(rows.panel)
+    table = flex.reflection_table()
+    table["id"] = flex.int(n, index)
+    table["panel"] = tables.size_t_column(rows.panel)
+    table["miller_index"] = tables.miller_index_column(rows.miller_index)
+    table["xyzcal.px"] = tables.vec3_column(np.column_stack([rows.centre, np.full(n, z)]))
+    first = np.floor(z)
+    table["bbox"] = tables.int6_column(
+        np.column_stack([rows.bbox, np.full((n, 2), (first, first + 1))])
+    )
+    table["mask.ellipse"] = tables.vec3_column(rows.ellipse)
+    table["flags"] = flex.size_t(n, table.flags.predicted)
+    return table
