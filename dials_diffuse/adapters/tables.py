@@ -85,3 +85,9 @@ def mask_as_flex(mask: np.ndarray) -> flex.bool:
 def mask_as_numpy(mask: flex.bool) -> np.ndarray:
     """2D flex.bool -> (n_slow, n_fast) bool, a copy"""
     return np.array(flumpy.to_numpy(mask), dtype=bool)
+
+
+def vec2_column(array) -> flex.vec2_double:
+    """(N, 2) numbers -> flex.vec2_double"""
+    a = _writable(array, np.float64)
+    return flumpy.vec_from_numpy(a) if a.size else flex.vec2_double()
