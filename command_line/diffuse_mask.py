@@ -1,0 +1,71 @@
+# LIBTBX_SET_DISPATCHER_NAME dials.diffuse_mask
+"""
+Mask all pixels of stills that do not hold diffuse scattering: shadows, bad pixels, and
+the Bragg spots of every lattice.
+
+Usage: dials.diffuse_mask integrated.expt integrated.refl [options]
+
+Examples:
+
+  dials.diffuse_mask integrated.expt integrated.refl
+
+  dials.diffuse_mask integrated.expt integrated.refl d_min=1.8 border=2 \\
+    untrusted.circle=1230,1263,40 ice_rings.filter=True
+
+  dials.diffuse_mask integrated.expt integrated.refl bragg.n_sigma=5
+
+The pixels that are bad in every image go into pixels.mask, which becomes the lookup mask
+of diffuse_masked.expt: all DIALS programs obey it. The spots are rows of
+diffuse_masked.refl, from which each still's mask is painted when it is needed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+
+from dials_diffuse.adapters.command import handle_errors, parse_command
+from dials_diffuse.io.atomic import replacing
+from dials_diffuse.phil.mask import phil_scope
+
+logger = logging.getLogger("dials.diffuse.mask")
+
+
+@handle_errors()
+def run(args: list[str] | None = None, phil=phil_scope) -> None:
+    """Mask stills from the command line."""
+    command = parse_command(
+        args,
+        phil=phil,
+        usage="dials.diffuse_mask [options] integrated.expt integrated.refl",
+        epilog=__doc__,
+    )
+    if command is None:
+        return
+    command.start_log()
+    params = command.params
+    if len(command.pairs) != 1:
+        raise ValueError(
+            f"One .expt file (and its .refl) is needed, {len(command.pairs)} were given: "
+            "mask them one after the other"
+        )
+    from dials_diffuse.masking.mask import make_masks
+
+    params.output.mask = os.path.abspath(params.output.mask)
+    experiments, reflections = command.pairs[0].load()
+    result = make_masks(experiments, reflections, params)
+
+    with replacing(params.output.mask) as path, open(path, "wb") as handle:
+        pickle.dump(result.mask, handle, pickle.HIGHEST_PROTOCOL)
+    logger.info("Saving the mask of all images to %s", params.output.mask)
+    with replacing(params.output.reflections) as path:
+        result.reflections.as_file(path)
+    logger.info("Saving %d rows of Bragg spots to %s", result.reflections.size(), params.output.reflections)
+    with replacing(params.output.experiments) as path:
+        result.experiments.as_file(path)
+    logger.info("Saving %d experiments to %s", len(result.experiments), params.output.experiments)
+
+
+if __name__ == "__main__":
+    run()
