@@ -117,10 +117,11 @@ truth
 {{
   composition = "C 613 H 959 N 193 O 185 S 10"
     .type = str
-    .help = "Elements and numbers of atoms (one molecule of lysozyme)."
+    .help = "Elements and numbers of atoms (one molecule of lysozyme), or model: all"
+            "atoms that bragg.model puts into the unit cell."
   copies = 8.0
     .type = float(value_min=0)
-    .help = "How many times the composition is in the unit cell."
+    .help = "How many times the composition is in the unit cell (not for model)."
   b_factor = 20.0
     .type = float(value_min=0)
     .help = "Of all atoms, Angstrom^2: shares the scattering between Bragg peaks and"
@@ -178,6 +179,11 @@ bragg
   model = None
     .type = path
     .help = "PDB or mmCIF file for intensities=model."
+  uniform_b = True
+    .type = bool
+    .help = "Give all atoms of the model truth.b_factor, so that Bragg and diffuse"
+            "scattering add up to sum f^2 at high resolution."
+    .expert_level = 1
   scale = 1.0
     .type = float(value_min=0)
     .help = "Multiplies all intensities."

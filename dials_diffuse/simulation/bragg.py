@@ -15,6 +15,8 @@ distribution whose covariance at node g is
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numba
 import numpy as np
 
@@ -78,10 +80,18 @@ def wilson_intensities(truth: DiffuseTruth, d_min: float, seed) -> StructureFact
     return StructureFactors(unique.array(data=flex.double(values)))
 
 
-def model_intensities(path: str, truth: DiffuseTruth, d_min: float) -> StructureFactors:
+def model_intensities(
+    path: str, truth: DiffuseTruth, d_min: float, b_factor: float | None = None
+) -> StructureFactors:
     """|F|^2 of an atomic model (PDB, mmCIF), by direct summation, electrons^2.
 
     Direct, because cctbx's FFT default is a percent low in sum |F|^2.
+
+    Args:
+        path: of the model.
+        truth: whose cell and space group it must have.
+        d_min: Angstrom.
+        b_factor: of all atoms, Angstrom^2; None for the model's own.
 
     Raises:
         ValueError: the model has no crystal symmetry or another one.
@@ -96,6 +106,9 @@ def model_intensities(path: str, truth: DiffuseTruth, d_min: float) -> Structure
             f"{structure.space_group_info()}: set crystal.unit_cell and "
             "crystal.space_group to it"
         )
+    if b_factor is not None:
+        structure.convert_to_isotropic()
+        structure.set_b_iso(value=b_factor)
     f_calc = structure.structure_factors(
         d_min=d_min, algorithm="direct", anomalous_flag=False
     ).f_calc()
@@ -110,13 +123,26 @@ def read_structure(path: str):
     """
     import iotbx.pdb
 
+    if not Path(path).is_file():
+        raise ValueError(f"no such file: {path}")
     try:
         structure = iotbx.pdb.input(file_name=str(path)).xray_structure_simple()
     except Exception as error:
-        raise ValueError(f"cannot read an atomic model from {path}: {error}") from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"cannot read an atomic model from {path}: {reason}") from error
     if structure.unit_cell() is None or structure.scatterers().size() == 0:
         raise ValueError(f"{path} has no unit cell or no atoms")
     return structure
+
+
+def model_composition(structure) -> str:
+    """Atoms of a whole unit cell, occupancies counted, as "C 613 N 193"."""
+    atoms: dict[str, float] = {}
+    for scatterer in structure.scatterers():
+        element, _ = scatterer.element_and_charge_symbols()
+        number = scatterer.occupancy * scatterer.multiplicity()
+        atoms[element] = atoms.get(element, 0.0) + number
+    return " ".join(f"{element} {number:.4f}" for element, number in sorted(atoms.items()))
 
 
 def peak_widths(

@@ -10,6 +10,7 @@ cell, K photons/(s sr) that one electron^2 gives, B background (photons/s).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,9 +18,13 @@ import numpy as np
 
 from dials_diffuse.simulation import atoms, bragg, crystals
 from dials_diffuse.simulation.crystals import StillState, random_stream
-from dials_diffuse.simulation.detectors import make_beam, make_detector, moved_along_beam
+from dials_diffuse.simulation.detectors import (
+    make_beam,
+    make_detector,
+    moved_along_beam,
+)
 from dials_diffuse.simulation.pixels import PanelPixels, panel_pixels, rays_to_pixels
-from dials_diffuse.simulation.settings import Settings
+from dials_diffuse.simulation.settings import Settings, TruthSettings
 from dials_diffuse.simulation.truth import DiffuseTruth
 
 COMPONENTS = ("diffuse", "isotropic", "compton", "bragg", "offset", "background")
@@ -80,7 +85,7 @@ class Simulator:
         self.truth = DiffuseTruth(
             settings.crystal.unit_cell,
             settings.crystal.space_group,
-            settings.truth,
+            self._truth_settings(),
             settings.seed,
         )
         self.beam = make_beam(
@@ -103,6 +108,16 @@ class Simulator:
 
     # What all stills share
 
+    def _truth_settings(self) -> TruthSettings:
+        """Those of the settings, with the model's composition if that is asked for."""
+        settings = self.settings
+        if settings.truth.composition.strip().lower() != "model":
+            return settings.truth
+        if not settings.bragg.model:
+            raise ValueError("truth.composition=model needs bragg.model=, a PDB or mmCIF file")
+        text = bragg.model_composition(bragg.read_structure(settings.bragg.model))
+        return dataclasses.replace(settings.truth, composition=text, copies=1.0)
+
     def _structure_factors(self):
         settings = self.settings
         if settings.bragg.intensities == "wilson":
@@ -112,7 +127,8 @@ class Simulator:
             raise ValueError(f"unknown bragg.intensities {settings.bragg.intensities!r}")
         if not settings.bragg.model:
             raise ValueError("bragg.intensities=model needs bragg.model=, a PDB or mmCIF file")
-        return bragg.model_intensities(settings.bragg.model, self.truth, self.d_min)
+        b_factor = settings.truth.b_factor if settings.bragg.uniform_b else None
+        return bragg.model_intensities(settings.bragg.model, self.truth, self.d_min, b_factor)
 
     def _draw_sensitivity(self, generator: np.random.Generator) -> None:
         """ln a: a few long waves in the components of s1 across the beam."""

@@ -15,8 +15,8 @@ from dials_diffuse.adapters.tables import (
     size_t_column,
     vec3_column,
 )
-from dials_diffuse.simulation.forward import Peaks, Simulator
 from dials_diffuse.simulation.crystals import Lattice, StillState
+from dials_diffuse.simulation.forward import Peaks, Simulator
 
 # Pixels between foreground and background, and width of the frame of background
 GAP, FRAME = 1.0, 3
@@ -155,8 +155,9 @@ def integrate(
 
 def _shoeboxes(table, image, peaks: Peaks, radius: np.ndarray, settings) -> flex.shoebox:
     """Shoeboxes with photons and DIALS's mask codes."""
-    from dials.algorithms.shoebox import MaskCode
     from dxtbx import flumpy
+
+    from dials.algorithms.shoebox import MaskCode
 
     boxes = flex.shoebox(table["panel"], table["bbox"], allocate=True)
     for number, box in enumerate(boxes):

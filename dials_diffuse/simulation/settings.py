@@ -101,8 +101,9 @@ class TruthSettings:
     """The scattering of a unit cell besides its Bragg peaks, electrons^2.
 
     Attributes:
-        composition: elements and numbers of atoms, as "C 613 N 193".
-        copies: how many times that composition is in the unit cell.
+        composition: elements and numbers of atoms, as "C 613 N 193", or "model":
+            all atoms that `bragg.model` puts into the unit cell.
+        copies: how many times that composition is in the unit cell (not for "model").
         b_factor: B of all atoms, Angstrom^2; sets how the scattering is
             shared between Bragg peaks and diffuse scattering.
         envelope: "debye_waller", sum f^2 (1 - exp(-B q^2 / 2)); "gaussian",
@@ -146,6 +147,8 @@ class BraggSettings:
         intensities: "wilson" (random, mean sum f^2 exp(-B q^2 / 2)) or "model"
             (|F|^2 of `model`).
         model: PDB or mmCIF file; its cell and space group must be the crystal's.
+        uniform_b: give all atoms of the model `truth.b_factor`, so that Bragg and
+            diffuse scattering add up to sum f^2 at high q.
         scale: multiplies all |F|^2.
         extent: peaks are drawn out to this many standard deviations.
         predict: reflections within this many standard deviations of the Ewald
@@ -159,6 +162,7 @@ class BraggSettings:
     enabled: bool = True
     intensities: str = "wilson"
     model: str | None = None
+    uniform_b: bool = True
     scale: float = 1.0
     extent: float = 5.0
     predict: float = 2.5

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dxtbx.model import Experiment, ExperimentList
 from dxtbx.model.experiment_list import ExperimentListFactory
+
 from dials.array_family import flex
 
 from dials_diffuse.adapters.system import map_in_processes, resolve_nproc

@@ -11,7 +11,11 @@ from dials.array_family import flex
 from dials_diffuse.simulation import bragg
 from dials_diffuse.simulation.detectors import make_beam, make_detector
 from dials_diffuse.simulation.pixels import panel_pixels, rays_to_pixels
-from dials_diffuse.simulation.settings import BeamSettings, DetectorSettings, TruthSettings
+from dials_diffuse.simulation.settings import (
+    BeamSettings,
+    DetectorSettings,
+    TruthSettings,
+)
 from dials_diffuse.simulation.truth import DiffuseTruth
 
 S0 = np.array((0.0, 0.0, -1.0))
@@ -184,8 +188,11 @@ def test_structure_factors_of_a_model(tmp_path, truth):
     other = DiffuseTruth((41, 41, 60, 90, 90, 90), "P 43 21 2", TruthSettings(), 3)
     with pytest.raises(ValueError, match="has the symmetry"):
         bragg.model_intensities(str(path), other, 2.5)
-    with pytest.raises(ValueError, match="cannot read an atomic model"):
+    with pytest.raises(ValueError, match="no such file"):
         bragg.model_intensities(str(tmp_path / "none.pdb"), truth, 2.5)
+    (tmp_path / "empty.pdb").write_text("nothing\n")
+    with pytest.raises(ValueError, match="empty.pdb"):
+        bragg.model_intensities(str(tmp_path / "empty.pdb"), truth, 2.5)
 
 
 def flex_scatterers(atoms):
