@@ -37,7 +37,10 @@ USAGE = "dials.diffuse_extract [options] diffuse_masked.expt diffuse_masked.refl
 def _write_batch(params, number, batch, grid) -> None:
     from dials_diffuse.adapters.experiments import ensure_identifiers
     from dials_diffuse.extraction.extract import batch_names
-    from dials_diffuse.extraction.observations import add_derived_columns, observation_table
+    from dials_diffuse.extraction.observations import (
+        add_derived_columns,
+        observation_table,
+    )
     from dials_diffuse.grid.voxel_grid import attach_grid
     from dials_diffuse.io.atomic import replacing
 

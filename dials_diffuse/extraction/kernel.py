@@ -57,6 +57,25 @@ def _slot(keys, key):
 
 
 @njit(cache=True)
+def _grown(keys, sums, size, at_least):
+    """The same keys and sums with more room, and a table of at least twice as many slots."""
+    slots = 4096
+    while slots < 2 * at_least:
+        slots *= 4
+    keys_at = np.full(slots, -1, dtype=np.int64)
+    row_at = np.empty(slots, dtype=np.int32)
+    more_keys = np.empty(slots // 2, dtype=np.int64)
+    more_sums = np.zeros((slots // 2, 8), dtype=np.float64)
+    more_keys[:size] = keys[:size]
+    more_sums[:size] = sums[:size]
+    for row in range(size):
+        slot = _slot(keys_at, keys[row])
+        keys_at[slot] = keys[row]
+        row_at[slot] = row
+    return keys_at, row_at, more_keys, more_sums
+
+
+@njit(cache=True)
 def _sum_pixels(
     raw, use, bragg, low, high, planes, efficiency, matrix, background, spread, shared,
     gain, pedestal, lowest, highest,
@@ -66,86 +85,104 @@ def _sum_pixels(
     has_bragg, has_background = bragg.size > 0, background.size > 0
     has_spread, has_shared = spread.size > 0, shared.size > 0
     limited = lowest > -np.inf or highest < np.inf
-    keys_at = np.full(4096, -1, dtype=np.int64)
-    row_at = np.empty(4096, dtype=np.int32)
-    keys = np.empty(2048, dtype=np.int64)
-    sums = np.zeros((2048, 8), dtype=np.float64)
     size = 0
-    row_keys = np.empty(n_fast, dtype=np.int64)
+    keys_at, row_at, keys, sums = _grown(
+        np.empty(0, dtype=np.int64), np.empty((0, 8), dtype=np.float64), size, n_fast
+    )
+    h_of = np.empty(n_fast, dtype=np.int32)
+    k_of = np.empty(n_fast, dtype=np.int32)
+    l_of = np.empty(n_fast, dtype=np.int32)
+    # Keys and rows of the ends of runs on the lines above: most runs continue one of them
+    above_key = np.full(n_fast, -1, dtype=np.int64)
+    above_at = np.zeros(n_fast, dtype=np.int64)
     m00, m01, m02 = matrix[0, 0], matrix[0, 1], matrix[0, 2]
     m10, m11, m12 = matrix[1, 0], matrix[1, 1], matrix[1, 2]
     m20, m21, m22 = matrix[2, 0], matrix[2, 1], matrix[2, 2]
-    photons_per_adu = 1.0 / gain
-    current, at = np.int64(-1), 0
     for i in range(n_slow):
+        use_i, raw_i, e_i = use[i], raw[i], efficiency[i]
+        qx_i, qy_i, qz_i = planes[0, i], planes[1, i], planes[2, i]
         first, last = 0, n_fast
-        while first < n_fast and not use[i, first]:
+        while first < n_fast and not use_i[first]:
             first += 1
         if first == n_fast:
             continue
-        while not use[i, last - 1]:
+        while not use_i[last - 1]:
             last -= 1
+        if 2 * (size + n_fast) > keys_at.size:
+            keys_at, row_at, keys, sums = _grown(keys, sums, size, size + n_fast)
         # Indices first, in a loop without branches that the compiler turns into vector code
         for j in range(first, last):
-            qx, qy, qz = np.float64(planes[0, i, j]), np.float64(planes[1, i, j]), np.float64(planes[2, i, j])
-            h = np.int32(np.floor(m00 * qx + m01 * qy + m02 * qz + 0.5))
-            k = np.int32(np.floor(m10 * qx + m11 * qy + m12 * qz + 0.5))
-            l = np.int32(np.floor(m20 * qx + m21 * qy + m22 * qz + 0.5))
-            row_keys[j] = (
+            qx, qy, qz = np.float64(qx_i[j]), np.float64(qy_i[j]), np.float64(qz_i[j])
+            h_of[j] = np.int32(np.floor(m00 * qx + m01 * qy + m02 * qz + 0.5))
+            k_of[j] = np.int32(np.floor(m10 * qx + m11 * qy + m12 * qz + 0.5))
+            l_of[j] = np.int32(np.floor(m20 * qx + m21 * qy + m22 * qz + 0.5))
+        j = first
+        while j < last:
+            # A run: neighbouring pixels of one voxel and Bragg flag
+            start = j
+            h, k, l = h_of[j], k_of[j], l_of[j]
+            flag = has_bragg and bragg[i, j]
+            n = 0
+            adu, exposure, weighted = 0.0, 0.0, 0.0
+            b_sum, spread_sum, shared_sum = 0.0, 0.0, 0.0
+            while j < last and h_of[j] == h and k_of[j] == k and l_of[j] == l:
+                if has_bragg and bragg[i, j] != flag:
+                    break
+                value = raw_i[j]
+                # written so that NaN is not trusted
+                if use_i[j] and value >= low and value <= high:
+                    e = np.float64(e_i[j])
+                    b = 0.0
+                    if has_background:
+                        b = np.float64(background[i, j])
+                    if limited:
+                        intensity = ((value - pedestal) / gain - b) / e
+                        if not (intensity >= lowest and intensity <= highest):
+                            j += 1
+                            continue
+                    n += 1
+                    adu += value
+                    exposure += e
+                    weighted += e * j
+                    b_sum += b
+                    if has_spread:
+                        spread_sum += spread[i, j]
+                    if has_shared:
+                        shared_sum += shared[i, j]
+                j += 1
+            if n == 0:
+                continue
+            key = (
                 (np.int64(h + _OFFSET) << (2 * _BITS + 1))
                 | (np.int64(k + _OFFSET) << (_BITS + 1))
                 | (np.int64(l + _OFFSET) << 1)
+                | np.int64(flag)
             )
-        for j in range(first, last):
-            if not use[i, j]:
-                continue
-            value = raw[i, j]
-            # written so that NaN is not trusted
-            if not (low <= value <= high):
-                continue
-            key = row_keys[j]
-            if has_bragg and bragg[i, j]:
-                key |= 1
-            e = np.float64(efficiency[i, j])
-            photons = (value - pedestal) * photons_per_adu
-            b = np.float64(background[i, j]) if has_background else 0.0
-            if limited:
-                intensity = (photons - b) / e
-                if not (lowest <= intensity <= highest):
-                    continue
-            if key != current:
+            if above_key[start] == key:
+                at = above_at[start]
+            elif above_key[j - 1] == key:
+                at = above_at[j - 1]
+            else:
                 slot = _slot(keys_at, key)
                 if keys_at[slot] == -1:
-                    if 2 * (size + 1) > keys_at.size:
-                        keys_at = np.full(4 * keys_at.size, -1, dtype=np.int64)
-                        row_at = np.empty(keys_at.size, dtype=np.int32)
-                        more_keys = np.empty(keys_at.size // 2, dtype=np.int64)
-                        more_sums = np.zeros((keys_at.size // 2, 8), dtype=np.float64)
-                        more_keys[:size] = keys[:size]
-                        more_sums[:size] = sums[:size]
-                        keys, sums = more_keys, more_sums
-                        for row in range(size):
-                            slot = _slot(keys_at, keys[row])
-                            keys_at[slot] = keys[row]
-                            row_at[slot] = row
-                        slot = _slot(keys_at, key)
                     keys_at[slot] = key
                     row_at[slot] = size
                     keys[size] = key
                     size += 1
-                at = row_at[slot]
-                current = key
-            sums[at, 0] += 1.0
-            sums[at, 1] += photons
-            sums[at, 5] += e
-            sums[at, 6] += e * (j + 0.5)
-            sums[at, 7] += e * (i + 0.5)
-            if has_background:
-                sums[at, 2] += b
-            if has_spread:
-                sums[at, 3] += spread[i, j]
-            if has_shared:
-                sums[at, 4] += shared[i, j]
+                at = np.int64(row_at[slot])
+            above_key[start] = key
+            above_at[start] = at
+            above_key[j - 1] = key
+            above_at[j - 1] = at
+            row = sums[at]
+            row[0] += n
+            row[1] += (adu - n * pedestal) / gain
+            row[2] += b_sum
+            row[3] += spread_sum
+            row[4] += shared_sum
+            row[5] += exposure
+            row[6] += weighted + 0.5 * exposure
+            row[7] += (i + 0.5) * exposure
     return keys[:size].copy(), sums[:size].copy()
 
 

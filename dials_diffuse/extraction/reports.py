@@ -6,7 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dials_diffuse.extraction.extract import ExtractedStill, ExtractionSettings, summary_rows
+from dials_diffuse.extraction.extract import (
+    ExtractedStill,
+    ExtractionSettings,
+    summary_rows,
+)
 from dials_diffuse.report.html import ReportSection
 
 _MOST_CURVES = 12
