@@ -16,7 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
+from scipy.interpolate import PchipInterpolator
 
+from cctbx import factor_ev_angstrom
 from cctbx.eltbx import attenuation_coefficient
 
 logger = logging.getLogger("dials.diffuse.extraction.corrections")
@@ -184,16 +186,28 @@ def gas_attenuation(gas: str, wavelength: float, pressure: float, temperature: f
 def mass_attenuation(material: str, wavelength: float) -> float:
     """mu/rho in cm^2/g (Hubbell & Seltzer, NISTIR 5632, as tabulated in cctbx).
 
+    Between its energies the table is interpolated by a cubic in the logarithms, from one
+    absorption edge to the next: straight lines between 10 and 15 keV are 1.6 % too high for the air.
+
     Raises:
         ValueError: material unknown, or the wavelength is outside the table.
     """
+    energy = factor_ev_angstrom / wavelength * 1e-6  # MeV
     try:
-        return float(attenuation_coefficient.get_table(material).mu_rho_at_angstrom(wavelength))
+        table = attenuation_coefficient.get_table(material)
     except (RuntimeError, ValueError, KeyError) as error:
         raise ValueError(
-            f"There is no attenuation coefficient of {material!r} at {wavelength:.4f} Angstrom: "
-            "give sensor.mu="
+            f"There is no attenuation table of {material!r}: give sensor.material= or sensor.mu="
         ) from error
+    x, y = np.log(np.array(table.energy())), np.log(np.array(table.mu_rho()))
+    if not x[0] <= math.log(energy) <= x[-1]:
+        raise ValueError(f"The attenuation table of {material} has no value at {wavelength:g} Angstrom")
+    # Edges are where the table gives two values at one energy
+    edges = np.flatnonzero(np.diff(x) == 0) + 1
+    for part in np.split(np.arange(len(x)), edges):
+        if len(part) > 1 and x[part[0]] <= math.log(energy) <= x[part[-1]]:
+            return math.exp(float(PchipInterpolator(x[part], y[part])(math.log(energy))))
+    raise ValueError(f"The attenuation table of {material} has no value at {wavelength:g} Angstrom")
 
 
 def solid_attenuation(material: str, wavelength: float) -> float:
