@@ -7,10 +7,11 @@ from iotbx.phil import parse
 from dials_diffuse.phil.common import output_str
 
 phil_str = """
-method = *total_scattering
+method = *total_scattering wilson
   .type = choice
   .help = "total_scattering: from the mean intensity of all pixels, Bragg peaks included, against |q|, which"
-          "the composition alone decides."
+          "the composition alone decides. wilson: from the Bragg intensities, integrated in the unmasked"
+          "grid, by Wilson statistics. Both are reported in any case."
 scale = None
   .type = float(value_min=0)
   .help = "Absolute scale by hand: electrons^2 per unit cell for one unit of the merged map. The composition"
@@ -109,6 +110,16 @@ total_scattering
     .help = "Fit a background along with the profile. It is not taken out of the map: give background= to"
             "dials.diffuse_extract for that."
     .expert_level = 1
+}
+wilson
+  .help = "The scale from Bragg intensities."
+{
+  q_min = 0.25
+    .type = float(value_min=0)
+    .help = "Begin of the Wilson plot's straight part, 1/A."
+  q_max = None
+    .type = float(value_min=0)
+    .help = "End of it, 1/A. None: the end of the data."
 }
 """ + output_str(
     "diffuse_absolute",

@@ -179,7 +179,7 @@ def parse_formula(text: str) -> dict[str, float]:
     Raises:
         ValueError: can't be read, an unknown element, or no atom at all.
     """
-    tokens = re.findall(r"([A-Za-z]+)\s*([0-9]*\.?[0-9]+)?|(\S)", text)
+    tokens = re.findall(r"([A-Z][a-z]*)\s*([0-9]*\.?[0-9]+)?|(\S)", text)
     atoms: dict[str, float] = {}
     for symbol, number, rest in tokens:
         if rest and rest not in ",;":

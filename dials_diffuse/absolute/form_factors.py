@@ -20,9 +20,8 @@ HC = 12.398419843320026
 ELECTRON_REST_ENERGY = 510.99895
 
 # xraylib's table of incoherent factors begins here, in sin(theta)/lambda; towards 0 the
-# factor vanishes with the square
-_SF_START = 0.001
-_SF_STEP = 0.005
+# factor vanishes with the square, so steps are finer below _SF_CURVED
+_SF_START, _SF_FINE, _SF_CURVED, _SF_STEP = 0.001, 0.001, 0.05, 0.005
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,9 @@ def _incoherent_table(element: str, stop: float) -> tuple[np.ndarray, np.ndarray
     import xraylib
 
     z = atomic_number(element)
-    s = np.arange(_SF_START, stop + _SF_STEP, _SF_STEP)
+    s = np.concatenate(
+        [np.arange(_SF_START, _SF_CURVED, _SF_FINE), np.arange(_SF_CURVED, stop + _SF_STEP, _SF_STEP)]
+    )
     values = [xraylib.SF_Compt(z, float(x)) for x in s]
     return np.concatenate([[0.0], s]), np.concatenate([[0.0], values])
 

@@ -67,7 +67,9 @@ class ProfileAccumulator:
         self.n_stills = 0
 
     def add(self, stills: list[Still], table) -> None:
-        """Add the observations of some stills.
+        """Add observations of some stills.
+
+        A table may come in parts; `count` its stills when all of it was given.
 
         Args:
             stills: of the table's experiments, in their order
@@ -90,12 +92,15 @@ class ProfileAccumulator:
         n = len(self.edges) - 1
         keep &= (shell >= 0) & (shell < n) & (weight > 0)
         group = (self.n_stills + ids) % N_GROUPS
-        self.n_stills += len(stills)
         for part, chosen in ((0, keep), (1, keep & ~bragg)):
             cell = group[chosen] * n + shell[chosen]
             self.signal[:, part] += np.bincount(cell, signal[chosen], N_GROUPS * n).reshape(N_GROUPS, n)
             self.weight[:, part] += np.bincount(cell, weight[chosen], N_GROUPS * n).reshape(N_GROUPS, n)
         self.noise += np.bincount(shell[keep], noise[keep], n)
+
+    def count(self, n_stills: int) -> None:
+        """Those stills are done; the ids of the next table mean others."""
+        self.n_stills += n_stills
 
     def profile(self, d_min: float | None = None) -> RadialProfile:
         """The profile of the shells that have data.

@@ -8,6 +8,7 @@ from dials_diffuse.absolute.apply import AbsoluteScale
 from dials_diffuse.absolute.composition import UnitCellInventory
 from dials_diffuse.absolute.profile import RadialProfile
 from dials_diffuse.absolute.total_scattering import Estimate, TotalScattering
+from dials_diffuse.absolute.wilson import WilsonPlot
 from dials_diffuse.report.html import ReportSection
 
 CITATIONS = """The absolute scale rests on these, please cite them:
@@ -125,10 +126,32 @@ def scan_plot(estimates: list[Estimate]) -> dict:
     }
 
 
+def wilson_plot(plot: WilsonPlot) -> dict:
+    """ln of mean |F|^2 over expectation against q^2, and the line through it."""
+    good = plot.mean > 0
+    x = plot.q[good] ** 2
+    y = np.log(plot.mean[good] / plot.expected[good])
+    points = _line("mean |F|^2 / sum f^2", x, y, mode="markers")
+    points["error_y"] = {
+        "type": "data",
+        "array": [float(f"{e:.4g}") for e in plot.error[good] / plot.mean[good]],
+    }
+    line = _line(
+        f"scale {plot.scale:.4g}, B {plot.b_factor:.1f} A^2", x, -np.log(plot.scale) - plot.b_factor * x / 2
+    )
+    return {
+        "data": [points, line],
+        "layout": _axes("Wilson plot", "|q|^2 (1/A^2)", "ln(mean |F|^2 / sum f^2)"),
+        "help": "Bragg intensities integrated over the reciprocal cell of each node, in the unit of the map.",
+    }
+
+
 def report_sections(
     inventory: UnitCellInventory,
     profile: RadialProfile,
     total: TotalScattering | None,
+    estimates: list[Estimate],
+    wilson: WilsonPlot | None,
     absolute: AbsoluteScale,
     summary: list[list[str]],
     warnings: list[str],
@@ -139,16 +162,15 @@ def report_sections(
         ReportSection("Summary", " ".join(warnings), tables=[summary]),
         ReportSection("Contents of the unit cell", text, tables=[inventory.as_rows()]),
     ]
+    plots = {}
     if total is not None:
-        sections.append(
-            ReportSection(
-                "Absolute scale",
-                tables=[estimate_rows(total.estimates, absolute.method), scan_rows(total.estimates)],
-                plots={
-                    "absolute_profiles": profile_plot(profile, total, absolute),
-                    "absolute_ratio": ratio_plot(profile, total, absolute),
-                    "absolute_scan": scan_plot(total.estimates),
-                },
-            )
-        )
+        plots["absolute_profiles"] = profile_plot(profile, total, absolute)
+        plots["absolute_ratio"] = ratio_plot(profile, total, absolute)
+    if estimates:
+        plots["absolute_scan"] = scan_plot(estimates)
+    if wilson is not None:
+        plots["wilson"] = wilson_plot(wilson)
+    if plots:
+        tables = [estimate_rows(estimates, absolute.method), scan_rows(estimates)]
+        sections.append(ReportSection("Absolute scale", tables=tables, plots=plots))
     return sections

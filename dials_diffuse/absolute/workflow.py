@@ -24,10 +24,12 @@ from dials_diffuse.absolute.composition import (
 from dials_diffuse.absolute.form_factors import AtomicTables
 from dials_diffuse.absolute.profile import ProfileAccumulator, RadialProfile
 from dials_diffuse.absolute.total_scattering import (
+    Estimate,
     Settings,
     TotalScattering,
     find_scale,
 )
+from dials_diffuse.absolute.wilson import NodeIntegrator, WilsonPlot, wilson_scale
 from dials_diffuse.adapters.experiments import DataPair, load_reflections
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
@@ -36,6 +38,8 @@ from dials_diffuse.report.html import plots_of
 from dials_diffuse.stills import stills_of
 
 logger = logging.getLogger("dials.diffuse.absolute.workflow")
+
+ROWS_AT_A_TIME = 2_000_000
 
 
 @dataclass
@@ -129,9 +133,13 @@ def read_data(inputs: Inputs, model_copies: list[Path], shell_width: float, accu
         elif own.to_dict() != grid.to_dict():
             raise ValueError("The experiments carry different grids: extract and grid them together")
         stills = stills_of(experiments)
-        profile.add(stills, table)
-        for accumulator in accumulators:
-            accumulator.add(stills, table)
+        # a part of the rows at a time: temporaries stay small whatever the size of a batch
+        for start in range(0, table.size(), ROWS_AT_A_TIME):
+            part = table[start : start + ROWS_AT_A_TIME]
+            profile.add(stills, part)
+            for accumulator in accumulators:
+                accumulator.add(stills, part)
+        profile.count(len(stills))
         wavelengths += [still.beam.get_wavelength() for still in stills]
         everything.extend(experiments)
     space_group = everything[0].crystal.get_space_group()
@@ -218,6 +226,7 @@ class Result:
         inventory: of the unit cell
         absolute: the scale that is applied, with the incoherent scattering
         total: the estimates from total scattering, None where they could not be made
+        wilson, wilson_plot: the estimate from Bragg intensities, likewise
         warnings: one line each
     """
 
@@ -225,7 +234,15 @@ class Result:
     inventory: UnitCellInventory
     absolute: AbsoluteScale
     total: TotalScattering | None
+    wilson: Estimate | None
+    wilson_plot: WilsonPlot | None
     warnings: list[str]
+
+    @property
+    def estimates(self) -> list[Estimate]:
+        """All that could be made"""
+        found = list(self.total.estimates) if self.total is not None else []
+        return found + ([self.wilson] if self.wilson is not None else [])
 
     def summary_rows(self) -> list[list[str]]:
         """Scale and error, name and value."""
@@ -248,9 +265,22 @@ class Result:
             self.inventory.matthews,
             self.inventory.solvent_content,
         )
+        if self.estimates:
+            logger.info(
+                "Estimates of the absolute scale:\n%s\n",
+                _table(report.estimate_rows(self.estimates, self.absolute.method)),
+            )
+            logger.info(
+                "Dependence on the range of |q|:\n%s\n", _table(report.scan_rows(self.estimates))
+            )
         if self.total is not None:
-            logger.info("Estimates of the absolute scale:\n%s\n", _table(report.estimate_rows(self.total.estimates, self.absolute.method)))
-            logger.info("Dependence on the range of |q|:\n%s\n", _table(report.scan_rows(self.total.estimates)))
+            logger.info("B factor of bonded atoms' relative motion: %.1f A^2", self.total.b_relative)
+        if self.wilson is not None:
+            logger.info(
+                "Wilson plot: B = %.1f A^2 from %d nodes\n",
+                self.wilson.details["b_factor"],
+                self.wilson.details["nodes"],
+            )
         for warning in self.warnings:
             logger.warning("Warning: %s", warning)
         logger.info("%s\n", _table(self.summary_rows()))
@@ -272,11 +302,19 @@ class Result:
             ["below -3 sigma", f"{beyond}"],
         ]
         logger.info("Of %d voxels %d are negative, %d of them by more than 3 sigma", len(intensity), negative, beyond)
-        return report.report_sections(self.inventory, self.data.profile, self.total, self.absolute, rows, self.warnings)
+        return report.report_sections(
+            self.inventory,
+            self.data.profile,
+            self.total,
+            self.estimates,
+            self.wilson_plot,
+            self.absolute,
+            rows,
+            self.warnings,
+        )
 
     def to_dict(self, sections) -> dict:
         """Plain JSON: numbers, plots, and a copy of the models."""
-        estimates = self.total.estimates if self.total is not None else []
         return {
             "scale": self.absolute.scale,
             "error": self.absolute.to_dict()["error"],
@@ -291,7 +329,7 @@ class Result:
                     "error_parts": e.parts,
                     "details": e.details,
                 }
-                for e in estimates
+                for e in self.estimates
             },
             "warnings": self.warnings,
             "profile": {
@@ -322,26 +360,47 @@ def run(inputs: Inputs, model_copies: list[Path], params) -> Result:
     """
     if not inputs.pairs:
         raise ValueError("Give diffuse_scaled.expt and diffuse_scaled.refl of dials.diffuse_scale too")
-    data = read_data(inputs, model_copies, params.total_scattering.shell_width)
+    integrator = NodeIntegrator()
+    data = read_data(
+        inputs, model_copies, params.total_scattering.shell_width, accumulators=[integrator]
+    )
     inventory = inventory_of(params.composition, data.symmetry)
     tables = tables_of(params.tables, data.wavelength)
     warnings = list(inventory.warnings)
-    total = None
+    by_hand = params.scale is not None
+    total = wilson = plot = None
     try:
         total = find_scale(data.profile, inventory, tables, settings_of(params.total_scattering))
         warnings += total.warnings
     except ValueError as error:
-        if params.scale is None and params.method == "total_scattering":
+        if params.method == "total_scattering" and not by_hand:
             raise
         warnings.append(str(error))
-    if params.scale is not None:
+    try:
+        wilson, plot = wilson_scale(
+            integrator.nodes(), inventory, tables, params.wilson.q_min, params.wilson.q_max
+        )
+    except ValueError as error:
+        if params.method == "wilson" and not by_hand:
+            raise
+        warnings.append(str(error))
+    if by_hand:
         scale, error, method = params.scale, float("nan"), "by hand"
+    elif params.method == "wilson":
+        scale, error, method = wilson.scale, wilson.error, "wilson"
     else:
         scale, error, method = total.scale, total.error, total.chosen
+    if total is not None and wilson is not None:
+        difference = abs(wilson.scale - total.scale)
+        if difference > 2 * np.hypot(wilson.error, total.error):
+            warnings.append(
+                f"wilson gives {wilson.scale:.5g} and total scattering {total.scale:.5g}: they disagree by "
+                f"{100 * difference / total.scale:.0f} %, beyond their errors"
+            )
     voxels = as_numpy(inputs.merged["voxel"])
     reach = float(np.linalg.norm(data.grid.q_of_voxel(voxels), axis=1).max())
     absolute = AbsoluteScale.of(scale, error, method, inventory, tables, max(reach, data.profile.edges[-1]))
-    return Result(data, inventory, absolute, total, warnings)
+    return Result(data, inventory, absolute, total, wilson, plot, warnings)
 
 
 def write_volume(path, table, grid: VoxelGrid) -> None:

@@ -7,7 +7,13 @@ import xraylib
 
 from cctbx import sgtbx, uctbx
 from dxtbx.imageset import ImageSetFactory
-from dxtbx.model import BeamFactory, Crystal, DetectorFactory, Experiment, ExperimentList
+from dxtbx.model import (
+    BeamFactory,
+    Crystal,
+    DetectorFactory,
+    Experiment,
+    ExperimentList,
+)
 
 from dials.array_family import flex
 
