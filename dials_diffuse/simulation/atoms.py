@@ -37,38 +37,46 @@ def parse_composition(text: str) -> dict[str, float]:
 
 
 @lru_cache(maxsize=None)
-def _spline(element: str, kind: str):
+def _table(element: str, kind: str) -> np.ndarray:
+    """f0 or S of an element at the knots of the splines."""
     import xraylib
-    from scipy.interpolate import CubicSpline
 
     z = xraylib.SymbolToAtomicNumber(element)
-    q = np.arange(0.0, Q_MAX + Q_STEP, Q_STEP)
+    q = _knots()
     if kind == "coherent":
-        values = [float(xraylib.FF_Rayl(z, x / 2)) for x in q]
-    else:
-        # xraylib has no entry below 0.001; the limit at 0 is 0
-        values = [float(xraylib.SF_Compt(z, x / 2)) if x / 2 > 0.001 else 0.0 for x in q]
-    return CubicSpline(q, np.array(values))
+        return np.array([float(xraylib.FF_Rayl(z, x / 2)) for x in q])
+    # xraylib has no entry below 0.001; the limit at 0 is 0
+    return np.array([float(xraylib.SF_Compt(z, x / 2)) if x / 2 > 0.001 else 0.0 for x in q])
 
 
-def form_factor(element: str, q: np.ndarray) -> np.ndarray:
-    """Form factor f0 of an element, electrons, at |q| in 1/Angstrom (any shape)."""
-    return _spline(element, "coherent")(q)
+def _knots() -> np.ndarray:
+    return np.arange(0.0, Q_MAX + Q_STEP, Q_STEP)
 
 
-def incoherent_factor(element: str, q: np.ndarray) -> np.ndarray:
-    """Incoherent (Compton) scattering of an element, electrons^2, at |q| in 1/Angstrom."""
-    return np.maximum(_spline(element, "incoherent")(q), 0.0)
+@lru_cache(maxsize=None)
+def _sum_spline(atoms: tuple[tuple[str, float], ...], kind: str):
+    from scipy.interpolate import CubicSpline
+
+    total = np.zeros(len(_knots()))
+    for element, number in atoms:
+        table = _table(element, kind)
+        total += number * (table**2 if kind == "coherent" else table)
+    return CubicSpline(_knots(), total)
 
 
 def sum_f_squared(atoms: dict[str, float], q: np.ndarray) -> np.ndarray:
-    """Sum of f0^2 over atoms, electrons^2."""
-    return sum(n * form_factor(element, q) ** 2 for element, n in atoms.items())
+    """Sum of f0^2 over atoms, electrons^2, at |q| in 1/Angstrom (any shape).
+
+    Args:
+        atoms: number of each element.
+        q: below Q_MAX.
+    """
+    return _sum_spline(tuple(sorted(atoms.items())), "coherent")(q)
 
 
 def sum_incoherent(atoms: dict[str, float], q: np.ndarray) -> np.ndarray:
-    """Sum of incoherent scattering over atoms, electrons^2."""
-    return sum(n * incoherent_factor(element, q) for element, n in atoms.items())
+    """Sum of incoherent (Compton) scattering over atoms, electrons^2, at |q| in 1/Angstrom."""
+    return np.maximum(_sum_spline(tuple(sorted(atoms.items())), "incoherent")(q), 0.0)
 
 
 def air_attenuation(wavelength: float) -> float:

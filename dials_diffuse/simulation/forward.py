@@ -27,6 +27,9 @@ from dials_diffuse.simulation.pixels import PanelPixels, panel_pixels, rays_to_p
 from dials_diffuse.simulation.settings import Settings, TruthSettings
 from dials_diffuse.simulation.truth import DiffuseTruth
 
+# Pixels of a panel that its mean dose is taken from, at least
+DOSE_PIXELS = 200000
+
 COMPONENTS = ("diffuse", "isotropic", "compton", "bragg", "offset", "background")
 
 
@@ -135,6 +138,8 @@ class Simulator:
         waves = generator.normal(size=(6, 2)) * 3.0
         phases = generator.uniform(0, 2 * np.pi, 6)
         self._sensitivity_waves = (waves, phases)
+        if self.settings.scale.sensitivity == 0:
+            return
         raw = [self._raw_sensitivity(pixels.directions) for pixels in self._pixels]
         all_values = np.concatenate([values.ravel() for values in raw])
         self._sensitivity_mean = all_values.mean()
@@ -201,6 +206,9 @@ class Simulator:
         count = 0
         halo = self._mean_halo()
         for pixels in self._pixels:
+            # of a large panel a regular selection will do for a mean
+            step = max(1, int(np.sqrt(pixels.distance.size / DOSE_PIXELS)))
+            pixels = pixels[::step, ::step]
             q = self._q_length(pixels, settings.beam.wavelength)
             efficiency = self.efficiency(pixels, settings.beam.wavelength)
             expected = (
@@ -297,7 +305,6 @@ class Simulator:
         return result
 
     def _panel_rates(self, still, number: int, pixels: PanelPixels, peaks) -> dict[str, np.ndarray]:
-        settings = self.settings
         q_vectors = self._q_vectors(pixels, still.wavelength)
         q = np.linalg.norm(q_vectors, axis=-1)
         response = (

@@ -155,6 +155,10 @@ class PanelPixels:
     def shape(self) -> tuple[int, int]:
         return self.distance.shape
 
+    def __getitem__(self, selection) -> PanelPixels:
+        """Part of the pixels, by slices of slow and fast."""
+        return PanelPixels(**{name: values[selection] for name, values in vars(self).items()})
+
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1)[..., None]
