@@ -166,9 +166,11 @@ def _shoeboxes(table, image, peaks: Peaks, radius: np.ndarray, settings) -> flex
         photons = (counts - settings.detector.pedestal) / settings.detector.gain
         f, s = np.meshgrid(np.arange(f0, f1) + 0.5, np.arange(s0, s1) + 0.5)
         distance = np.hypot(f - peaks.pixel[number, 0], s - peaks.pixel[number, 1])
-        mask = np.full(counts.shape, MaskCode.Valid, dtype=np.int32)
-        mask[distance <= radius[number]] |= MaskCode.Foreground
-        mask[distance > radius[number] + GAP] |= MaskCode.Background
+        # int or uint8, depending on the version of DIALS; a wrong type aborts the process
+        mask_type = flumpy.to_numpy(box.mask).dtype
+        mask = np.full(counts.shape, int(MaskCode.Valid), dtype=mask_type)
+        mask[distance <= radius[number]] |= int(MaskCode.Foreground)
+        mask[distance > radius[number] + GAP] |= int(MaskCode.Background)
         shape = (1, *counts.shape)
         data = np.ascontiguousarray(photons.reshape(shape), dtype=np.float32)
         box.data = flumpy.from_numpy(data)
