@@ -32,6 +32,11 @@ def numbered(name: str, number: int, n_pairs: int) -> str:
     return str(path.with_name(f"{path.stem}_{number + 1:04d}{path.suffix}"))
 
 
+def values_of(scope) -> dict:
+    """The parameters of a PHIL scope by name"""
+    return {name: value for name, value in vars(scope).items() if not name.startswith("__")}
+
+
 @handle_errors()
 def run(args: list[str] | None = None, phil=phil_scope) -> None:
     """Run dials.diffuse_scale."""
@@ -48,8 +53,9 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     # they bring numba along, which -h need not wait for
     from dials_diffuse.io.atomic import replacing
     from dials_diffuse.io.map_file import write_map
-    from dials_diffuse.scaling.fit import FitSettings
+    from dials_diffuse.scaling.fit import FitSettings, ModelSettings
     from dials_diffuse.scaling.observations import ObservationSource
+    from dials_diffuse.scaling.restraints import RestraintSettings
     from dials_diffuse.scaling.scale import (
         apply_to_table,
         map_columns,
@@ -63,10 +69,13 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         command.pairs, command.model_copies(), params.memory.keep_observations
     )
     settings = FitSettings(
+        model=ModelSettings(**values_of(params.model)),
+        restraints=RestraintSettings(**values_of(params.restraints)),
         engine=params.fit.engine,
         max_iterations=params.fit.max_iterations,
         n_cycles=params.fit.n_cycles,
         max_observations=params.fit.max_observations,
+        outlier_cutoff=params.outliers.cutoff,
         prior_strength=params.weighting.prior_strength,
         readout_noise=params.weighting.readout_noise,
         seed=params.seed,

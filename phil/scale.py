@@ -8,6 +8,58 @@ from dials_diffuse.phil.common import nproc_str, output_str
 
 scope_str = (
     """
+model
+  .help = "Components of the model: counts - background is expected to be"
+          "exposure * a(x,y) d(panel) (b_i I_v + c_i(|q|))."
+{
+  scale = True
+    .type = bool
+    .help = "b: a scale factor for each still."
+  offset = False
+    .type = bool
+    .help = "c(|q|): for each still a smooth function of |q| that is added, for solvent, loop"
+            "and air. Not on by default: it is determined only by the anisotropy"
+            "of the scattering, and costs precision where nothing varies."
+  panel = False
+    .type = bool
+    .help = "d: a factor for each panel of the detector, the same for all stills."
+  sensitivity = False
+    .type = bool
+    .help = "a(x,y): a smooth factor over the direction of s1 around the beam, the same"
+            "for all stills (absorption, sensitivity of the detector)."
+  offset_parameters = 8
+    .type = int(value_min=5)
+    .help = "Number of parameters of c(|q|) between 0 and the largest |q|."
+    .expert_level = 1
+  sensitivity_parameters = 7
+    .type = int(value_min=5)
+    .help = "Number of parameters of a(x,y) along x and along y."
+    .expert_level = 1
+}
+restraints
+  .help = "Standard deviations of what is expected of the parameters beforehand. They"
+          "matter only where the data say little."
+  .expert_level = 2
+{
+  scale = 1.0
+    .type = float(value_min=1e-6)
+    .help = "Of b, as a fraction of what the radial profile of the still says."
+  offset = 1.0
+    .type = float(value_min=1e-6)
+    .help = "Of c, as a fraction of the still's mean intensity at that |q|."
+  offset_smoothness = 0.3
+    .type = float(value_min=1e-6)
+    .help = "Of the second differences of c, as a fraction of the same."
+  panel = 0.1
+    .type = float(value_min=1e-6)
+    .help = "Of d, around 1."
+  sensitivity = 0.2
+    .type = float(value_min=1e-6)
+    .help = "Of a, around 1."
+  sensitivity_smoothness = 0.05
+    .type = float(value_min=1e-6)
+    .help = "Of the second differences of a."
+}
 fit
   .help = "Refinement of the scaling model."
 {
@@ -15,10 +67,10 @@ fit
     .type = choice
     .help = "Minimiser (one of DIALS's refineries)."
     .expert_level = 1
-  n_cycles = 3
+  n_cycles = 6
     .type = int(value_min=1)
-    .help = "Cycles of refinement, each with new weights (expected variances) from"
-            "the result of the one before."
+    .help = "Most cycles of refinement, each with new weights (expected variances) and"
+            "outliers from the result of the one before."
     .expert_level = 1
   max_iterations = None
     .type = int(value_min=1)
@@ -41,6 +93,16 @@ weighting
   readout_noise = 0.0
     .type = float(value_min=0)
     .help = "Noise of a pixel besides counting noise, in photons (0 for photon counters)."
+    .expert_level = 1
+}
+outliers
+  .help = "Rejection of outliers. They are flagged in the table, never removed."
+{
+  cutoff = 6.0
+    .type = float(value_min=3)
+    .help = "Deviation from the mean of the other observations of the voxel, in sigma"
+            "(upwards or downwards; on a scale on which Poisson counts are nearly"
+            "normal). None: no rejection."
     .expert_level = 1
 }
 memory

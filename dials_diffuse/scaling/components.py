@@ -137,6 +137,10 @@ class RadialOffset(_SelectedData):
         """|q| of the bins of the table"""
         return (np.arange(N_RADIAL) + 0.5) * (self.q_max / N_RADIAL)
 
+    def positions(self) -> np.ndarray:
+        """|q| of the parameters, 1/Angstrom (the outermost lie outside the range)"""
+        return np.array(self.smoother.positions()) * (self.q_max / _intervals(self.n_params))
+
     def table_weights(self) -> np.ndarray:
         """(N_RADIAL, n_params): table of values = weights @ parameters"""
         _, weight, total = self.smoother.multi_value_weight(
@@ -199,7 +203,13 @@ class Sensitivity(_SelectedData):
 
 def _intervals(n_params: int) -> int:
     """Intervals of a smoother with this many parameters (DIALS: n + 2 values, 2 and 3 for
-    one and two intervals)"""
+    one and two intervals)
+
+    Raises:
+        ValueError: 4 or fewer than 2, which no number of intervals has.
+    """
+    if n_params < 2 or n_params == 4:
+        raise ValueError(f"A smoother can't have {n_params} parameters: 2, 3, 5 or more")
     return n_params - 1 if n_params < 4 else n_params - 2
 
 

@@ -12,9 +12,16 @@ from dials.algorithms.scaling.active_parameter_managers import (
     multi_active_parameter_manager,
 )
 from dials.algorithms.scaling.scaling_refiner import scaling_refinery
+from dials.array_family import flex
 
 from dials_diffuse.scaling.model import DiffuseScalingModel
 from dials_diffuse.scaling.observations import Observations, ObservationSource
+from dials_diffuse.scaling.restraints import (
+    Restraints,
+    RestraintSettings,
+    apply_conventions,
+    lift_offsets,
+)
 from dials_diffuse.scaling.scaler import DiffuseScaler
 from dials_diffuse.scaling.survey import Survey
 from dials_diffuse.scaling.target import DiffuseScalingTarget
@@ -24,14 +31,37 @@ logger = logging.getLogger("dials.diffuse.scaling.fit")
 COMPONENTS = ("scale", "offset", "panel", "sensitivity")
 
 
-@dataclass
+@dataclass(frozen=True)
+class ModelSettings:
+    """Components of the model; see phil/scale.py.
+
+    Attributes:
+        scale, offset, panel, sensitivity: refine them or not
+        offset_parameters: of c over |q|
+        sensitivity_parameters: of a along x and along y
+    """
+
+    scale: bool = True
+    offset: bool = False
+    panel: bool = False
+    sensitivity: bool = False
+    offset_parameters: int = 8
+    sensitivity_parameters: int = 7
+
+
+@dataclass(frozen=True)
 class FitSettings:
     """What the fit is to do; see phil/scale.py for the meaning of each value."""
 
+    model: ModelSettings = ModelSettings()
+    restraints: RestraintSettings = RestraintSettings()
     engine: str = "SimpleLBFGS"
     max_iterations: int | None = None
-    n_cycles: int = 3
+    n_cycles: int = 6
     max_observations: int = 2_000_000
+    min_observations_per_parameter: float = 5.0
+    free_percentage: float = 5.0
+    outlier_cutoff: float | None = 6.0
     prior_strength: float = 2.0
     readout_noise: float = 0.0
     seed: int = 42
@@ -43,10 +73,14 @@ class FitResult:
 
     Attributes:
         models: one a still, in the input's order
+        components: names of the refined ones
         cycles: rows of the convergence table
     """
 
     models: list
+    components: list[str]
+    n_observations: int
+    n_voxels: int
     cycles: list[dict] = field(default_factory=list)
 
 
@@ -77,15 +111,51 @@ def collect(
     return Observations.concatenate(parts)
 
 
-def normalise_mean_scale(models: list, used: np.ndarray) -> float:
-    """Make the mean of b over the used stills 1. Returns what they were divided by."""
-    mean = float(
-        np.mean([m.components["scale"].parameters[0] for m, u in zip(models, used) if u])
+def build_models(source: ObservationSource, survey: Survey, settings: ModelSettings) -> list:
+    """Models of all stills at the start: scales from radial profiles, the rest null."""
+    margin = 1 + 1e-6
+    x0, x1, y0, y1 = survey.extent
+    extent = (x0 - 1e-6, x1 + 1e-6, y0 - 1e-6, y1 + 1e-6)
+    n = settings.sensitivity_parameters
+    models = []
+    for b in survey.still_scales():
+        model = DiffuseScalingModel.create(
+            source.grid.to_dict(),
+            offset={"n_parameters": settings.offset_parameters, "q_max": survey.q_max * margin}
+            if settings.offset
+            else None,
+            n_panels=survey.n_panels if settings.panel else None,
+            sensitivity={"extent": extent, "shape": (n, n)} if settings.sensitivity else None,
+        )
+        model.components["scale"].set_values([b])
+        models.append(model)
+    return models
+
+
+def refine_cycle(scaler, restraints, names: list[str], settings: FitSettings) -> dict:
+    """One refinement of the named components by DIALS. Returns a row of the convergence table."""
+    target = DiffuseScalingTarget(scaler, restraints, names)
+    target.compute_functional_gradients(scaler.data)
+    scaler.set_units(target.reference)
+    components = [manager.components for manager in scaler.data_managers]
+    manager = multi_active_parameter_manager(
+        target, components, [names] * len(components), active_parameter_manager
     )
-    for model in models:
-        scale = model.components["scale"]
-        scale.set_values(scale.values() / mean)
-    return mean
+    before = target.rmsds(None, None)[0]
+    refinery = scaling_refinery(settings.engine, scaler, target, manager, settings.max_iterations)
+    refinery.run()
+    manager.set_param_vals(refinery.x)
+    scaler.update_for_minimisation()
+    target.compute_functional_gradients(scaler.data)
+    return {
+        "components": list(names),
+        "parameters": manager.n_active_params,
+        "steps": refinery.history.get_nrows(),
+        "calls": target.n_calls,
+        "rmsd_start": before,
+        "rmsd_end": target.rmsds(None, None)[0],
+        "reason": refinery.history.reason_for_termination,
+    }
 
 
 def fit(
@@ -96,17 +166,18 @@ def fit(
 ) -> FitResult:
     """Refine all models.
 
+    First the scales alone, then everything; after each cycle the expected variances and
+    the outliers are found anew, until nothing moves any more.
+
     Raises:
         ValueError: no voxel is seen by two stills.
     """
-    start = survey.still_scales()
-    models = []
-    for b in start:
-        model = DiffuseScalingModel.create(source.grid.to_dict())
-        model.components["scale"].set_values([b])
-        models.append(model)
+    models = build_models(source, survey, settings.model)
+    start = np.array([m.components["scale"].parameters[0] for m in models])
+    prior = survey.prior(start)
     chosen = select_for_fit(survey, excluded, settings)
-    observations = collect(source, survey, chosen, excluded)
+    free = np.zeros(len(chosen), dtype=bool)
+    observations = collect(source, survey, chosen & ~free, excluded)
     if not len(observations):
         raise ValueError(
             "No voxel is seen by two stills: there is nothing that could relate their scales "
@@ -117,42 +188,56 @@ def fit(
         len(observations),
         np.count_nonzero(chosen),
     )
-    result = FitResult(models)
     scaler = DiffuseScaler(
         models,
         observations,
-        survey.prior(start),
+        prior,
         prior_strength=settings.prior_strength,
         readout_noise=settings.readout_noise,
     )
+    restraints = Restraints(scaler, settings.restraints, start, prior)
+    names = [n for n in COMPONENTS if getattr(settings.model, n)]
+    result = FitResult(models, names, scaler.data.size, len(scaler.data.voxel))
+    order = [["scale"], names] if "scale" in names and len(names) > 1 else [names]
+    used = ~excluded
+    last = None
     for cycle in range(settings.n_cycles):
-        scaler.update_weights()
-        target = DiffuseScalingTarget(scaler)
-        target.compute_functional_gradients(scaler.data)
-        scaler.set_units(target.reference)
-        components = [manager.components for manager in scaler.data_managers]
-        manager = multi_active_parameter_manager(
-            target, components, [list(COMPONENTS)] * len(components), active_parameter_manager
-        )
-        before = target.rmsds(None, None)[0]
-        refinery = scaling_refinery(
-            settings.engine, scaler, target, manager, settings.max_iterations
-        )
-        refinery.run()
-        manager.set_param_vals(refinery.x)
-        normalise_mean_scale(models, ~excluded)
-        scaler.update_for_minimisation()
-        result.cycles.append(
-            {
-                "cycle": cycle + 1,
-                "parameters": manager.n_active_params,
-                "steps": refinery.history.get_nrows(),
-                "calls": target.n_calls,
-                "rmsd_start": before,
-                "rmsd_end": target.rmsds(None, None)[0],
-                "reason": refinery.history.reason_for_termination,
-            }
-        )
+        if not names:
+            break
+        scaler.accept_all()
+        n_rejected = 0
+        if settings.outlier_cutoff:
+            n_rejected = scaler.reject_outliers(settings.outlier_cutoff)
+            scaler.update_weights()
+            n_rejected += scaler.reject_outliers(settings.outlier_cutoff)
+        active = order[min(cycle, len(order) - 1)]
+        row = refine_cycle(scaler, restraints, active, settings)
+        apply_conventions(scaler, used)
+        b = scaler.b[used]
+        row.update(cycle=cycle + 1, outliers=n_rejected)
+        row["shift"] = float(np.max(abs(b / last - 1))) if last is not None else None
+        result.cycles.append(row)
+        if cycle >= len(order) and row["shift"] < shift_tolerance(scaler):
+            break
+        last = b
+    target = DiffuseScalingTarget(scaler, restraints, names)
+    target.compute_functional_gradients(scaler.data)
+    covariances = scaler.still_covariances(restraints, target.reference)
+    for model, covariance in zip(models, covariances):
+        sigmas = np.sqrt(np.diagonal(covariance))
+        if "scale" in names:
+            model.components["scale"].parameter_esds = flex.double(sigmas[:1].tolist())
+        if "offset" in names:
+            model.components["offset"].parameter_esds = flex.double(sigmas[1:].tolist())
+    if "offset" in names:
+        lift_offsets(scaler, used, covariances)
     for model in models:
         model.set_scaling_model_as_scaled()
     return result
+
+
+def shift_tolerance(scaler) -> float:
+    """Largest relative shift of b at which the cycles end: a tenth of a typical e.s.d."""
+    of_b = scaler.curvatures()[0]
+    relative = 1.0 / (scaler.b * np.sqrt(np.maximum(of_b, 1e-300)))
+    return float(0.1 * np.median(relative))

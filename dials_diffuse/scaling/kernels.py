@@ -55,9 +55,12 @@ def profile_functional(
 @njit(cache=True)
 def curvatures(
     start, still, panel, radial, direction, exposure, weight, b, c, d, a, reference,
-    curv_b, curv_c, curv_d, curv_a,
+    curv_b, curv_c, curv_d, curv_a, cross,
 ):
-    """Diagonal of the Gauss-Newton matrix for fixed reference, halved; arguments as above."""
+    """Diagonal of the Gauss-Newton matrix for fixed reference, halved; arguments as above.
+
+    cross is the element of b and c of the same still.
+    """
     for v in range(len(start) - 1):
         intensity = reference[v]
         for k in range(start[v], start[v + 1]):
@@ -67,13 +70,15 @@ def curvatures(
             we = weight[k] * exposure[k] * exposure[k]
             curv_b[i] += we * (da * intensity) ** 2
             curv_c[i, radial[k]] += we * da * da
+            cross[i, radial[k]] += we * da * da * intensity
             curv_d[panel[k]] += we * (a[direction[k]] * signal) ** 2
             curv_a[direction[k]] += we * (d[panel[k]] * signal) ** 2
 
 
 @njit(cache=True)
 def expected_variances(
-    start, still, panel, radial, direction, y, exposure, floor, b, c, d, a, prior, strength, out
+    start, still, panel, radial, direction, y, exposure, floor, weight, b, c, d, a, prior,
+    strength, out,
 ):
     """Variance of each observation's counts that the current model expects, photons^2.
 
@@ -84,6 +89,7 @@ def expected_variances(
     Args:
         floor: (N,) variance that does not depend on the model: background and its
             error, readout noise
+        weight: (N,) 0 for rejected observations, which do not count
         prior: (n_voxels,)
         out: (N,) output
     """
@@ -91,9 +97,10 @@ def expected_variances(
         num = 0.0
         den = 0.0
         for k in range(start[v], start[v + 1]):
-            e = exposure[k] * a[direction[k]] * d[panel[k]]
-            num += y[k] - e * c[still[k], radial[k]]
-            den += e * b[still[k]]
+            if weight[k] > 0.0:
+                e = exposure[k] * a[direction[k]] * d[panel[k]]
+                num += y[k] - e * c[still[k], radial[k]]
+                den += e * b[still[k]]
         expected = (max(num, 0.0) + strength) / (den + strength / prior[v])
         for k in range(start[v], start[v + 1]):
             e = exposure[k] * a[direction[k]] * d[panel[k]]
@@ -102,10 +109,75 @@ def expected_variances(
 
 
 @njit(cache=True)
-def add_to_voxels(index, value, total):
-    """total[index[k]] += value[k]"""
-    for k in range(len(index)):
-        total[index[k]] += value[k]
+def deviation(counts, expected, variance):
+    """How many sigma the counts of an observation are off, signed.
+
+    Deviance residual of the Poisson law, scaled to the variance: unlike (n - m) / sigma
+    nearly normal at low counts too, so that two photons where 0.1 are expected are no 6 sigma.
+    (McCullagh & Nelder, Generalized Linear Models, section 2.4.)
+    """
+    if expected <= 0.0 or counts < 0.0:
+        return (counts - expected) / np.sqrt(variance)
+    dispersion = variance / expected
+    deviance = expected - counts
+    if counts > 0.0:
+        deviance += counts * np.log(counts / expected)
+    size = np.sqrt(max(2.0 * deviance / dispersion, 0.0))
+    return size if counts > expected else -size
+
+
+@njit(cache=True)
+def reject_outliers(
+    start, still, panel, radial, direction, y, background, exposure, floor, weight, b, c, d, a,
+    prior, cutoff,
+):
+    """Set the weight of outliers to 0: in each voxel the worst, then the worst of the rest, ...
+
+    An observation is compared with the mean of all others of its voxel, to which the
+    shell's mean (with an uncertainty of three times itself) is added to decide between two that
+    disagree.
+
+    Returns:
+        how many were rejected
+    """
+    n_rejected = 0
+    for v in range(len(start) - 1):
+        num = 1.0 / (9.0 * prior[v])
+        den = 1.0 / (9.0 * prior[v] ** 2)
+        n = 0
+        for k in range(start[v], start[v + 1]):
+            if weight[k] > 0.0:
+                e = exposure[k] * a[direction[k]] * d[panel[k]]
+                g = e * b[still[k]]
+                num += weight[k] * g * (y[k] - e * c[still[k], radial[k]])
+                den += weight[k] * g * g
+                n += 1
+        while n > 1:
+            worst = -1
+            largest = cutoff
+            for k in range(start[v], start[v + 1]):
+                if weight[k] > 0.0:
+                    e = exposure[k] * a[direction[k]] * d[panel[k]]
+                    g = e * b[still[k]]
+                    offset = e * c[still[k], radial[k]]
+                    rest_den = max(den - weight[k] * g * g, 1e-300)
+                    rest = (num - weight[k] * g * (y[k] - offset)) / rest_den
+                    signal = max(g * rest + offset, 0.0)
+                    variance = signal + floor[k] + g * g / rest_den
+                    z = abs(deviation(y[k] + background[k], signal + background[k], variance))
+                    if z > largest:
+                        largest = z
+                        worst = k
+            if worst < 0:
+                break
+            e = exposure[worst] * a[direction[worst]] * d[panel[worst]]
+            g = e * b[still[worst]]
+            num -= weight[worst] * g * (y[worst] - e * c[still[worst], radial[worst]])
+            den -= weight[worst] * g * g
+            weight[worst] = 0.0
+            n -= 1
+            n_rejected += 1
+    return n_rejected
 
 
 def segments(sorted_keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

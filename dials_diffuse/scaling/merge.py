@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
 from dials_diffuse.scaling.merge_kernels import (
     accumulate_ratio,
     accumulate_weighted,
+    deviations_from_rest,
+    residuals,
 )
-from dials_diffuse.scaling.observations import Observations, ObservationSource
+from dials_diffuse.scaling.observations import (
+    Observations,
+    ObservationSource,
+    unpack_voxels,
+)
 from dials_diffuse.scaling.survey import Survey
 
 logger = logging.getLogger("dials.diffuse.scaling.merge")
@@ -69,6 +76,29 @@ class ScaleTables:
 
 
 @dataclass
+class Block:
+    """Observations of one pair with their factors.
+
+    Attributes:
+        number: of the pair
+        index: (N,) position of the voxel, -1 for none
+        ok: (N,) bool: takes part in merging
+        y: counts less background
+        g, h: inverse scale factor and offset
+        floor: variance besides that of the signal
+    """
+
+    number: int
+    obs: Observations
+    index: np.ndarray
+    ok: np.ndarray
+    y: np.ndarray
+    g: np.ndarray
+    h: np.ndarray
+    floor: np.ndarray
+
+
+@dataclass
 class Merged:
     """Merged voxels.
 
@@ -80,6 +110,7 @@ class Merged:
         n_obs, n_stills, exposure: (V,), exposure = sum of exposure times g
         half: (2, V) intensities of the two halves of the stills, NaN where a half is absent
         num, den: (V,) weighted sums
+        variance_scatter: (V,) variance from the scatter of the observations, NaN for one alone
     """
 
     voxels: np.ndarray
@@ -92,7 +123,7 @@ class Merged:
     half: np.ndarray
     num: np.ndarray
     den: np.ndarray
-    scatter: np.ndarray | None = field(default=None)
+    variance_scatter: np.ndarray | None = None
 
 
 def _ratio(num: np.ndarray, den: np.ndarray) -> np.ndarray:
@@ -118,7 +149,10 @@ class Merger:
         half: (S,) half of each still
         prior_strength: photons that the expected variance owes to the prior
         readout_noise: per pixel, photons
-        rejected: for each pair a bool array of outliers, or None
+        error_b: part of the intensity that is added to sigma (error model)
+
+    Attributes:
+        rejected: for each pair its outliers as packed bits, or None
     """
 
     def __init__(
@@ -139,22 +173,25 @@ class Merger:
         self.prior_strength = prior_strength
         self.readout_noise = readout_noise
         self.error_b = error_b
-        grid = source.grid
-        from dials_diffuse.scaling.observations import unpack_voxels
-
-        q = np.linalg.norm(grid.q_of_voxel(unpack_voxels(survey.voxels)), axis=1)
+        q = np.linalg.norm(source.grid.q_of_voxel(unpack_voxels(survey.voxels)), axis=1)
         self.prior = prior(q)
         self.rejected: list[np.ndarray | None] = [None] * len(source.pairs)
 
-    def accepted(self, number: int, obs: Observations, index: np.ndarray) -> np.ndarray:
-        """(N,) bool: observations that are merged"""
-        ok = obs.usable & (index >= 0) & ~self.tables.excluded[obs.still]
-        if self.rejected[number] is not None:
-            ok &= ~self.rejected[number]
-        return ok
+    def outliers(self, number: int, n: int) -> np.ndarray:
+        """(N,) bool: outliers among the n rows of a pair"""
+        bits = self.rejected[number]
+        if bits is None:
+            return np.zeros(n, dtype=bool)
+        return np.unpackbits(bits, count=n).astype(bool)
 
-    def blocks(self):
-        """(number, observations, index, accepted, g, h, floor) of each pair"""
+    def n_outliers(self) -> int:
+        """Outliers in all pairs"""
+        return sum(
+            int(np.unpackbits(bits).sum()) for bits in self.rejected if bits is not None
+        )
+
+    def blocks(self) -> Iterator[Block]:
+        """The observations pair by pair, with their factors"""
         for number, (obs, index) in enumerate(self.source.indexed(self.survey.voxels)):
             g, h = self.tables.factors(obs)
             floor = (
@@ -162,14 +199,19 @@ class Merger:
                 + obs.background_variance
                 + obs.n_pixels * self.readout_noise**2
             )
-            yield number, obs, index, self.accepted(number, obs, index), g, h, floor
+            ok = obs.usable & (index >= 0) & ~self.tables.excluded[obs.still]
+            ok &= ~self.outliers(number, len(obs))
+            y = obs.counts - obs.background
+            yield Block(number, obs, index, ok, y, g, h, floor)
 
     def expected_intensity(self) -> np.ndarray:
         """Ratio of sums in each voxel, drawn towards the prior: (V,)"""
         n = len(self.survey.voxels)
         num, den = np.zeros(n), np.zeros(n)
-        for _, obs, index, ok, g, h, _ in self.blocks():
-            accumulate_ratio(index, ok, obs.counts - obs.background, obs.exposure, g, h, num, den)
+        for block in self.blocks():
+            accumulate_ratio(
+                block.index, block.ok, block.y, block.obs.exposure, block.g, block.h, num, den
+            )
         k = self.prior_strength
         return (np.maximum(num, 0.0) + k) / (den + k / self.prior)
 
@@ -180,12 +222,15 @@ class Merger:
         num, den = np.zeros((2, n)), np.zeros((2, n))
         exposure = np.zeros(n)
         n_obs, n_stills = (np.zeros(n, dtype=np.int32) for _ in range(2))
-        for number, obs, index, ok, g, h, floor in self.blocks():
+        for block in self.blocks():
+            obs, ok = block.obs, block.ok
             accumulate_weighted(
-                index, ok, self.half[obs.still], obs.counts - obs.background, obs.exposure,
-                g, h, floor, expected, self.error_b, num, den, exposure, n_obs,
+                block.index, ok, self.half[obs.still], block.y, obs.exposure, block.g, block.h,
+                block.floor, expected, self.error_b, num, den, exposure, n_obs,
             )  # fmt: skip
-            seen = np.unique(index[ok].astype(np.int64) * self.survey.n_stills_in + obs.still[ok])
+            seen = np.unique(
+                block.index[ok].astype(np.int64) * self.survey.n_stills_in + obs.still[ok]
+            )
             n_stills += np.bincount(seen // self.survey.n_stills_in, minlength=n).astype(np.int32)
         total_num, total_den = num.sum(axis=0), den.sum(axis=0)
         return Merged(
@@ -200,3 +245,56 @@ class Merger:
             num=total_num,
             den=total_den,
         )
+
+    def reject_outliers(self, cutoff: float, n_rounds: int = 5) -> Merged:
+        """Flag observations further than cutoff sigma from the others of their voxel.
+
+        One that is far off moves the mean, so that others look wrong: in each round only
+        those nearly as far off as the worst of their voxel go, then all is merged again.
+
+        Returns:
+            what is merged without them
+        """
+        merged = self.merge()
+        for _ in range(n_rounds):
+            worst = np.zeros(len(self.survey.voxels))
+            found = False
+            for flag in (False, True):
+                for block in self.blocks():
+                    z = self._deviations(block, merged)
+                    np.abs(z, out=z)
+                    far = np.flatnonzero(z > cutoff)
+                    if not flag:
+                        np.maximum.at(worst, block.index[far], z[far])
+                        continue
+                    far = far[z[far] >= 0.7 * worst[block.index[far]]]
+                    if len(far):
+                        found = True
+                        outliers = self.outliers(block.number, len(block.obs))
+                        outliers[far] = True
+                        self.rejected[block.number] = np.packbits(outliers)
+                if not worst.any():
+                    break
+            if not found:
+                break
+            merged = self.merge()
+        return merged
+
+    def _deviations(self, block: Block, merged: Merged) -> np.ndarray:
+        z = np.empty(len(block.obs))
+        deviations_from_rest(
+            block.index, block.ok, block.obs.counts, block.obs.background, block.obs.exposure,
+            block.g, block.h, block.floor, merged.expected, self.error_b, self.prior, merged.num,
+            merged.den, z,
+        )  # fmt: skip
+        return z
+
+    def residuals(self, block: Block, merged: Merged) -> tuple[np.ndarray, np.ndarray]:
+        """Residuals over sigma from the merged intensities, and leverages, (N,) each, of one
+        block; NaN for rejected observations and those alone in their voxel"""
+        z, leverage = np.empty(len(block.obs)), np.empty(len(block.obs))
+        residuals(
+            block.index, block.ok, block.y, block.obs.exposure, block.g, block.h, block.floor,
+            merged.expected, self.error_b, merged.intensity, merged.den, z, leverage,
+        )  # fmt: skip
+        return z, leverage

@@ -86,7 +86,11 @@ def scale(source: ObservationSource, settings: FitSettings) -> Scaled:
         settings.prior_strength,
         settings.readout_noise,
     )
-    return Scaled(source, found, result, merger, merger.merge(), reasons)
+    if settings.outlier_cutoff:
+        merged = merger.reject_outliers(settings.outlier_cutoff)
+    else:
+        merged = merger.merge()
+    return Scaled(source, found, result, merger, merged, reasons)
 
 
 def merged_table(merged: Merged, grid: VoxelGrid):
@@ -134,5 +138,4 @@ def apply_to_table(scaled: Scaled, number: int, experiments, table) -> None:
     table["excluded"] = bool_column(
         scaled.merger.tables.excluded[obs.still] | ~(obs.usable | obs.bragg)
     )
-    rejected = scaled.merger.rejected[number]
-    table["outlier"] = bool_column(np.zeros(len(obs)) if rejected is None else rejected)
+    table["outlier"] = bool_column(scaled.merger.outliers(number, len(obs)))

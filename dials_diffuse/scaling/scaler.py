@@ -13,7 +13,12 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from dials_diffuse.scaling.kernels import curvatures, expected_variances, segments
+from dials_diffuse.scaling.kernels import (
+    curvatures,
+    expected_variances,
+    reject_outliers,
+    segments,
+)
 from dials_diffuse.scaling.observations import Observations
 
 logger = logging.getLogger("dials.diffuse.scaling.scaler")
@@ -26,7 +31,7 @@ class FitData:
     Attributes:
         voxel: (V,) packed voxels; start: (V + 1,) first observation of each
         still, panel, radial, direction: (N,) indices into the model's tables
-        y: counts less background; exposure; floor: model-independent variance;
+        y: counts less background; background; exposure; floor: model-independent variance;
             weight: 1/expected variance, 0 for rejected observations
         prior: (V,) mean intensity at the voxel's |q|
     """
@@ -38,6 +43,7 @@ class FitData:
     radial: np.ndarray
     direction: np.ndarray
     y: np.ndarray
+    background: np.ndarray
     exposure: np.ndarray
     floor: np.ndarray
     weight: np.ndarray
@@ -101,10 +107,10 @@ class DiffuseScaler:
             scaling_refinery=SimpleNamespace(rmsd_tolerance=rmsd_tolerance)
         )
         self.Ih_table = SimpleNamespace(size=self.data.size)
-        self._radial_weights = (
+        self.radial_weights = (
             first["offset"].table_weights() if "offset" in first else np.zeros((1, 0))
         )
-        self._direction_weights = (
+        self.direction_weights = (
             first["sensitivity"].table_weights() if "sensitivity" in first else np.ones((1, 0))
         )
         self.update_for_minimisation()
@@ -127,6 +133,7 @@ class DiffuseScaler:
             if "sensitivity" in components
             else zeros,
             y=obs.counts - obs.background,
+            background=obs.background,
             exposure=obs.exposure,
             floor=np.maximum(obs.background, 0.0)
             + obs.background_variance
@@ -146,12 +153,12 @@ class DiffuseScaler:
         self.b = np.array([m.components["scale"].parameters[0] for m in self.models])
         if "offset" in first:
             parameters = np.array([m.components["offset"].values() for m in self.models])
-            self.c = parameters @ self._radial_weights.T
+            self.c = parameters @ self.radial_weights.T
         else:
             self.c = np.zeros((len(self.models), 1))
         self.d = first["panel"].values() if "panel" in first else np.ones(1)
         if "sensitivity" in first:
-            self.a = self._direction_weights @ first["sensitivity"].values()
+            self.a = self.direction_weights @ first["sensitivity"].values()
         else:
             self.a = np.ones(1)
 
@@ -167,45 +174,89 @@ class DiffuseScaler:
         out = np.empty(d.size)
         expected_variances(
             d.start, d.still, d.panel, d.radial, d.direction, d.y, d.exposure, d.floor,
-            self.b, self.c, self.d, self.a, d.prior, self.prior_strength, out,
+            d.weight, self.b, self.c, self.d, self.a, d.prior, self.prior_strength, out,
         )  # fmt: skip
         rejected = d.weight == 0.0
         d.weight = 1.0 / out
         d.weight[rejected] = 0.0
 
+    def reject_outliers(self, cutoff: float) -> int:
+        """Take observations further than cutoff sigma off out of the fit. Returns how many."""
+        d = self.data
+        return reject_outliers(
+            d.start, d.still, d.panel, d.radial, d.direction, d.y, d.background, d.exposure,
+            d.floor, d.weight, *self.tables(), d.prior, cutoff,
+        )  # fmt: skip
+
+    def accept_all(self) -> None:
+        """Take all observations back into the fit"""
+        self.data.weight[:] = 1.0
+        self.update_weights()
+
     def empty_gradients(self) -> tuple[np.ndarray, ...]:
         """Zeros in the shape of tables()"""
         return tuple(np.zeros_like(table) for table in self.tables())
 
-    def set_units(self, reference: np.ndarray) -> None:
-        """Give every component the e.s.d. of its parameters as unit, roughly"""
+    def curvatures(self, reference: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
+        """Curvatures of the functional (halved) by the entries of tables(), and by b and c of
+        the same still, for fixed reference intensities (V,), by default the shells' means."""
         d = self.data
-        of_b, of_c, of_d, of_a = self.empty_gradients()
+        out = self.empty_gradients()
+        out = (*out, np.zeros_like(out[1]))
         curvatures(
             d.start, d.still, d.panel, d.radial, d.direction, d.exposure, d.weight,
-            *self.tables(), reference, of_b, of_c, of_d, of_a,
+            *self.tables(), d.prior if reference is None else reference, *out,
         )  # fmt: skip
-        positive = of_b[of_b > 0]
-        floor = np.median(positive) * 1e-6 if len(positive) else 1.0
-        in_c = np.median((of_c @ self._radial_weights**2), axis=0) if self._radial_weights.size else None
-        for model, curvature in zip(self.models, of_b):
-            model.components["scale"].unit = float(1.0 / np.sqrt(max(curvature, floor)))
-            if in_c is not None:
-                typical = np.median(in_c[in_c > 0]) if (in_c > 0).any() else 1.0
-                model.components["offset"].unit = float(1.0 / np.sqrt(typical))
+        return out
+
+    def set_units(self, reference: np.ndarray) -> None:
+        """Give every component the e.s.d. of its parameters as unit, roughly"""
+        of_b, of_c, of_d, of_a, _ = self.curvatures(reference)
+        floor = 1e-6 * _typical(of_b)
+        in_c = of_c @ self.radial_weights**2
+        for model, b, c in zip(self.models, of_b, in_c):
+            model.components["scale"].unit = float(1.0 / np.sqrt(max(b, floor)))
+            if self.radial_weights.shape[1]:
+                model.components["offset"].unit = float(
+                    1.0 / np.sqrt(max(_typical(c), 1e-6 * _typical(in_c)))
+                )
         if "panel" in self.shared:
-            self.shared["panel"].unit = float(1.0 / np.sqrt(np.median(of_d[of_d > 0])))
+            self.shared["panel"].unit = float(1.0 / np.sqrt(_typical(of_d)))
         if "sensitivity" in self.shared:
-            in_a = of_a @ self._direction_weights**2
-            self.shared["sensitivity"].unit = float(1.0 / np.sqrt(np.median(in_a[in_a > 0])))
+            in_a = of_a @ self.direction_weights**2
+            self.shared["sensitivity"].unit = float(1.0 / np.sqrt(_typical(in_a)))
+
+    def still_covariances(self, restraints, reference: np.ndarray) -> np.ndarray:
+        """(S, 1 + n, 1 + n): covariance of b and the n parameters of c of each still, for a fixed
+        reference and detector (with many stills, these are known much better)."""
+        of_b, of_c, _, _, cross = self.curvatures(reference)
+        weights = self.radial_weights
+        n = weights.shape[1]
+        matrix = np.zeros((len(of_b), 1 + n, 1 + n))
+        matrix[:, 0, 0] = of_b
+        if n:
+            matrix[:, 0, 1:] = matrix[:, 1:, 0] = cross @ weights
+            matrix[:, 1:, 1:] = np.einsum("sr,rp,rq->spq", of_c, weights, weights, optimize=True)
+        for name, (_, of) in restraints.terms(self).items():
+            if name == "scale":
+                matrix[:, 0, 0] += of[:, 0, 0] ** 2
+            elif name == "offset":
+                matrix[:, 1:, 1:] += np.einsum("skp,skq->spq", of, of)
+        return np.linalg.inv(matrix)
 
     def gradient_by_parameters(self, of_b, of_c, of_d, of_a) -> dict:
         """Chain rule from the tables to the parameters of each component"""
         return {
             "scale": of_b,
-            "offset": of_c @ self._radial_weights,
+            "offset": of_c @ self.radial_weights,
             "panel": of_d,
-            "sensitivity": of_a @ self._direction_weights,
+            "sensitivity": of_a @ self.direction_weights,
         }
 
 
+
+
+def _typical(values: np.ndarray) -> float:
+    """Median of the positive ones; 1 if there are none"""
+    positive = values[values > 0]
+    return float(np.median(positive)) if len(positive) else 1.0

@@ -17,17 +17,19 @@ class DiffuseScalingTarget(ScalingTarget):
         scaler: the DiffuseScaler whose components are refined
         restraints: object with functional_gradients(scaler) -> (float, dict of numpy
             gradients by component), or None
+        names: components that are refined
     """
 
     rmsd_names = ["RMSD"]
     rmsd_units = ["sigma"]
 
-    def __init__(self, scaler, restraints=None):
+    def __init__(self, scaler, restraints=None, names=("scale", "offset", "panel", "sensitivity")):
         super().__init__()
         self.rmsd_names = ["RMSD"]
         self.rmsd_units = ["sigma"]
         self.scaler = scaler
         self.restraints = restraints
+        self.names = tuple(names)
         self.reference = np.zeros(len(scaler.data.voxel))
         self._last = 0.0
         self.n_calls = 0
@@ -58,6 +60,8 @@ class DiffuseScalingTarget(ScalingTarget):
         parts = []
         for number, manager in enumerate(self.scaler.data_managers):
             for name, component in manager.components.items():
+                if name not in self.names:
+                    continue
                 of = gradients[name]
                 if name in ("scale", "offset"):
                     of = np.atleast_1d(of[number])

@@ -23,8 +23,13 @@ from dials_diffuse.grid.voxel_grid import VoxelGrid, attach_grid
 WAVELENGTH = 1.0
 
 
-def make_detector(n_x, n_y, n_pixels=500, size=0.2, distance=100.0):
+SIDE = 120.0  # of the whole detector, mm
+DISTANCE = 100.0
+
+
+def make_detector(n_x, n_y, n_pixels=300):
     """n_x times n_y panels side by side across the beam"""
+    distance = DISTANCE
     detector = Detector()
     for j in range(n_y):
         for i in range(n_x):
@@ -33,13 +38,9 @@ def make_detector(n_x, n_y, n_pixels=500, size=0.2, distance=100.0):
             panel.set_frame(
                 (1, 0, 0),
                 (0, -1, 0),
-                (
-                    (i - n_x / 2) * n_pixels * size,
-                    (n_y / 2 - j) * n_pixels * size,
-                    -distance,
-                ),
+                ((i / n_x - 0.5) * SIDE, (0.5 - j / n_y) * SIDE, -distance),
             )
-            panel.set_pixel_size((size, size))
+            panel.set_pixel_size((SIDE / n_x / n_pixels, SIDE / n_y / n_pixels))
             panel.set_image_size((n_pixels, n_pixels))
             panel.set_trusted_range((-0.5, 1e6))
     return detector
@@ -92,7 +93,7 @@ def make_truth(
 
     detector = make_detector(*panels)
     n_panels = len(detector)
-    beam = Beam((0, 0, -1), WAVELENGTH)
+    beam = Beam((0, 0, 1), WAVELENGTH)  # s0 = (0, 0, -1)
     b = np.exp(rng.uniform(-spread, spread, n_stills) * 2)
     b /= b.mean()
     d = 1 + panel_spread * rng.uniform(-1, 1, n_panels)
@@ -104,7 +105,9 @@ def make_truth(
         return offset * 400 * amount[still] * (np.exp(-(((q - 0.3) / 0.1) ** 2)) + 0.3)
 
     def a_of(x, y):
-        return 1 + sensitivity * np.sin(4 * x + 1) * np.cos(3 * y)
+        # no part that depends on the radius alone: it could not be told from the intensities
+        phi = np.arctan2(y, x)
+        return np.exp(sensitivity * np.hypot(x, y) / 0.4 * np.sin(2 * phi + 4 * np.hypot(x, y)))
 
     experiments = ExperimentList()
     for i in range(n_stills):
@@ -121,23 +124,16 @@ def make_truth(
     # a direction at this |q|: 2 sin(theta) = q lambda
     phi = rng.uniform(0, 2 * np.pi, n)
     two_theta = 2 * np.arcsin(q * WAVELENGTH / 2)
-    distance = 100.0
-    radius = distance * np.tan(two_theta)
-    lab = np.stack((radius * np.cos(phi), radius * np.sin(phi)), axis=1)
+    radius = DISTANCE * np.tan(two_theta)
     n_x, n_y = panels
-    width = 100.0
-    column = np.clip(np.floor(lab[:, 0] / width + n_x / 2), 0, n_x - 1).astype(int)
-    row = np.clip(np.floor(n_y / 2 - lab[:, 1] / width), 0, n_y - 1).astype(int)
+    # in panels from the detector's upper left corner
+    across = (radius * np.cos(phi) / SIDE + 0.5) * n_x
+    down = (0.5 - radius * np.sin(phi) / SIDE) * n_y
+    column, row = np.floor(across).astype(int), np.floor(down).astype(int)
     panel = row * n_x + column
-    px = np.stack(
-        (
-            (lab[:, 0] - (column - n_x / 2) * width) / 0.2,
-            ((n_y / 2 - row) * width - lab[:, 1]) / 0.2,
-            np.full(n, 0.5),
-        ),
-        axis=1,
-    )
-    x, y = 2 * np.sin(two_theta / 2) * np.cos(phi), 2 * np.sin(two_theta / 2) * np.sin(phi)
+    px = np.stack(((across - column) * 300, (down - row) * 300, np.full(n, 0.5)), axis=1)
+    # seen along the beam, x to the right and y downwards
+    x, y = 2 * np.sin(two_theta / 2) * np.array([np.cos(phi), -np.sin(phi)])
     exposure = rng.uniform(0.5, 1.5, n)
     exposure *= mean_counts / np.mean(exposure * b[still] * intensity[number])
     signal = exposure * a_of(x, y) * d[panel] * (b[still] * intensity[number] + c_of(still, q))

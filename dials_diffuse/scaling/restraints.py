@@ -1,0 +1,204 @@
+"""Restraints on what the data leave undetermined, and the conventions that fix the rest.
+
+Free without restraints (I_v, b, c, a, d give the same expectations when):
+
+- b -> k b, I -> I / k;  a or d -> k a, b -> b / k, c -> c / k: fixed by convention, mean b = 1, mean
+  ln a = mean ln d = 0 over the observations of the fit;
+- c_i -> c_i - b_i f(|q|), I -> I + f for any f: fixed by convention, the smallest c_i / b_i is 0 at each |q|;
+- a -> a f(|q|), I -> I / f with one wavelength and no c: whatever of a depends on |q| only can't be told from
+  the intensities; the restraint keeps it at 1, and likewise rings of panels in d;
+- parameters of a, c and d where there are no observations: smooth continuation, or 1.
+
+Each restraint is a normal prior, its sigma in the scope `restraints`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class RestraintSettings:
+    """Sigmas of the priors.
+
+    Attributes:
+        offset: of c, as a fraction of the still's mean intensity at that |q|
+        offset_smoothness: of second differences of the same
+        panel: of d around 1
+        sensitivity: of a around 1
+        sensitivity_smoothness: of second differences of a
+        scale: of b around what the still's radial profile says, as a fraction of it
+    """
+
+    offset: float = 1.0
+    offset_smoothness: float = 0.3
+    panel: float = 0.1
+    sensitivity: float = 0.2
+    sensitivity_smoothness: float = 0.05
+    scale: float = 1.0
+
+
+def second_differences(n: int) -> np.ndarray:
+    """(max(n - 2, 0), n) matrix"""
+    matrix = np.zeros((max(n - 2, 0), n))
+    for i in range(n - 2):
+        matrix[i, i : i + 3] = (1, -2, 1)
+    return matrix
+
+
+def grid_second_differences(n_x: int, n_y: int) -> np.ndarray:
+    """Second differences along both axes of a grid whose x runs fastest"""
+    return np.vstack(
+        (
+            np.kron(np.eye(n_y), second_differences(n_x)),
+            np.kron(second_differences(n_y), np.eye(n_x)),
+        )
+    )
+
+
+class Restraints:
+    """Sum of ((parameter - expectation) / sigma)^2 over all components of a scaler.
+
+    Args:
+        scaler: DiffuseScaler
+        settings: sigmas
+        start: (S,) scales from the radial profiles
+        prior: function |q| -> mean intensity
+    """
+
+    def __init__(self, scaler, settings: RestraintSettings, start: np.ndarray, prior):
+        self.settings = settings
+        self.start = np.asarray(start, dtype=float)
+        self.matrices: dict[str, np.ndarray] = {}
+        first = scaler.models[0].components
+        if "offset" in first:
+            offset = first["offset"]
+            n = offset.n_params
+            # the smoother's positions, at which the mean intensity is the natural unit
+            q = np.clip(offset.positions(), 0.0, offset.q_max)
+            unit = np.diag(1.0 / prior(q))
+            self.matrices["offset"] = np.vstack(
+                (unit / settings.offset, second_differences(n) @ unit / settings.offset_smoothness)
+            )
+        if "panel" in scaler.shared:
+            self.matrices["panel"] = np.eye(scaler.shared["panel"].n_params) / settings.panel
+        if "sensitivity" in scaler.shared:
+            component = scaler.shared["sensitivity"]
+            self.matrices["sensitivity"] = np.vstack(
+                (
+                    np.eye(component.n_params) / settings.sensitivity,
+                    grid_second_differences(*component.shape) / settings.sensitivity_smoothness,
+                )
+            )
+
+    def terms(self, scaler) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """For each component: residuals, and their derivatives by its parameters.
+
+        "scale" and "offset": residuals (S, n), derivatives (S, n, parameters of one still);
+        the others (n,) and (n, parameters).
+        """
+        width = self.settings.scale * self.start
+        out = {
+            "scale": (((scaler.b - self.start) / width)[:, None], (1.0 / width)[:, None, None])
+        }
+        for name, matrix in self.matrices.items():
+            if name == "offset":
+                values = np.array([m.components["offset"].values() for m in scaler.models])
+                each = matrix[None] / self.start[:, None, None]
+                out[name] = (np.einsum("skp,sp->sk", each, values), each)
+            else:
+                out[name] = (matrix @ (scaler.shared[name].values() - 1.0), matrix)
+        return out
+
+    def functional_gradients(self, scaler) -> tuple[float, dict[str, np.ndarray]]:
+        """Value, and derivatives by component (in parameters, not free parameters)"""
+        terms = self.terms(scaler)
+        value = sum(float(np.sum(r**2)) for r, _ in terms.values())
+        gradients = {
+            name: 2 * np.einsum("sk,skp->sp", r, of)
+            if of.ndim == 3
+            else 2 * of.T @ r
+            for name, (r, of) in terms.items()
+        }
+        gradients["scale"] = gradients["scale"][:, 0]
+        return value, gradients
+
+
+def apply_conventions(scaler, used: np.ndarray) -> None:
+    """Mean b = 1, mean ln a = mean ln d = 0. Expectations stay the same.
+
+    Args:
+        scaler: its models are changed in place
+        used: (S,) bool: stills that were refined
+    """
+    data = scaler.data
+    scaler.update_for_minimisation()
+    factor = 1.0
+    # rejected observations are none
+    n = max(np.count_nonzero(data.weight), 1)
+    for name, table, index in (
+        ("panel", scaler.d, data.panel),
+        ("sensitivity", scaler.a, data.direction),
+    ):
+        if name in scaler.shared:
+            mean = np.exp(np.sum(np.log(table[index]) * (data.weight > 0)) / n)
+            component = scaler.shared[name]
+            component.set_values(component.values() / mean)
+            factor *= mean
+    mean_b = scaler.b[used].mean()
+    for model in scaler.models:
+        scale = model.components["scale"]
+        scale.set_values(scale.values() / mean_b)
+        if "offset" in model.components:
+            offset = model.components["offset"]
+            offset.set_values(offset.values() * factor)
+    scaler.update_for_minimisation()
+
+
+def lift_offsets(scaler, used: np.ndarray, covariances: np.ndarray) -> np.ndarray:
+    """Make the smallest c / b 0 at each |q|. Expectations stay the same.
+
+    Args:
+        covariances: (S, 1 + n, 1 + n) of b and c
+
+    Returns:
+        (n,) parameters of f, which was added to the intensities and, times b, taken from c
+    """
+    models = [m for m, u in zip(scaler.models, used) if u]
+    b = scaler.b[used][:, None]
+    c = np.array([m.components["offset"].values() for m in models])
+    sigma = np.sqrt(np.diagonal(covariances[used], axis1=1, axis2=2)[:, 1:])
+    lowest = lowest_offset(c / b, sigma / b)
+    for model in scaler.models:
+        offset = model.components["offset"]
+        scale = model.components["scale"].parameters[0]
+        offset.set_values(offset.values() - scale * lowest)
+    scaler.update_for_minimisation()
+    return lowest
+
+
+def lowest_offset(fraction: np.ndarray, sigma: np.ndarray) -> np.ndarray:
+    """The smallest c/b over the stills at each |q|, as it would be without noise.
+
+    The plain minimum of many noisy values lies some sigmas too low. Each value is
+    drawn towards the mean by the share of noise in its variance first.
+
+    Args:
+        fraction, sigma: (S, n)
+
+    Returns:
+        (n,)
+    """
+    weight = 1.0 / sigma**2
+    mean = np.sum(weight * fraction, axis=0) / np.sum(weight, axis=0)
+    scatter = np.sum(weight * (fraction - mean) ** 2, axis=0)
+    n = len(fraction)
+    # DerSimonian & Laird's moment estimate of the variance between stills
+    excess = (scatter - (n - 1)) / np.maximum(
+        np.sum(weight, axis=0) - np.sum(weight**2, axis=0) / np.sum(weight, axis=0), 1e-300
+    )
+    between = np.maximum(excess, 0.0)
+    shrunk = mean + (fraction - mean) * between / (between + sigma**2)
+    return shrunk.min(axis=0)
