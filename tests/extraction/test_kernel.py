@@ -1,0 +1,130 @@
+"""The compiled sums against the same sums written with numpy, pixel by pixel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dxtbx.model import BeamFactory, DetectorFactory
+
+from dials_diffuse.extraction.kernel import sum_panel
+from dials_diffuse.geometry import detector_geometry
+
+
+@pytest.fixture(scope="module")
+def panel():
+    detector = DetectorFactory.simple(
+        "PAD", 100.0, (12.0, 10.0), "+x", "-y", (0.3, 0.3), (90, 70), (-1, 1000)
+    )
+    return detector_geometry(detector, BeamFactory.simple(1.0)).panels[0]
+
+
+@pytest.fixture
+def image():
+    generator = np.random.default_rng(3)
+    raw = generator.poisson(2.0, (70, 90)).astype(np.int32)
+    raw[5, 6], raw[40, 20], raw[41, 3:9] = 5000, -1, -2
+    use = generator.random(raw.shape) > 0.1
+    use[:3] = False
+    use[30:34, 40:60] = False
+    bragg = generator.random(raw.shape) > 0.9
+    return raw, use, bragg
+
+
+# a cell of about 40 Angstrom, not aligned with anything
+A = np.array([[0.021, 0.011, -0.004], [-0.010, 0.022, 0.003], [0.006, -0.001, 0.019]])
+MATRIX = np.diag([3, 3, 2]) @ np.linalg.inv(A)
+
+
+def brute_force(raw, use, trusted, panel, matrix, bragg, background, variance, shared, gain, pedestal):
+    voxel = np.floor(np.einsum("ij,abj->abi", matrix, panel.q.astype(float)) + 0.5).astype(int)
+    with np.errstate(invalid="ignore"):
+        good = use & (raw >= trusted[0]) & (raw <= trusted[1])
+    sums = {}
+    for i, j in zip(*np.nonzero(good)):
+        key = (*voxel[i, j], bool(bragg[i, j]))
+        e = float(panel.efficiency[i, j])
+        sums.setdefault(key, np.zeros(8))
+        sums[key] += (
+            1, (raw[i, j] - pedestal) / gain, background[i, j], variance[i, j], shared[i, j],
+            e, e * (j + 0.5), e * (i + 0.5),
+        )  # fmt: skip
+    return sums
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float64])
+@pytest.mark.parametrize("gain, pedestal", [(1.0, 0.0), (2.5, 10.0)])
+def test_sums_are_those_of_a_plain_loop(panel, image, kind, gain, pedestal):
+    raw, use, bragg = image
+    raw = raw.astype(kind)
+    if kind is np.float64:
+        raw[20, 20:25] = np.nan
+    generator = np.random.default_rng(4)
+    background, variance, shared = generator.random((3, 70, 90)).astype(np.float32)
+    found = sum_panel(
+        raw, use, (0, 1000), panel, MATRIX, bragg, (background, variance, shared), gain, pedestal
+    )
+    expected = brute_force(
+        raw, use, (0, 1000), panel, MATRIX, bragg, background, variance, shared, gain, pedestal
+    )
+    keys = [(*map(int, v), bool(b)) for v, b in zip(found.voxel, found.bragg)]
+    assert len(set(keys)) == len(keys) == len(expected)
+    assert set(keys) == set(expected)
+    table = np.array([expected[key] for key in keys])
+    assert np.array_equal(found.num_pixels, table[:, 0])
+    assert np.allclose(found.counts, table[:, 1], rtol=1e-12)
+    assert np.allclose(found.background, table[:, 2], rtol=1e-12)
+    assert np.allclose(found.background_variance, table[:, 3] + table[:, 4] ** 2, rtol=1e-12)
+    assert np.allclose(found.exposure, table[:, 5], rtol=1e-12)
+    assert np.allclose(found.fast, table[:, 6] / table[:, 5], rtol=1e-12)
+    assert np.allclose(found.slow, table[:, 7] / table[:, 5], rtol=1e-12)
+
+
+def test_without_masks_every_pixel_is_counted_once(panel, image):
+    raw = np.ones((70, 90), dtype=np.int32)
+    found = sum_panel(raw, np.ones(raw.shape, dtype=bool), (0, 10), panel, MATRIX)
+    assert found.num_pixels.sum() == found.counts.sum() == raw.size
+    assert found.exposure.sum() == pytest.approx(panel.efficiency.sum(dtype=np.float64))
+    assert not found.bragg.any() and not found.background.any()
+
+
+def test_many_more_voxels_than_the_table_starts_with(panel):
+    raw = np.ones((70, 90), dtype=np.int32)
+    found = sum_panel(raw, np.ones(raw.shape, dtype=bool), (0, 10), panel, 40 * MATRIX)
+    assert len(found) > 6000
+    assert found.num_pixels.sum() == raw.size
+    assert len(np.unique(found.voxel, axis=0)) == len(found)
+
+
+def test_trusted_bounds_are_inclusive(panel):
+    raw = np.tile(np.arange(90, dtype=np.int32), (70, 1))
+    found = sum_panel(raw, np.ones(raw.shape, dtype=bool), (3, 10), panel, MATRIX)
+    assert found.num_pixels.sum() == 70 * 8
+    assert found.counts.sum() == 70 * sum(range(3, 11))
+
+
+def test_intensity_limits(panel):
+    raw = np.zeros((70, 90), dtype=np.int32)
+    raw[10, 10], raw[20, 20] = 5, 50
+    use = np.ones(raw.shape, dtype=bool)
+    limit = 20 / panel.efficiency[20, 20]
+    assert sum_panel(raw, use, (0, 100), panel, MATRIX, intensity=(-np.inf, limit)).counts.sum() == 5
+    assert sum_panel(raw, use, (0, 100), panel, MATRIX, intensity=(limit, np.inf)).counts.sum() == 50
+    # a background brings the pixel below the limit
+    background = (np.full(raw.shape, 40, dtype=np.float32), None, None)
+    found = sum_panel(
+        raw, use, (0, 100), panel, MATRIX, background=background, intensity=(-np.inf, limit)
+    )
+    assert found.counts.sum() == 55
+
+
+def test_a_fully_masked_panel_has_no_rows(panel):
+    raw = np.ones((70, 90), dtype=np.int32)
+    found = sum_panel(raw, np.zeros(raw.shape, dtype=bool), (0, 10), panel, MATRIX)
+    assert len(found) == 0 and found.voxel.shape == (0, 3)
+
+
+def test_indices_that_do_not_fit_are_refused(panel):
+    raw = np.ones((70, 90), dtype=np.int32)
+    with pytest.raises(ValueError, match="subdivide"):
+        sum_panel(raw, raw > 0, (0, 10), panel, 1e5 * MATRIX)
