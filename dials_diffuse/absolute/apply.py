@@ -12,7 +12,7 @@ from dials_diffuse.adapters.tables import as_numpy, double_column
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 
 # Steps of the table of incoherent scattering; a spline through it is exact to 1e-5
-_STEP = 0.01
+_STEP = 0.005
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,7 @@ class UnitCellInventory:
         volume: of the unit cell, Angstrom^3
         source: where the composition comes from, for the log
         solvent_content: fraction of the volume outside the macromolecule
+        matthews: volume per mass without solvent, Angstrom^3/Da
         warnings: what is implausible about it
     """
 
@@ -82,6 +83,7 @@ class UnitCellInventory:
     volume: float
     source: str
     solvent_content: float
+    matthews: float
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -98,12 +100,6 @@ class UnitCellInventory:
     def mass(self) -> float:
         """Da"""
         return sum(part.mass for part in self.parts)
-
-    @property
-    def matthews(self) -> float:
-        """Angstrom^3 per Da of what is not solvent"""
-        mass = sum(part.mass for part in self.parts if part.ordered)
-        return self.volume / mass
 
     @property
     def has_pairs(self) -> bool:
@@ -265,12 +261,12 @@ def _finish(
     if solvent_content is None:
         solvent_content = min(max(guess, 0.0), 1.0)
     solvent = _solvent(volume, solvent_content, density, ordered_waters)
+    matthews = volume / max(macromolecule, 1e-9)
     inventory = UnitCellInventory(
-        parts + ([solvent] if solvent else []), volume, source, solvent_content, warnings
+        parts + ([solvent] if solvent else []), volume, source, solvent_content, matthews, warnings
     )
     if inventory.electrons <= 0:
         raise ValueError("The composition holds no electrons")
-    matthews = volume / max(macromolecule, 1e-9)
     if not 1.5 < matthews < 6.0:
         warnings.append(
             f"Matthews coefficient {matthews:.2f} A^3/Da (proteins: 1.6 to 5): check composition.copies"

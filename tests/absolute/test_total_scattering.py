@@ -1,0 +1,160 @@
+"""The scale recovered from a crystal whose structure factors are summed atom by atom."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dials_diffuse.absolute.composition import (
+    inventory_from_formula,
+    inventory_from_model,
+    read_model,
+)
+from dials_diffuse.absolute.profile import RadialProfile
+from dials_diffuse.absolute.total_scattering import Settings, find_scale
+
+SCALE = 37.0
+B_FACTOR = 18.0
+Q_MAX = 0.84
+
+
+@pytest.fixture(scope="module")
+def crystal_profile(extra_data):
+    """(inventory, function that makes a profile): staphylococcal nuclease without solvent.
+
+    |F|^2 by direct summation in cctbx, atoms that move independently with one B: the diffuse
+    scattering is then sum f^2 (1 - exp(-B q^2/2)) exactly.
+    """
+    import iotbx.pdb
+
+    path = extra_data / "models" / "1stn.pdb"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    structure = iotbx.pdb.input(file_name=str(path)).xray_structure_simple()
+    structure.scattering_type_registry(table="it1992")
+    structure.set_b_iso(B_FACTOR)
+    structure.convert_to_isotropic()
+    f_calc = structure.structure_factors(d_min=1 / Q_MAX, algorithm="direct").f_calc()
+    multiplicity = np.array(f_calc.multiplicities().data(), dtype=float)
+    intensity = np.abs(np.array(f_calc.data())) ** 2
+    q_node = 1 / np.array(f_calc.d_spacings().data())
+    symmetry = read_model(path).symmetry
+    inventory = inventory_from_model(path, symmetry, solvent_content=0.0, add_hydrogens=False)
+
+    def profile(q_min, q_max, background=0.0, width=0.01):
+        edges = np.arange(round(q_min / width), round(q_max / width) + 1) * width
+        q = 0.5 * (edges[1:] + edges[:-1])
+        number, _ = np.histogram(q_node, edges, weights=multiplicity)
+        total, _ = np.histogram(q_node, edges, weights=multiplicity * intensity)
+        bragg = total / number
+        diffuse = inventory.sum_f_squared(q) * (1 - np.exp(-B_FACTOR * q**2 / 2))
+        diffuse = diffuse + inventory.incoherent(q)
+        measured = (bragg + diffuse) / SCALE
+        measured = measured + background * measured[-1]
+        return RadialProfile(
+            q,
+            edges,
+            measured,
+            diffuse / SCALE,
+            (0.003 * measured) ** 2,
+            np.repeat(measured[None], 20, axis=0),
+            q**2,
+        )
+
+    return inventory, profile
+
+
+def by_name(found):
+    return {estimate.name: estimate for estimate in found.estimates}
+
+
+def covers(estimate):
+    return abs(estimate.scale - SCALE) < 2.5 * estimate.error
+
+
+def test_all_the_way(crystal_profile):
+    inventory, profile = crystal_profile
+    found = find_scale(profile(0.04, 0.83), inventory)
+    estimates = by_name(found)
+    assert found.chosen == "high_q" and found.scale == estimates["high_q"].scale
+    assert estimates["high_q"].scale == pytest.approx(SCALE, rel=0.005)
+    assert estimates["krogh_moe"].scale == pytest.approx(SCALE, rel=0.01)
+    assert estimates["fit"].scale == pytest.approx(SCALE, rel=0.01)
+    assert all(covers(estimate) for estimate in found.estimates)
+    assert found.warnings == []
+    # without its neighbours' overlap Krogh-Moe's scale is wrong by several percent
+    assert estimates["krogh_moe"].details["without_pairs"] < 0.96 * SCALE
+
+
+@pytest.mark.parametrize("q_max", [0.7, 0.6, 0.5])
+def test_ends_early(crystal_profile, q_max):
+    inventory, profile = crystal_profile
+    found = find_scale(profile(0.04, q_max), inventory)
+    assert found.chosen == "fit"
+    estimates = by_name(found)
+    assert estimates["krogh_moe"].scale == pytest.approx(SCALE, rel=0.02)
+    assert estimates["fit"].scale == pytest.approx(SCALE, rel=0.02)
+    assert all(covers(estimate) for estimate in found.estimates)
+    assert any("no high-q estimate" in warning for warning in found.warnings)
+
+
+def test_known_motion_of_pairs(crystal_profile):
+    inventory, profile = crystal_profile
+    # atoms move independently, so the pair is damped by the B of one atom twice over two
+    found = find_scale(profile(0.04, 0.83), inventory, settings=Settings(b_relative=B_FACTOR))
+    estimates = by_name(found)
+    assert estimates["krogh_moe"].scale == pytest.approx(SCALE, rel=0.01)
+    rigid = find_scale(profile(0.04, 0.83), inventory, settings=Settings(b_relative=0.0))
+    assert abs(by_name(rigid)["high_q"].scale / SCALE - 1) > 0.02
+
+
+@pytest.mark.parametrize("background", [0.1, 0.3])
+def test_background_left_in_is_told(crystal_profile, background):
+    inventory, profile = crystal_profile
+    left = profile(0.04, 0.83, background)
+    found = find_scale(left, inventory)
+    assert abs(found.scale / SCALE - 1) > 0.05
+    assert any("background" in warning.lower() for warning in found.warnings)
+    fitted = find_scale(left, inventory, settings=Settings(estimate="fit", background="constant"))
+    assert fitted.scale == pytest.approx(SCALE, rel=0.04)
+    assert abs(fitted.scale / SCALE - 1) < 0.4 * abs(found.scale / SCALE - 1)
+
+
+def test_cap_is_reported(crystal_profile):
+    inventory, profile = crystal_profile
+    small = by_name(find_scale(profile(0.04, 0.8), inventory))["krogh_moe"]
+    large = by_name(find_scale(profile(0.15, 0.8), inventory))["krogh_moe"]
+    assert small.details["cap_share"] < 0.01 < large.details["cap_share"]
+    assert large.parts["cap"] > 2 * small.parts["cap"]
+    assert covers(large)
+
+
+def test_too_short(crystal_profile):
+    inventory, profile = crystal_profile
+    with pytest.raises(ValueError, match="too short a range"):
+        find_scale(profile(0.04, 0.35), inventory)
+    with pytest.raises(ValueError, match="estimate=high_q needs"):
+        find_scale(profile(0.04, 0.6), inventory, settings=Settings(estimate="high_q"))
+    with pytest.raises(ValueError, match="too short a range"):
+        find_scale(profile(0.04, 0.8), inventory, settings=Settings(q_max=0.3))
+
+
+def test_more_background_than_signal(crystal_profile):
+    inventory, profile = crystal_profile
+    with pytest.raises(ValueError, match="not positive"):
+        find_scale(profile(0.04, 0.8, background=-1.2), inventory)
+
+
+def test_formula_has_no_pairs(crystal_profile):
+    inventory, profile = crystal_profile
+    atoms = " ".join(f"{e} {n / 4}" for e, n in inventory.atoms.items())
+    from cctbx import crystal
+
+    symmetry = crystal.symmetry((48.5, 48.5, 63.5, 90, 90, 90), "P41")
+    formula = inventory_from_formula(atoms, 4, symmetry)
+    found = find_scale(profile(0.04, 0.83), formula)
+    # where interference has died out the formula is enough
+    assert found.scale == pytest.approx(SCALE, rel=0.01)
+    assert any("neighbours" in warning for warning in found.warnings)
+    krogh_moe = by_name(found)["krogh_moe"]
+    assert krogh_moe.scale < 0.96 * SCALE and covers(krogh_moe)

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import pathlib
+import runpy
+
+import numpy as np
+import pytest
+import xraylib
+
+from cctbx import crystal, miller
+
+from dials_diffuse.absolute.composition import inventory_from_formula
+from dials_diffuse.absolute.profile import ProfileAccumulator, usable_rows
+from dials_diffuse.absolute.wilson import NodeIntegrator, Nodes, wilson_scale
+from dials_diffuse.adapters.tables import as_numpy, bool_column
+from dials_diffuse.stills import stills_of
+
+synthetic = runpy.run_path(str(pathlib.Path(__file__).with_name("synthetic.py")))
+
+
+@pytest.fixture(scope="module")
+def data():
+    return synthetic["SyntheticCrystal"](scale=5.0, b_factor=12.0, n_stills=8)
+
+
+@pytest.fixture(scope="module")
+def inventory():
+    symmetry = crystal.symmetry(synthetic["CELL"], "P41212")
+    return inventory_from_formula(synthetic["FORMULA"], synthetic["COPIES"], symmetry)
+
+
+def integrate(data, part=None):
+    integrator = NodeIntegrator()
+    integrator.start(data.grid)
+    stills = stills_of(data.experiments)
+    step = part or data.table.size()
+    for start in range(0, data.table.size(), step):
+        integrator.add(stills, data.table[start : start + step])
+    return integrator.nodes()
+
+
+def test_scale_and_b_of_wilsons_statistics(data, inventory):
+    estimate, plot = wilson_scale(integrate(data), inventory)
+    assert estimate.scale == pytest.approx(5.0, rel=0.05)
+    assert abs(estimate.scale - 5.0) < 2.5 * estimate.error
+    assert plot.b_factor == pytest.approx(12.0, abs=1.5)
+    assert plot.used.sum() > 5
+
+
+def test_parts_of_a_table_add_up(data):
+    whole, parts = integrate(data), integrate(data, 50000)
+    assert (whole.miller_index == parts.miller_index).all()
+    assert parts.intensity == pytest.approx(whole.intensity)
+    assert parts.weight == pytest.approx(whole.weight)
+    # every node once
+    packed = {tuple(index) for index in whole.miller_index.tolist()}
+    assert len(packed) == len(whole.miller_index)
+
+
+def test_nodes_against_a_plain_loop(data):
+    """The intensity of a node, from its rows one by one."""
+    nodes = integrate(data)
+    table, grid = data.table, data.grid
+    node = grid.node_of_voxel(as_numpy(table["voxel"]))
+    wanted = nodes.miller_index[7]
+    wanted = tuple(int(x) for x in wanted)
+    equivalents = {e.h() for e in miller.sym_equiv_indices(grid.laue_group, wanted).indices()}
+    rows = np.array([tuple(index) in equivalents for index in node.tolist()])
+    g = as_numpy(table["inverse_scale_factor"])[rows] * as_numpy(table["exposure"])[rows]
+    signal = (
+        as_numpy(table["counts"])[rows]
+        - as_numpy(table["background"])[rows]
+        - as_numpy(table["offset"])[rows] * as_numpy(table["exposure"])[rows]
+    )
+    bragg = as_numpy(table["bragg"]).astype(bool)[rows]
+    expected = signal.sum() / g.sum() - signal[~bragg].sum() / g[~bragg].sum()
+    assert nodes.intensity[7] == pytest.approx(expected)
+
+
+def test_range_too_short(inventory):
+    rng = np.random.default_rng(0)
+    q = rng.uniform(0.1, 0.3, 500)
+    nodes = Nodes(np.zeros((500, 3), int), np.ones(500), np.ones(500), np.ones(500), q)
+    with pytest.raises(ValueError, match="needs a range"):
+        wilson_scale(nodes, inventory)
+
+
+def test_no_bragg_peaks(data, inventory):
+    table = data.table.copy()
+    table["bragg"] = bool_column(np.zeros(table.size(), dtype=bool))
+    integrator = NodeIntegrator()
+    integrator.start(data.grid)
+    integrator.add(stills_of(data.experiments), table)
+    with pytest.raises(ValueError, match="No Bragg peak"):
+        wilson_scale(integrator.nodes(), inventory)
+
+
+def test_bragg_that_does_not_stand_out(inventory):
+    rng = np.random.default_rng(0)
+    n = 4000
+    nodes = Nodes(np.zeros((n, 3), int), rng.normal(size=n), np.ones(n), np.ones(n), rng.uniform(0.1, 0.8, n))
+    with pytest.raises(ValueError, match="less than 3 shells"):
+        wilson_scale(nodes, inventory)
+
+
+def test_profile_against_the_truth(data):
+    accumulator = ProfileAccumulator(0.02, 0.82)
+    accumulator.add(stills_of(data.experiments), data.table)
+    accumulator.count(len(data.experiments))
+    profile = accumulator.profile(d_min=data.grid.d_min)
+    expected = sum(
+        synthetic["sum_over_atoms"](function, profile.q, power)
+        for function, power in ((xraylib.FF_Rayl, 2), (xraylib.SF_Compt, 1))
+    )
+    high = profile.q > 0.3
+    assert 5.0 * profile.total[high].sum() == pytest.approx(expected[high].sum(), rel=0.01)
+    pull = (5.0 * profile.total - expected) / (5.0 * np.sqrt(profile.variance))
+    # the variance is that of the scatter between stills, Bragg peaks hit or missed included
+    assert 0.4 < pull[high].std() < 2.0
+    assert (profile.diffuse < profile.total)[profile.q < 0.4].all()
+    assert profile.edges[-1] == pytest.approx(0.8)
+
+
+def test_columns_missing(data):
+    table = data.table.copy()
+    del table["inverse_scale_factor"]
+    with pytest.raises(ValueError, match="lack the columns inverse_scale_factor"):
+        usable_rows(table)
+
+
+def test_outliers_and_excluded_rows(data):
+    table = data.table[:1000]
+    bragg = as_numpy(table["bragg"]).astype(bool)
+    flag = np.zeros(1000, dtype=bool)
+    flag[:500] = True
+    table["outlier"] = bool_column(flag)
+    # a strong Bragg peak is no outlier of total scattering
+    assert (usable_rows(table) == (~flag | bragg)).all()
+    table["excluded"] = bool_column(np.arange(1000) % 2 == 0)
+    assert not usable_rows(table)[::2].any()
