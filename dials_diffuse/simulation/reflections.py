@@ -171,9 +171,7 @@ def _shoeboxes(table, image, peaks: Peaks, radius: np.ndarray, settings) -> flex
         mask = np.full(counts.shape, int(MaskCode.Valid), dtype=mask_type)
         mask[distance <= radius[number]] |= int(MaskCode.Foreground)
         mask[distance > radius[number] + GAP] |= int(MaskCode.Background)
-        shape = (1, *counts.shape)
-        data = np.ascontiguousarray(photons.reshape(shape), dtype=np.float32)
-        box.data = flumpy.from_numpy(data)
-        box.mask = flumpy.from_numpy(np.ascontiguousarray(mask.reshape(shape)))
-        boxes[number] = box
+        # in place, because the types of the arrays differ between versions of DIALS
+        flumpy.to_numpy(box.data)[0] = photons
+        flumpy.to_numpy(box.mask)[0] = mask
     return boxes
