@@ -19,6 +19,7 @@ Examples:
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 
@@ -69,6 +70,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.adapters.system import resolve_nproc
     from dials_diffuse.extraction import extract, reports
     from dials_diffuse.io.model_copy import models_to_json
+    from dials_diffuse.io.pixel_file import pixel_file
     from dials_diffuse.report.html import plots_of, write_report
 
     settings = extract.settings_of(params)
@@ -84,12 +86,18 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
 
     size = params.output.batch_size
     stills, batch, models, number = [], [], {}, 0
-    for pair in command.pairs:
-        for experiment, still in extract.extract_pair(pair, settings, background, nproc):
+    with contextlib.ExitStack() as stack:
+        pixels = None
+        if params.output.pixels:
+            pixels = stack.enter_context(pixel_file(params.output.pixels))
+        for experiment, still in extract.extract_pairs(command.pairs, settings, background, nproc):
             stills.append(still)
             if still.error:
                 logger.error("Processing still %d failed: %s", len(stills) - 1, still.error)
                 continue
+            if pixels is not None:
+                pixels.add(still.pixels, experiment.identifier, still.path, still.exposure_time)
+                still.pixels = None
             batch.append((experiment, still))
             if size is not None and len(batch) == size:
                 number += 1

@@ -15,6 +15,11 @@ _output = """
     .type = bool
     .help = "Add the columns that follow from the others: miller_index, s1, d,"
             "intensity.sum.value, intensity.sum.variance. The table is twice as large then."
+  pixels = None
+    .type = path
+    .help = "Name of an HDF5 file for the corrected pixels themselves (q, intensity, sigma, panel,"
+            "fast, slow), one group a still: some 100 Mbyte for 6 million pixels. None: no such file."
+    .expert_level = 1
 """
 
 phil_str = (

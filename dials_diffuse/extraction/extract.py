@@ -35,9 +35,11 @@ from dials_diffuse.extraction.background import (
 from dials_diffuse.extraction.corrections import CorrectionSettings
 from dials_diffuse.extraction.kernel import sum_panel
 from dials_diffuse.extraction.observations import StillObservations, from_panel_sums
+from dials_diffuse.extraction.pixels import corrected_pixels
 from dials_diffuse.geometry import GeometryCache, geometry_key
 from dials_diffuse.grid.symmetry import check_subdivide, laue_group_of
 from dials_diffuse.grid.voxel_grid import VoxelGrid
+from dials_diffuse.io.pixel_file import CorrectedDiffusePixelList
 from dials_diffuse.masking.still_mask import StillMasker
 from dials_diffuse.stills import Still, group_by_image, stills_of
 
@@ -61,6 +63,7 @@ class ExtractionSettings:
         background: name of the background, see load_background
         background_smoothing: see average_of_empty_shots
         background_exposure_time: s, None: that of the empty shots
+        pixels: whether the corrected pixels themselves are wanted too
     """
 
     subdivide: tuple[int, int, int] = (3, 3, 3)
@@ -76,6 +79,7 @@ class ExtractionSettings:
     background: str | None = None
     background_smoothing: str = "radial"
     background_exposure_time: float | None = None
+    pixels: bool = False
 
     def check(self) -> None:
         """Raises ValueError where a value makes no sense."""
@@ -122,6 +126,7 @@ class ExtractedStill:
         num_pixels, photons: of the diffuse observations
         exposure_time: s
         profile: see Profile
+        pixels: the corrected pixels outside the Bragg mask, if they were asked for
     """
 
     index: int
@@ -133,6 +138,7 @@ class ExtractedStill:
     photons: float = 0.0
     exposure_time: float = 0.0
     profile: Profile | None = None
+    pixels: CorrectedDiffusePixelList | None = None
 
 
 def reference_grid(experiments, settings: ExtractionSettings) -> VoxelGrid:
@@ -293,7 +299,7 @@ class Extractor:
             default if limit is None else limit * seconds
             for limit, default in ((settings.min_intensity, -np.inf), (settings.max_intensity, np.inf))
         )
-        sums = []
+        sums, pixels = [], []
         for panel_number, panel in enumerate(still.detector):
             values, trusted = raw[panel_number], trusted_bounds(panel)
             if values.shape != use[panel_number].shape:
@@ -314,17 +320,23 @@ class Extractor:
             background = None
             if self.background is not None:
                 background = self.background.panel(panel_number)
-                if limits != (-np.inf, np.inf):
-                    background = (background[0] * np.float32(dose), *background[1:])
+            if settings.pixels:
+                pixels.append(
+                    corrected_pixels(
+                        values, usable & ~bragg[panel_number], trusted, geometry.panels[panel_number],
+                        panel_number, seconds, background, dose, gain, pedestal,
+                        tuple(limit / seconds for limit in limits),
+                    )  # fmt: skip
+                )
             sums.append(
                 sum_panel(
                     values, usable, trusted, geometry.panels[panel_number], matrix,
                     bragg=bragg[panel_number], background=background, gain=gain,
-                    pedestal=pedestal, intensity=limits,
+                    pedestal=pedestal, dose=dose, intensity=limits,
                 )  # fmt: skip
             )
         observations = from_panel_sums(
-            sums, range(len(sums)), still.image_number, seconds, dose
+            sums, range(len(sums)), still.image_number, seconds
         )
         columns = observations.columns
         diffuse = ~columns["bragg"]
@@ -339,6 +351,7 @@ class Extractor:
             photons=float(columns["counts"][diffuse].sum()),
             exposure_time=seconds,
             profile=radial_profile(columns, still.setting_matrix() @ np.diag(1 / np.array(settings.subdivide))),
+            pixels=CorrectedDiffusePixelList.joined(pixels) if pixels else None,
         )
 
 
@@ -435,6 +448,14 @@ def extract_pair(
                 yield extractor.experiments[still.index], still
 
 
+def extract_pairs(
+    pairs: Sequence[DataPair], settings: ExtractionSettings, background: Background | None = None, nproc: int = 1
+) -> Iterator[tuple[object, ExtractedStill]]:
+    """extract_pair of one pair after the other, so that no two are in memory at once."""
+    for pair in pairs:
+        yield from extract_pair(pair, settings, background, nproc)
+
+
 def settings_of(params) -> ExtractionSettings:
     """ExtractionSettings from the parameters of dials.diffuse_extract.
 
@@ -455,11 +476,12 @@ def settings_of(params) -> ExtractionSettings:
         pressure=params.flight_path.pressure,
         temperature=params.flight_path.temperature,
     )
-    names = {f.name for f in dataclasses.fields(ExtractionSettings)} - {"corrections"}
+    names = {f.name for f in dataclasses.fields(ExtractionSettings)} - {"corrections", "pixels"}
     values = {name: getattr(params, name) for name in names}
     settings = ExtractionSettings(
         **{**values, "subdivide": tuple(params.subdivide)},
         corrections=corrections,
+        pixels=params.output.pixels is not None,
     )
     settings.check()
     return settings

@@ -24,7 +24,7 @@ class PanelSums:
         bragg: (N,) bool
         num_pixels: (N,) int32
         counts: (N,) sum of photons
-        background: (N,) sum of the background map
+        background: (N,) sum of the background photons
         background_variance: (N,) its variance: independent part of each pixel added up, plus the
             square of the sum of the parts that pixels share
         exposure: (N,) sum of E, sr
@@ -78,7 +78,7 @@ def _grown(keys, sums, size, at_least):
 @njit(cache=True)
 def _sum_pixels(
     raw, use, bragg, low, high, planes, efficiency, matrix, background, spread, shared,
-    gain, pedestal, lowest, highest,
+    dose, gain, pedestal, lowest, highest,
 ):  # fmt: skip
     """Sums by key; see sum_panel for the arguments. Returns keys (N,), sums (N, 8)."""
     n_slow, n_fast = use.shape
@@ -134,7 +134,7 @@ def _sum_pixels(
                     e = np.float64(e_i[j])
                     b = 0.0
                     if has_background:
-                        b = np.float64(background[i, j])
+                        b = dose * np.float64(background[i, j])
                     if limited:
                         intensity = ((value - pedestal) / gain - b) / e
                         if not (intensity >= lowest and intensity <= highest):
@@ -178,8 +178,8 @@ def _sum_pixels(
             row[0] += n
             row[1] += (adu - n * pedestal) / gain
             row[2] += b_sum
-            row[3] += spread_sum
-            row[4] += shared_sum
+            row[3] += dose * dose * spread_sum
+            row[4] += dose * shared_sum
             row[5] += exposure
             row[6] += weighted + 0.5 * exposure
             row[7] += (i + 0.5) * exposure
@@ -198,6 +198,7 @@ def sum_panel(
     matrix: np.ndarray,
     bragg: np.ndarray | None = None,
     background: tuple[np.ndarray, np.ndarray | None, np.ndarray | None] | None = None,
+    dose: float = 1.0,
     gain: float = 1.0,
     pedestal: float = 0.0,
     intensity: tuple[float, float] = (-np.inf, np.inf),
@@ -214,7 +215,8 @@ def sum_panel(
         bragg: (n_slow, n_fast) bool, True under a Bragg spot: kept in rows of their own
         background: expected photons of each pixel, with the variance of what is each pixel's own
             error and the standard deviation of what neighbouring pixels share ((n_slow, n_fast)
-            float32 each, None for none)
+            float32 each, None for none), all per unit of dose
+        dose: what the background is multiplied by
         gain: ADU per photon
         pedestal: ADU
         intensity: limits of (photons - background)/E of a pixel
@@ -238,7 +240,7 @@ def sum_panel(
         raw, use, _NO_MASK if bragg is None else bragg, *map(float, trusted), panel.planes,
         panel.efficiency, np.ascontiguousarray(matrix, dtype=np.float64),
         *(_NOTHING if part is None else part for part in (mean, spread, shared)),
-        float(gain), float(pedestal), *map(float, intensity),
+        float(dose), float(gain), float(pedestal), *map(float, intensity),
     )  # fmt: skip
     voxel = np.empty((len(keys), 3), dtype=np.int32)
     for axis, shift in enumerate((2 * _BITS + 1, _BITS + 1, 1)):

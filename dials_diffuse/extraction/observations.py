@@ -48,7 +48,7 @@ class StillObservations:
 
 
 def from_panel_sums(
-    sums: Sequence, panels: Sequence[int], image_number: float, exposure_time: float, dose: float
+    sums: Sequence, panels: Sequence[int], image_number: float, exposure_time: float
 ) -> StillObservations:
     """Columns of the observations of one still.
 
@@ -57,7 +57,6 @@ def from_panel_sums(
         panels: their panel numbers
         image_number: z of xyzobs.px.value
         exposure_time: s
-        dose: what the background map, in photons per unit of it, is multiplied by
     """
 
     def joined(name, shape=(0,)):
@@ -72,8 +71,8 @@ def from_panel_sums(
             "bragg": joined("bragg"),
             "num_pixels.valid": joined("num_pixels"),
             "counts": joined("counts"),
-            "background": joined("background") * dose,
-            "background.variance": joined("background_variance") * dose**2,
+            "background": joined("background"),
+            "background.variance": joined("background_variance"),
             "exposure": joined("exposure") * exposure_time,
         }
     )

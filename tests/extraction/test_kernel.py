@@ -62,10 +62,10 @@ def test_sums_are_those_of_a_plain_loop(panel, image, kind, gain, pedestal):
     generator = np.random.default_rng(4)
     background, variance, shared = generator.random((3, 70, 90)).astype(np.float32)
     found = sum_panel(
-        raw, use, (0, 1000), panel, MATRIX, bragg, (background, variance, shared), gain, pedestal
+        raw, use, (0, 1000), panel, MATRIX, bragg, (background, variance, shared), 2.0, gain, pedestal
     )
     expected = brute_force(
-        raw, use, (0, 1000), panel, MATRIX, bragg, background, variance, shared, gain, pedestal
+        raw, use, (0, 1000), panel, MATRIX, bragg, 2 * background, 4 * variance, 2 * shared, gain, pedestal
     )
     keys = [(*map(int, v), bool(b)) for v, b in zip(found.voxel, found.bragg)]
     assert len(set(keys)) == len(keys) == len(expected)
