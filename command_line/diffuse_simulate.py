@@ -67,6 +67,10 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         logger.info("Saving empty shots to %s", params.output.background)
         with replacing(params.output.background) as name:
             result.background.as_file(name)
+    if result.sequence is not None:
+        logger.info("Saving the rotation series to %s", params.output.sequence)
+        with replacing(params.output.sequence) as name:
+            result.sequence.as_file(name)
     logger.info("Saving the truth to %s", params.output.truth)
     with replacing(params.output.truth) as name:
         Path(name).write_text(json.dumps(truth_record(result.simulator), indent=1))

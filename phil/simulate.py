@@ -98,7 +98,8 @@ crystal
             "from still to still."
   rotation_step = 0.5
     .type = float
-    .help = "Degrees about the lab's x axis."
+    .help = "Degrees about the lab's x axis. The crystal stands still in the middle of"
+            "each step."
   lattices = 1
     .type = int(value_min=1)
     .help = "Number of crystals in the beam on every image."
@@ -321,6 +322,10 @@ defects
   background = background.expt
     .type = path
     .help = "Name of the experiments file of the empty shots."
+  sequence = sequence.expt
+    .type = path
+    .help = "Name of the experiments file of a rotation series (crystal.orientation=rotation,"
+            "miniCBF): the same images as one sequence with goniometer and scan."
   images = images
     .type = path
     .help = "Folder for the images."

@@ -30,11 +30,13 @@ class Lattice:
         crystal: dxtbx crystal.
         scale: b of this experiment.
         experiment: index of the experiment.
+        at_zero: of a rotation series, the crystal at the angle 0.
     """
 
     crystal: object
     scale: float
     experiment: int
+    at_zero: object | None = None
 
     @property
     def setting(self) -> np.ndarray:
@@ -53,6 +55,8 @@ class StillState:
         transmission: of the attenuator.
         shift: of the detector, mm further from the source.
         offset: amplitude of c(|q|), 0 to 1.
+        start_angle, angle_width: degrees that the header tells: of a rotation
+            series, else 0. The crystal stands still in the middle of them.
         lattices: the crystals in the beam; none on an empty shot.
     """
 
@@ -62,6 +66,8 @@ class StillState:
     transmission: float
     shift: float = 0.0
     offset: float = 0.0
+    start_angle: float = 0.0
+    angle_width: float = 0.0
     lattices: list[Lattice] = field(default_factory=list)
 
 
@@ -146,13 +152,16 @@ def draw_stills(settings: Settings) -> list[StillState]:
         shift = settings.detector.distance_jitter * generator.normal()
         offsets.append(generator.uniform())
         still = StillState(index, float(wavelength), float(time), float(transmission), float(shift))
+        if settings.crystal.orientation == "rotation":
+            still.angle_width = settings.crystal.rotation_step
+            still.start_angle = index * still.angle_width
         for number in range(settings.crystal.lattices):
             rotation = random_rotation(generator)
             if settings.crystal.orientation != "random":
                 rotation = first[number]
             if settings.crystal.orientation == "rotation":
                 turn = matrix.col((1, 0, 0)).axis_and_angle_as_r3_rotation_matrix(
-                    index * settings.crystal.rotation_step, deg=True
+                    still.start_angle + still.angle_width / 2, deg=True
                 )
                 rotation = np.array(turn).reshape(3, 3) @ rotation
             cell = _cell(settings, space_group, generator)
@@ -165,6 +174,14 @@ def draw_stills(settings: Settings) -> list[StillState]:
             )
             still.lattices.append(Lattice(crystal, 1.0, len(drawn)))
             drawn.append(generator.normal())
+            if settings.crystal.orientation == "rotation":
+                still.lattices[-1].at_zero = make_crystal(
+                    cell,
+                    space_group,
+                    first[number],
+                    settings.crystal.mosaicity,
+                    settings.crystal.domain_size,
+                )
         stills.append(still)
     scales = _scales(settings, np.array(drawn))
     lowest, highest = min(offsets), max(offsets)

@@ -30,11 +30,14 @@ class Shot:
         wavelength: Angstrom.
         exposure_time: s.
         transmission: of the attenuator.
+        start_angle, angle_width: of the rotation, degrees.
     """
 
     wavelength: float
     exposure_time: float
     transmission: float
+    start_angle: float = 0.0
+    angle_width: float = 0.0
 
 
 def is_normal_to_beam(detector, tolerance: float = 1e-6) -> bool:
@@ -88,8 +91,8 @@ def write_minicbf(path: str | Path, image: np.ndarray, detector, shot: Shot) -> 
         f"# Detector_distance {panel.get_distance() / 1000:.9f} m\r\n"
         f"# Beam_xy ({centre[0] / pixel[0]:.6f}, {centre[1] / pixel[1]:.6f}) pixels\r\n"
         f"# Transmission {shot.transmission:.9f}\r\n"
-        "# Start_angle 0.0000 deg.\r\n"
-        "# Angle_increment 0.0000 deg.\r\n"
+        f"# Start_angle {shot.start_angle:.6f} deg.\r\n"
+        f"# Angle_increment {shot.angle_width:.6f} deg.\r\n"
         ";\r\n\r\n"
         "_array_data.data\r\n;\r\n"
         "--CIF-BINARY-FORMAT-SECTION--\r\n"

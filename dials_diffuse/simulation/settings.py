@@ -79,7 +79,7 @@ class CrystalSettings:
         space_group: symbol.
         orientation: "random" (each still its own), "fixed" (all the same) or
             "rotation" (one orientation turned by `rotation_step` about x).
-        rotation_step: degrees per still.
+        rotation_step: degrees per still; the crystal stands still in the middle of it.
         lattices: number of crystals in the beam on every image.
         cell_spread: relative standard deviation of the cell lengths from still to still.
         mosaicity: full width at half maximum of the orientations' spread, degrees.

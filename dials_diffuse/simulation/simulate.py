@@ -34,6 +34,8 @@ class SimulatedSet:
         simulator: evaluates any still again (`simulator.expected(still)`).
         experiments, reflections: as simulated.expt and simulated.refl hold them.
         background: experiments of the empty shots, or None.
+        sequence: a rotation series as one experiment a lattice, with goniometer and
+            scan, as dials.integrate would leave it; else None.
         mean_photons: mean counts a pixel of every still, photons.
     """
 
@@ -42,6 +44,7 @@ class SimulatedSet:
     experiments: ExperimentList
     reflections: flex.reflection_table
     background: ExperimentList | None = None
+    sequence: ExperimentList | None = None
     mean_photons: list[float] = field(default_factory=list)
 
     @property
@@ -53,8 +56,8 @@ class SimulatedSet:
         return self.simulator.settings
 
     def save(self, save_experiments: Callable = ExperimentList.as_file) -> None:
-        """Write simulated.expt, simulated.refl, truth.json and, if there are
-        empty shots, background.expt, each whole or not at all.
+        """Write simulated.expt, simulated.refl, truth.json and, where there are such,
+        background.expt and sequence.expt, each whole or not at all.
 
         Args:
             save_experiments: called with experiments and file name.
@@ -68,6 +71,9 @@ class SimulatedSet:
         if self.background is not None:
             with replacing(self.directory / "background.expt") as name:
                 save_experiments(self.background, name)
+        if self.sequence is not None:
+            with replacing(self.directory / "sequence.expt") as name:
+                save_experiments(self.sequence, name)
 
 
 def experiment_identifier(settings: Settings, number: int) -> str:
@@ -144,7 +150,13 @@ def image_format(simulator: Simulator) -> str:
 
 
 def _shot(still: StillState) -> image_files.Shot:
-    return image_files.Shot(still.wavelength, still.exposure_time, still.transmission)
+    return image_files.Shot(
+        still.wavelength,
+        still.exposure_time,
+        still.transmission,
+        still.start_angle,
+        still.angle_width,
+    )
 
 
 # The simulator of a worker process, set once when it starts
@@ -271,6 +283,39 @@ def _experiments(
     return experiments
 
 
+def _sequence(simulator: Simulator, places: list[tuple[str, int]]) -> ExperimentList | None:
+    """The rotation series as dxtbx sequence; None where the set is none.
+
+    Only of miniCBF with one geometry: a sequence has one beam and one detector.
+    """
+    first = simulator.stills[0]
+    one_geometry = len({(still.shift, still.wavelength) for still in simulator.stills}) == 1
+    paths = [path for path, _ in places]
+    if first.angle_width == 0 or not one_geometry or not paths[0].endswith(".cbf"):
+        return None
+    detector, beam = simulator.models(first)
+    found = ExperimentListFactory.from_filenames(paths)
+    if len(found) != 1:
+        raise ValueError("DIALS does not see one sequence in the images of the rotation series")
+    imageset = found[0].imageset
+    imageset.set_detector(detector)
+    imageset.set_beam(beam)
+    return ExperimentList(
+        [
+            Experiment(
+                imageset=imageset,
+                beam=beam,
+                detector=detector,
+                goniometer=found[0].goniometer,
+                scan=found[0].scan,
+                crystal=lattice.at_zero,
+                identifier=f"sequence-{simulator.settings.seed}-{number}",
+            )
+            for number, lattice in enumerate(first.lattices)
+        ]
+    )
+
+
 def _join(tables: list[list[flex.reflection_table]]) -> flex.reflection_table:
     joined = flex.reflection_table()
     number = 0
@@ -318,6 +363,7 @@ def simulate(
         _join(tables),
         mean_photons=means,
     )
+    result.sequence = _sequence(simulator, places)
     if simulator.empties:
         places, _, _ = _write_images(
             simulator, simulator.empties, directory / images, "empty", kind

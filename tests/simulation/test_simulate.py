@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dxtbx.model import ExperimentList
+from scitbx import matrix
 
 from dials.array_family import flex
 
@@ -206,3 +207,26 @@ def test_cbf_and_nexus_hold_the_same_counts(tmp_path):
         assert (a[0] == b[0]).all()
     with pytest.raises(ValueError, match="use format=nexus"):
         simulate(settings_of(format="cbf", detector={"type": "tilted"}), tmp_path / "bad")
+
+
+def test_rotation_series_as_stills_and_as_sequence(tmp_path):
+    settings = settings_of(
+        stills=4, crystal={"orientation": "rotation", "rotation_step": 0.3, "lattices": 2}
+    )
+    simulate(settings, tmp_path)
+    experiments, _ = read(tmp_path)
+    assert all(experiment.is_still() for experiment in experiments)
+    sequence = ExperimentList.from_file(str(tmp_path / "sequence.expt"))
+    assert len(sequence) == 2 and len(sequence.imagesets()) == 1
+    for number, experiment in enumerate(sequence):
+        assert len(experiment.imageset) == 4
+        assert experiment.scan.get_oscillation() == pytest.approx((0.0, 0.3))
+        axis = np.array(experiment.goniometer.get_rotation_axis())
+        for image in range(4):
+            angle = np.radians(experiment.scan.get_angle_from_array_index(image + 0.5))
+            turn = matrix.col(axis).axis_and_angle_as_r3_rotation_matrix(angle)
+            setting = turn * matrix.sqr(experiment.crystal.get_A())
+            still = experiments[2 * image + number]
+            assert setting.elems == pytest.approx(still.crystal.get_A(), abs=1e-9)
+            found = as_numpy(experiment.imageset.get_raw_data(image)[0])
+            assert (found == as_numpy(still.imageset.get_raw_data(0)[0])).all()
