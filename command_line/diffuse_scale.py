@@ -18,6 +18,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from libtbx import Auto
+
 from dials_diffuse.adapters.command import handle_errors, parse_command
 from dials_diffuse.phil.scale import phil_scope
 
@@ -33,8 +35,12 @@ def numbered(name: str, number: int, n_pairs: int) -> str:
 
 
 def values_of(scope) -> dict:
-    """The parameters of a PHIL scope by name"""
-    return {name: value for name, value in vars(scope).items() if not name.startswith("__")}
+    """The parameters of a PHIL scope by name, None for Auto"""
+    return {
+        name: None if value is Auto else value
+        for name, value in vars(scope).items()
+        if not name.startswith("__")
+    }
 
 
 @handle_errors()
@@ -74,13 +80,15 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         engine=params.fit.engine,
         max_iterations=params.fit.max_iterations,
         n_cycles=params.fit.n_cycles,
+        free_percentage=params.fit.free_percentage,
+        min_observations_per_parameter=params.fit.min_observations_per_parameter,
         max_observations=params.fit.max_observations,
         outlier_cutoff=params.outliers.cutoff,
         prior_strength=params.weighting.prior_strength,
         readout_noise=params.weighting.readout_noise,
         seed=params.seed,
     )
-    scaled = scale(source, settings)
+    scaled = scale(source, settings, params.error_model.refine)
     log_summary(scaled)
 
     n_pairs = len(command.pairs)

@@ -15,18 +15,19 @@ model
   scale = True
     .type = bool
     .help = "b: a scale factor for each still."
-  offset = False
+  offset = Auto
     .type = bool
     .help = "c(|q|): for each still a smooth function of |q| that is added, for solvent, loop"
-            "and air. Not on by default: it is determined only by the anisotropy"
-            "of the scattering, and costs precision where nothing varies."
-  panel = False
+            "and air. Auto: if that lowers the chi^2 of the free set."
+  panel = Auto
     .type = bool
-    .help = "d: a factor for each panel of the detector, the same for all stills."
-  sensitivity = False
+    .help = "d: a factor for each panel of the detector, the same for all stills. Auto: if"
+            "that lowers the chi^2 of the free set."
+  sensitivity = Auto
     .type = bool
     .help = "a(x,y): a smooth factor over the direction of s1 around the beam, the same"
-            "for all stills (absorption, sensitivity of the detector)."
+            "for all stills (absorption, sensitivity of the detector). Auto: if that"
+            "lowers the chi^2 of the free set."
   offset_parameters = 8
     .type = int(value_min=5)
     .help = "Number of parameters of c(|q|) between 0 and the largest |q|."
@@ -76,6 +77,15 @@ fit
     .type = int(value_min=1)
     .help = "Most iterations of the minimiser in a cycle. None: until it converges."
     .expert_level = 2
+  free_percentage = 5.0
+    .type = float(value_min=0, value_max=50)
+    .help = "Percentage of voxels that are left out of the fit, to judge with them which"
+            "components the data support (0: components set to Auto are not used)."
+    .expert_level = 1
+  min_observations_per_parameter = 5.0
+    .type = float(value_min=0)
+    .help = "With fewer observations a parameter a component is not refined."
+    .expert_level = 2
   max_observations = 2000000
     .type = int(value_min=1)
     .help = "Refine on a quasi-random subset of voxels with about this many observations;"
@@ -93,6 +103,14 @@ weighting
   readout_noise = 0.0
     .type = float(value_min=0)
     .help = "Noise of a pixel besides counting noise, in photons (0 for photon counters)."
+    .expert_level = 1
+}
+error_model
+  .help = "sigma'^2 = a^2 (sigma^2 + (b I)^2), a and b from the residuals."
+{
+  refine = True
+    .type = bool
+    .help = "Refine a and b. False: counting statistics only (a = 1, b = 0)."
     .expert_level = 1
 }
 outliers

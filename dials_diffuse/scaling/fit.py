@@ -36,15 +36,16 @@ class ModelSettings:
     """Components of the model; see phil/scale.py.
 
     Attributes:
-        scale, offset, panel, sensitivity: refine them or not
+        scale, offset, panel, sensitivity: refine them or not; None for the last three: if
+            it lowers the chi^2 of the free set
         offset_parameters: of c over |q|
         sensitivity_parameters: of a along x and along y
     """
 
     scale: bool = True
-    offset: bool = False
-    panel: bool = False
-    sensitivity: bool = False
+    offset: bool | None = None
+    panel: bool | None = None
+    sensitivity: bool | None = None
     offset_parameters: int = 8
     sensitivity_parameters: int = 7
 
@@ -74,7 +75,11 @@ class FitResult:
     Attributes:
         models: one a still, in the input's order
         components: names of the refined ones
+        n_observations, n_voxels: of the fit, without the free set
         cycles: rows of the convergence table
+        trials: for each set of components that was tried, chi^2 of the fit and the free set
+            and whether it was kept
+        lift: (n,) what was added to the intensities so that the smallest offset is 0
     """
 
     models: list
@@ -82,9 +87,11 @@ class FitResult:
     n_observations: int
     n_voxels: int
     cycles: list[dict] = field(default_factory=list)
+    trials: list[dict] = field(default_factory=list)
+    lift: np.ndarray | None = None
 
 
-def select_for_fit(survey: Survey, excluded: np.ndarray, settings: FitSettings) -> np.ndarray:
+def select_for_fit(survey: Survey, settings: FitSettings) -> np.ndarray:
     """(V,) bool: voxels of the fit: seen by several stills, and a quasi-random choice of these
     when there are more observations than needed.
 
@@ -111,23 +118,41 @@ def collect(
     return Observations.concatenate(parts)
 
 
-def build_models(source: ObservationSource, survey: Survey, settings: ModelSettings) -> list:
-    """Models of all stills at the start: scales from radial profiles, the rest null."""
-    margin = 1 + 1e-6
+def build_models(
+    source: ObservationSource,
+    survey: Survey,
+    settings: ModelSettings,
+    names: list[str],
+    start: list | np.ndarray,
+) -> list:
+    """Models of all stills at the start.
+
+    Args:
+        names: components they have
+        start: models whose values are taken over where they have the component, or
+            scales; the rest begins at null
+    """
     x0, x1, y0, y1 = survey.extent
     extent = (x0 - 1e-6, x1 + 1e-6, y0 - 1e-6, y1 + 1e-6)
     n = settings.sensitivity_parameters
     models = []
-    for b in survey.still_scales():
+    for begin in start:
         model = DiffuseScalingModel.create(
             source.grid.to_dict(),
-            offset={"n_parameters": settings.offset_parameters, "q_max": survey.q_max * margin}
-            if settings.offset
+            offset={
+                "n_parameters": settings.offset_parameters,
+                "q_max": survey.q_max * (1 + 1e-6),
+            }
+            if "offset" in names
             else None,
-            n_panels=survey.n_panels if settings.panel else None,
-            sensitivity={"extent": extent, "shape": (n, n)} if settings.sensitivity else None,
+            n_panels=survey.n_panels if "panel" in names else None,
+            sensitivity={"extent": extent, "shape": (n, n)} if "sensitivity" in names else None,
         )
-        model.components["scale"].set_values([b])
+        if isinstance(begin, DiffuseScalingModel):
+            for name, component in begin.components.items():
+                model.components[name].set_values(component.values())
+        else:
+            model.components["scale"].set_values([begin])
         models.append(model)
     return models
 
@@ -158,82 +183,209 @@ def refine_cycle(scaler, restraints, names: list[str], settings: FitSettings) ->
     }
 
 
+class Fitter:
+    """Refines models with different sets of components on the same observations.
+
+    Args:
+        source, survey: input
+        excluded: (S,) bool
+        settings: what to do
+        start: (S,) scales to start from, by default those of the radial profiles
+
+    Raises:
+        ValueError: no voxel is seen by two stills.
+    """
+
+    def __init__(self, source, survey, excluded, settings, start=None):
+        self.source, self.survey, self.settings = source, survey, settings
+        self.used = ~excluded
+        # restraints and mean intensities stay with the radial profiles
+        self.profile_scales = survey.still_scales()
+        self.prior = survey.prior(self.profile_scales)
+        self.start = self.profile_scales if start is None else np.asarray(start, dtype=float)
+        chosen = select_for_fit(survey, settings)
+        position = np.arange(len(chosen)) * 0.7548776662466927 % 1.0
+        free = position < settings.free_percentage / 100
+        self.observations = collect(source, survey, chosen & ~free, excluded)
+        self.free = collect(source, survey, chosen & free, excluded)
+        if not len(self.observations):
+            raise ValueError(
+                "No voxel is seen by two stills: there is nothing that could relate their scales "
+                "(coarser voxels, subdivide=1,1,1, may help)"
+            )
+        logger.info(
+            "Fit on %d observations of voxels seen by two or more stills, %d more in the free set",
+            len(self.observations),
+            len(self.free),
+        )
+
+    def scaler(self, models: list, observations: Observations) -> DiffuseScaler:
+        """Models with observations"""
+        return DiffuseScaler(
+            models,
+            observations,
+            self.prior,
+            prior_strength=self.settings.prior_strength,
+            readout_noise=self.settings.readout_noise,
+        )
+
+    def n_parameters(self, names: list[str]) -> int:
+        """Parameters of a model with these components"""
+        m = self.settings.model
+        each = {
+            "scale": self.used.sum(),
+            "offset": self.used.sum() * m.offset_parameters,
+            "panel": self.survey.n_panels,
+            "sensitivity": m.sensitivity_parameters**2,
+        }
+        return int(sum(each[name] for name in names))
+
+    def too_few(self, names: list[str]) -> bool:
+        """True where there are fewer observations a parameter than asked for"""
+        needed = self.settings.min_observations_per_parameter * self.n_parameters(names)
+        return len(self.observations) < needed
+
+    def refine(self, names: list[str], start) -> tuple[DiffuseScaler, list[dict]]:
+        """Refine a model with these components.
+
+        First the scales alone, then everything; after each cycle the expected variances and
+        the outliers are found anew, until the scales stand still.
+
+        Returns:
+            (scaler with the models, rows of the convergence table)
+        """
+        settings = self.settings
+        models = build_models(self.source, self.survey, settings.model, names, start)
+        scaler = self.scaler(models, self.observations)
+        restraints = Restraints(scaler, settings.restraints, self.profile_scales, self.prior)
+        fresh = not isinstance(start[0], DiffuseScalingModel)
+        order = [["scale"], names] if fresh and "scale" in names and len(names) > 1 else [names]
+        cycles: list[dict] = []
+        last = None
+        for cycle in range(settings.n_cycles if names else 0):
+            scaler.accept_all()
+            n_rejected = 0
+            if settings.outlier_cutoff:
+                n_rejected = scaler.reject_outliers(settings.outlier_cutoff)
+                scaler.update_weights()
+                n_rejected += scaler.reject_outliers(settings.outlier_cutoff)
+            row = refine_cycle(scaler, restraints, order[min(cycle, len(order) - 1)], settings)
+            apply_conventions(scaler, self.used)
+            b = scaler.b[self.used]
+            shift = float(np.max(abs(b / last - 1))) if last is not None else None
+            row.update(cycle=cycle + 1, outliers=n_rejected, shift=shift)
+            cycles.append(row)
+            if cycle >= len(order) and shift < shift_tolerance(scaler):
+                break
+            last = b
+        return scaler, cycles
+
+    def free_chi2(self, models: list, weights: np.ndarray | None = None):
+        """chi^2 per degree of freedom of the free set, its intensities in closed form.
+
+        Args:
+            models: refined
+            weights: to be used instead of those that the models lead to, so that two
+                models can be compared
+
+        Returns:
+            (chi^2, weights); NaN without a free set
+        """
+        if not len(self.free):
+            return float("nan"), None
+        scaler = self.scaler(models, self.free)
+        if weights is not None:
+            scaler.data.weight = weights
+        elif self.settings.outlier_cutoff:
+            scaler.reject_outliers(self.settings.outlier_cutoff)
+            scaler.update_weights()
+        return chi2_of(scaler), scaler.data.weight
+
+
+def chi2_of(scaler: DiffuseScaler) -> float:
+    """chi^2 per degree of freedom: accepted observations less voxels"""
+    target = DiffuseScalingTarget(scaler)
+    functional, _ = target.compute_functional_gradients(scaler.data)
+    accepted = np.add.reduceat(scaler.data.weight > 0, scaler.data.start[:-1])
+    freedom = np.sum(np.maximum(accepted - 1, 0))
+    return float(functional / max(freedom, 1))
+
+
 def fit(
     source: ObservationSource,
     survey: Survey,
     excluded: np.ndarray,
     settings: FitSettings,
+    start: np.ndarray | None = None,
 ) -> FitResult:
-    """Refine all models.
+    """Refine all models; components that are left to choose stay if the free set agrees.
 
-    First the scales alone, then everything; after each cycle the expected variances and
-    the outliers are found anew, until nothing moves any more.
+    Args:
+        start: (S,) scales to start from, by default those of the radial profiles
 
     Raises:
-        ValueError: no voxel is seen by two stills.
+        ValueError: no voxel is seen by two stills; too few observations for the model.
     """
-    models = build_models(source, survey, settings.model)
-    start = np.array([m.components["scale"].parameters[0] for m in models])
-    prior = survey.prior(start)
-    chosen = select_for_fit(survey, excluded, settings)
-    free = np.zeros(len(chosen), dtype=bool)
-    observations = collect(source, survey, chosen & ~free, excluded)
-    if not len(observations):
+    fitter = Fitter(source, survey, excluded, settings, start)
+    wanted = settings.model
+    names = [n for n in COMPONENTS if getattr(wanted, n)]
+    if survey.n_panels == 1 and "panel" in names:
+        logger.info("The detector has one panel: model.panel has nothing to do")
+        names.remove("panel")
+    if fitter.too_few(names):
         raise ValueError(
-            "No voxel is seen by two stills: there is nothing that could relate their scales "
-            "(coarser voxels, subdivide=1,1,1, may help)"
+            f"{len(fitter.observations)} observations shared by stills are too few for "
+            f"{fitter.n_parameters(names)} parameters: use fewer components (model.offset=False "
+            "model.sensitivity=False) or lower fit.min_observations_per_parameter"
         )
-    logger.info(
-        "Fit on %d observations of %d voxels seen by two or more stills",
-        len(observations),
-        np.count_nonzero(chosen),
+    scaler, cycles = fitter.refine(names, fitter.start)
+    chi2, weights = fitter.free_chi2(scaler.models)
+    trials = [_trial(names, chi2_of(scaler), chi2, True)]
+    for name in ("panel", "sensitivity", "offset"):
+        if getattr(wanted, name) is not None or (name == "panel" and survey.n_panels == 1):
+            continue
+        more = [n for n in COMPONENTS if n in (*names, name)]
+        if weights is None or fitter.too_few(more):
+            trials.append(_trial(more, None, None, False))
+            continue
+        trial, rows = fitter.refine(more, scaler.models)
+        new_chi2, _ = fitter.free_chi2(trial.models, weights)
+        better = new_chi2 < chi2
+        trials.append(_trial(more, chi2_of(trial), new_chi2, better))
+        if better:
+            names, scaler = more, trial
+            cycles.extend(rows)
+            chi2, weights = fitter.free_chi2(scaler.models)
+    result = FitResult(
+        scaler.models, names, scaler.data.size, len(scaler.data.voxel), cycles, trials
     )
-    scaler = DiffuseScaler(
-        models,
-        observations,
-        prior,
-        prior_strength=settings.prior_strength,
-        readout_noise=settings.readout_noise,
+    _finish(scaler, fitter, result)
+    return result
+
+
+def _trial(names, chi2, free_chi2, kept: bool) -> dict:
+    return {"components": list(names), "chi2": chi2, "free_chi2": free_chi2, "kept": kept}
+
+
+def _finish(scaler: DiffuseScaler, fitter: Fitter, result: FitResult) -> None:
+    """Standard deviations, and the convention for the offsets"""
+    names = result.components
+    restraints = Restraints(
+        scaler, fitter.settings.restraints, fitter.profile_scales, fitter.prior
     )
-    restraints = Restraints(scaler, settings.restraints, start, prior)
-    names = [n for n in COMPONENTS if getattr(settings.model, n)]
-    result = FitResult(models, names, scaler.data.size, len(scaler.data.voxel))
-    order = [["scale"], names] if "scale" in names and len(names) > 1 else [names]
-    used = ~excluded
-    last = None
-    for cycle in range(settings.n_cycles):
-        if not names:
-            break
-        scaler.accept_all()
-        n_rejected = 0
-        if settings.outlier_cutoff:
-            n_rejected = scaler.reject_outliers(settings.outlier_cutoff)
-            scaler.update_weights()
-            n_rejected += scaler.reject_outliers(settings.outlier_cutoff)
-        active = order[min(cycle, len(order) - 1)]
-        row = refine_cycle(scaler, restraints, active, settings)
-        apply_conventions(scaler, used)
-        b = scaler.b[used]
-        row.update(cycle=cycle + 1, outliers=n_rejected)
-        row["shift"] = float(np.max(abs(b / last - 1))) if last is not None else None
-        result.cycles.append(row)
-        if cycle >= len(order) and row["shift"] < shift_tolerance(scaler):
-            break
-        last = b
-    target = DiffuseScalingTarget(scaler, restraints, names)
+    target = DiffuseScalingTarget(scaler, restraints)
     target.compute_functional_gradients(scaler.data)
     covariances = scaler.still_covariances(restraints, target.reference)
-    for model, covariance in zip(models, covariances):
+    for model, covariance in zip(scaler.models, covariances):
         sigmas = np.sqrt(np.diagonal(covariance))
         if "scale" in names:
             model.components["scale"].parameter_esds = flex.double(sigmas[:1].tolist())
         if "offset" in names:
             model.components["offset"].parameter_esds = flex.double(sigmas[1:].tolist())
     if "offset" in names:
-        lift_offsets(scaler, used, covariances)
-    for model in models:
+        result.lift = lift_offsets(scaler, fitter.used, covariances)
+    for model in scaler.models:
         model.set_scaling_model_as_scaled()
-    return result
 
 
 def shift_tolerance(scaler) -> float:

@@ -100,3 +100,78 @@ def residuals(index, ok, y, exposure, g, h, floor, expected, error_b, intensity,
         if share < 1.0 - 1e-9:
             z[k] = (y[k] - eg * intensity[v] - exposure[k] * h[k]) / np.sqrt(variance)
             leverage[k] = share
+
+
+@njit(cache=True)
+def accumulate_statistics(
+    index, ok, still, panel, direction, y, exposure, g, h, floor, expected, error_b, intensity,
+    num, den, n_obs, isotropic, shell, by_shell, by_still, by_panel, by_direction, by_voxel,
+    by_size, histogram,
+):
+    """Sums for all statistics in one pass; columns of the by_ arrays are named in statistics.py.
+
+    Args:
+        isotropic: (V,) mean of the map at the voxel's |q|
+        shell: (V,) resolution shell, -1 for none
+        by_shell: (n_shells, 6); by_still: (S, 10); by_panel: (P, 5); by_direction: (D, 2)
+        by_voxel: (V,) sum of z^2
+        by_size: (n, 3), for the error model: log2 bins of the squared relative precision
+            t = signal^2/variance, sums of z^2, 1 - leverage and t (1 - leverage)
+        histogram: counts of z / sqrt(1 - leverage) in steps of 0.1 from -10
+    """
+    for k in range(len(index)):
+        if not ok[k]:
+            continue
+        v = index[k]
+        if n_obs[v] < 2:
+            continue
+        eg = exposure[k] * g[k]
+        variance = expected_variance(exposure[k], g[k], h[k], floor[k], expected[v], error_b)
+        information = eg * eg / variance
+        net = y[k] - exposure[k] * h[k]
+        rest_den = den[v] - information
+        if rest_den <= 1e-9 * den[v]:
+            continue
+        share = 1.0 - information / den[v]
+        residual = net - eg * intensity[v]
+        square = residual * residual / variance
+        by_voxel[v] += square
+        i = still[k]
+        p = panel[k]
+        s = shell[v]
+        if s >= 0:
+            by_shell[s, 0] += 1
+            by_shell[s, 1] += square
+            by_shell[s, 2] += share
+            by_shell[s, 3] += np.sqrt(n_obs[v] / (n_obs[v] - 1.0)) * abs(residual)
+            by_shell[s, 4] += eg * intensity[v]
+            by_shell[s, 5] += residual
+        by_panel[p, 0] += 1
+        by_panel[p, 1] += square
+        by_panel[p, 2] += share
+        by_panel[p, 3] += residual
+        by_panel[p, 4] += eg * intensity[v]
+        by_direction[direction[k], 0] += residual
+        by_direction[direction[k], 1] += eg * intensity[v] + exposure[k] * h[k]
+        rest = (num[v] - eg * net / variance) / rest_den - isotropic[v]
+        own = net / eg - isotropic[v]
+        by_still[i, 0] += 1
+        by_still[i, 1] += square
+        by_still[i, 2] += share
+        by_still[i, 3] += information
+        by_still[i, 4] += information * own
+        by_still[i, 5] += information * rest
+        by_still[i, 6] += information * own * own
+        by_still[i, 7] += information * rest * rest
+        by_still[i, 8] += information * own * rest
+        by_still[i, 9] += eg * intensity[v]
+        signal = eg * intensity[v]
+        t = signal * signal / variance
+        size = 0
+        if t > 2.0**-10:
+            size = min(int((np.log2(t) + 10.0) * 2.0), len(by_size) - 1)
+        by_size[size, 0] += square
+        by_size[size, 1] += share
+        by_size[size, 2] += t * share
+        bar = int(np.floor((residual / np.sqrt(variance * share) + 10.0) * 10.0))
+        histogram[min(max(bar, 0), len(histogram) - 1)] += 1

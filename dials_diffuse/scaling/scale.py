@@ -17,6 +17,7 @@ from dials_diffuse.adapters.tables import (
     vec3_column,
 )
 from dials_diffuse.grid.voxel_grid import VoxelGrid
+from dials_diffuse.scaling.error_model import ErrorModel, fit_error_model
 from dials_diffuse.scaling.fit import FitResult, FitSettings, fit
 from dials_diffuse.scaling.merge import Merged, Merger, ScaleTables, split_halves
 from dials_diffuse.scaling.observations import (
@@ -24,6 +25,7 @@ from dials_diffuse.scaling.observations import (
     observations_of,
     unpack_voxels,
 )
+from dials_diffuse.scaling.statistics import Statistics, statistics
 from dials_diffuse.scaling.survey import Survey, survey
 
 logger = logging.getLogger("dials.diffuse.scaling.scale")
@@ -35,6 +37,8 @@ class Scaled:
 
     Attributes:
         excluded: still -> reason
+        chi2_before_error_model: overall, with counting statistics alone
+        statistics: of the merged map; unscaled: of the same observations with all scales 1
     """
 
     source: ObservationSource
@@ -43,6 +47,10 @@ class Scaled:
     merger: Merger
     merged: Merged
     excluded: dict[int, str]
+    error_model: ErrorModel
+    chi2_before_error_model: float
+    statistics: Statistics
+    unscaled: Statistics
 
 
 def exclusions(found: Survey) -> dict[int, str]:
@@ -58,7 +66,9 @@ def exclusions(found: Survey) -> dict[int, str]:
     return reasons
 
 
-def scale(source: ObservationSource, settings: FitSettings) -> Scaled:
+def scale(
+    source: ObservationSource, settings: FitSettings, use_error_model: bool = True
+) -> Scaled:
     """Survey, fit, merge.
 
     Raises:
@@ -77,20 +87,37 @@ def scale(source: ObservationSource, settings: FitSettings) -> Scaled:
         )
     result = fit(source, found, excluded, settings)
     tables = ScaleTables.of_models(result.models, excluded)
-    merger = Merger(
-        source,
-        found,
-        tables,
-        found.prior(tables.b),
-        split_halves(found.n_stills_in, settings.seed),
-        settings.prior_strength,
-        settings.readout_noise,
-    )
+    half = split_halves(found.n_stills_in, settings.seed)
+    prior = found.prior(tables.b)
+    arguments = (prior, half, settings.prior_strength, settings.readout_noise)
+    merger = Merger(source, found, tables, *arguments)
     if settings.outlier_cutoff:
         merged = merger.reject_outliers(settings.outlier_cutoff)
     else:
         merged = merger.merge()
-    return Scaled(source, found, result, merger, merged, reasons)
+    error_model = ErrorModel()
+    raw = statistics(merger, merged)
+    if use_error_model:
+        error_model = fit_error_model(raw.by_size)
+        if error_model.b > 0:
+            merger.error_b = error_model.b
+            merged = merger.merge()
+    numbers = statistics(merger, merged, variance_factor=error_model.a**2)
+    merged.variance *= error_model.a**2
+    before = Merger(source, found, ScaleTables(np.ones(len(excluded)), excluded), *arguments)
+    before.rejected = merger.rejected
+    return Scaled(
+        source=source,
+        survey=found,
+        fit=result,
+        merger=merger,
+        merged=merged,
+        excluded=reasons,
+        error_model=error_model,
+        chi2_before_error_model=raw.overall.chi2,
+        statistics=numbers,
+        unscaled=statistics(before, before.merge()),
+    )
 
 
 def merged_table(merged: Merged, grid: VoxelGrid):
@@ -102,7 +129,7 @@ def merged_table(merged: Merged, grid: VoxelGrid):
     table["hkl"] = vec3_column(grid.hkl_of_voxel(voxel))
     table["q"] = vec3_column(grid.q_of_voxel(voxel))
     table["d"] = double_column(grid.d_of_voxel(voxel))
-    for name in ("intensity", "variance", "exposure"):
+    for name in ("intensity", "variance", "variance_scatter", "exposure"):
         table[name] = double_column(getattr(merged, name)[keep])
     for name in ("n_obs", "n_stills"):
         table[name] = int_column(getattr(merged, name)[keep])

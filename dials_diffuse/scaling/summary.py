@@ -6,31 +6,152 @@ import json
 import logging
 import os
 
-import numpy as np
-
 from dials.util import tabulate
 
 from dials_diffuse.io.atomic import replacing
+from dials_diffuse.scaling.statistics import Statistics
 
 logger = logging.getLogger("dials.diffuse.scaling.summary")
 
 
+def shell_table(found: Statistics) -> list[list]:
+    """Rows of the table by resolution shell, the column names first"""
+    rows = [
+        ["d (A)", "Observations", "Voxels", "Complete", "Multiplicity", "I", "I/sigma", "R_meas",
+         "CC1/2", "CC1/2 aniso", "chi2"]
+    ]  # fmt: skip
+    for s in [*found.shells, found.overall]:
+        rows.append(
+            [
+                s.label,
+                s.n_obs,
+                s.n_voxels,
+                f"{s.completeness:.3f}",
+                f"{s.multiplicity:.1f}",
+                f"{s.mean_intensity:.4g}",
+                f"{s.mean_i_over_sigma:.2f}",
+                f"{s.r_meas:.4f}",
+                f"{s.cc_half:.4f}",
+                f"{s.cc_half_anisotropic:.4f}",
+                f"{s.chi2:.3f}",
+            ]
+        )
+    return rows
+
+
+def convergence_table(cycles: list[dict]) -> list[list]:
+    """Rows of the convergence table, the column names first"""
+    rows = [["Components", "Cycle", "Parameters", "Steps", "Outliers", "RMSD before", "after", "Shift of b"]]
+    for c in cycles:
+        rows.append(
+            [
+                " ".join(c["components"]),
+                c["cycle"],
+                c["parameters"],
+                c["steps"],
+                c["outliers"],
+                f"{c['rmsd_start']:.5f}",
+                f"{c['rmsd_end']:.5f}",
+                "-" if c["shift"] is None else f"{c['shift']:.5f}",
+            ]
+        )
+    return rows
+
+
+def trial_table(trials: list[dict]) -> list[list]:
+    """Rows of the table of components that were tried, the column names first"""
+    rows = [["Components", "chi2 of fit", "chi2 of free set", ""]]
+    for t in trials:
+        if t["chi2"] is None:
+            rows.append([" ".join(t["components"]), "-", "-", "too few observations"])
+            continue
+        verdict = "kept" if t["kept"] else "dropped"
+        rows.append(
+            [" ".join(t["components"]), f"{t['chi2']:.5f}", f"{t['free_chi2']:.5f}", verdict]
+        )
+    return rows
+
+
+def still_table(scaled) -> list[list]:
+    """Rows of the table by still, the column names first"""
+    rows = [["Still", "Experiment", "b", "sigma", "Observations", "chi2", "CC with map"]]
+    found = scaled.statistics
+    for number, (experiment, model) in enumerate(
+        zip(scaled.source.experiments, scaled.fit.models)
+    ):
+        if number in scaled.excluded:
+            rows.append([number, experiment.identifier, "-", "-", "-", "-", "-"])
+            continue
+        scale = model.components["scale"]
+        esds = scale.parameter_esds
+        rows.append(
+            [
+                number,
+                experiment.identifier,
+                f"{scale.parameters[0]:.4f}",
+                f"{esds[0]:.4f}" if esds else "-",
+                found.still_n[number],
+                f"{found.still_chi2[number]:.3f}",
+                f"{found.still_cc[number]:.3f}",
+            ]
+        )
+    return rows
+
+
+def panel_table(scaled) -> list[list]:
+    """Rows of the table by panel, the column names first"""
+    found = scaled.statistics
+    factors = scaled.merger.tables.d
+    detector = scaled.source.experiments[0].detector
+    rows = [["Panel", "Name", "d", "Observations", "chi2", "(obs - calc)/calc"]]
+    for number in range(scaled.survey.n_panels):
+        name = detector[number].get_name() if number < len(detector) else "-"
+        rows.append(
+            [
+                number,
+                name,
+                "-" if factors is None else f"{factors[number]:.4f}",
+                found.panel_n[number],
+                f"{found.panel_chi2[number]:.3f}",
+                f"{found.panel_residual[number]:+.4f}",
+            ]
+        )
+    return rows
+
+
 def log_summary(scaled) -> None:
     """Write what a user wants to know about a scaling run to the log"""
-    rows = [
-        [c["cycle"], c["parameters"], c["steps"], f"{c['rmsd_start']:.5f}", f"{c['rmsd_end']:.5f}"]
-        for c in scaled.fit.cycles
-    ]
-    logger.info(
-        "\nConvergence:\n%s",
-        tabulate(rows, ["Cycle", "Parameters", "Steps", "RMSD before", "RMSD after"]),
-    )
+
+    def show(title: str, rows: list[list], most: int = 60) -> None:
+        shown = rows[1 : most + 1]
+        more = len(rows) - 1 - len(shown)
+        logger.info("\n%s\n%s", title, tabulate(shown, rows[0]))
+        if more:
+            logger.info("... and %d more (all of them in the JSON and HTML files)", more)
+
+    show("Convergence", convergence_table(scaled.fit.cycles))
+    show("Components", trial_table(scaled.fit.trials))
+    show("Stills", still_table(scaled))
+    if scaled.survey.n_panels > 1:
+        show("Panels", panel_table(scaled))
     b = scaled.merger.tables.b[~scaled.merger.tables.excluded]
-    logger.info("Scales b from %.3f to %.3f, mean %.3f", b.min(), b.max(), b.mean())
-    keep = scaled.merged.n_obs > 0
+    model = scaled.error_model
     logger.info(
-        "%d observations merged into %d voxels", scaled.merged.n_obs.sum(), np.count_nonzero(keep)
+        "\nScales b from %.3f to %.3f with mean %.3f. Error model a = %.3f, b = %.4f; chi2 %.3f with "
+        "counting statistics alone",
+        b.min(), b.max(), b.mean(), model.a, model.b, scaled.chi2_before_error_model,
+    )  # fmt: skip
+    logger.info(
+        "%d of %d usable observations are outliers", scaled.merger.n_outliers(), scaled.survey.n_usable
     )
+    show("Merged intensities", shell_table(scaled.statistics))
+    after, before = scaled.statistics.overall, scaled.unscaled.overall
+    logger.info(
+        "Before scaling: R_meas %.4f, CC1/2 %.4f, of the anisotropic part %.4f, chi2 %.3f\n"
+        "After scaling:  R_meas %.4f, CC1/2 %.4f, of the anisotropic part %.4f, chi2 %.3f\n",
+        before.r_meas, before.cc_half, before.cc_half_anisotropic, before.chi2,
+        after.r_meas, after.cc_half, after.cc_half_anisotropic, after.chi2,
+    )  # fmt: skip
 
 
 def write_json(path: str | os.PathLike, scaled) -> None:
