@@ -59,8 +59,10 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     # they bring numba along, which -h need not wait for
     from dials_diffuse.io.atomic import replacing
     from dials_diffuse.io.map_file import write_map
+    from dials_diffuse.report.html import plots_of
     from dials_diffuse.scaling.fit import FitSettings, ModelSettings
     from dials_diffuse.scaling.observations import ObservationSource
+    from dials_diffuse.scaling.plots import report_sections, write_html
     from dials_diffuse.scaling.restraints import RestraintSettings
     from dials_diffuse.scaling.scale import (
         apply_to_table,
@@ -111,9 +113,14 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         logger.info("Saving the map to %s", params.output.map)
         voxel, columns = map_columns(scaled.merged)
         write_map(params.output.map, voxel, columns, source.grid, "Merged diffuse scattering")
-    if params.output.json:
-        logger.info("Saving numbers and model copies to %s", params.output.json)
-        write_json(params.output.json, scaled)
+    if params.output.html or params.output.json:
+        sections = report_sections(scaled)
+        if params.output.html:
+            logger.info("Saving the report to %s", params.output.html)
+            write_html(params.output.html, sections)
+        if params.output.json:
+            logger.info("Saving numbers and model copies to %s", params.output.json)
+            write_json(params.output.json, scaled, plots_of(sections))
 
 
 if __name__ == "__main__":

@@ -174,6 +174,7 @@ class Merger:
         self.readout_noise = readout_noise
         self.error_b = error_b
         q = np.linalg.norm(source.grid.q_of_voxel(unpack_voxels(survey.voxels)), axis=1)
+        self.prior_of_q = prior
         self.prior = prior(q)
         self.rejected: list[np.ndarray | None] = [None] * len(source.pairs)
 

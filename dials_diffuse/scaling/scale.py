@@ -85,6 +85,19 @@ def scale(
             "Fewer than two stills are left to scale: no voxel is seen by two stills with counts above "
             "background (coarser voxels, subdivide=1,1,1, may help)"
         )
+    groups = found.groups()
+    if len(groups) > 1:
+        logger.warning(
+            "The stills fall into %d groups that have no voxel in common, of %s stills: the scale of "
+            "one group relative to another rests on their radial profiles alone. The smaller groups: %s",
+            len(groups),
+            ", ".join(str(len(group)) for group in groups[:10]),
+            "; ".join(", ".join(map(str, group[:10])) for group in groups[1:10]),
+        )
+    if found.n_not_finite:
+        logger.warning(
+            "%d observations are not used: their values are not finite", found.n_not_finite
+        )
     result = fit(source, found, excluded, settings)
     tables = ScaleTables.of_models(result.models, excluded)
     half = split_halves(found.n_stills_in, settings.seed)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
+
+import numpy as np
 
 from dials.util import tabulate
 
@@ -154,14 +157,62 @@ def log_summary(scaled) -> None:
     )  # fmt: skip
 
 
-def write_json(path: str | os.PathLike, scaled) -> None:
+def numbers_of(found: Statistics) -> dict:
+    """Statistics as plain JSON"""
+
+    def shell(row) -> dict:
+        values = {**dataclasses.asdict(row), "multiplicity": row.multiplicity}
+        return {**values, "completeness": row.completeness}
+
+    return {"overall": shell(found.overall), "shells": [shell(row) for row in found.shells]}
+
+
+def write_json(path: str | os.PathLike, scaled, plots: dict[str, dict]) -> None:
     """Numbers, plots and a copy of the models"""
+    found = scaled.statistics
+    excluded = scaled.merger.tables.excluded
     contents = {
         "models": {
             experiment.identifier: model.to_dict()
             for experiment, model in zip(scaled.source.experiments, scaled.fit.models)
         },
+        "components": scaled.fit.components,
         "convergence": scaled.fit.cycles,
+        "trials": scaled.fit.trials,
+        "error_model": dataclasses.asdict(scaled.error_model),
+        "chi2_before_error_model": scaled.chi2_before_error_model,
+        "n_outliers": scaled.merger.n_outliers(),
+        "n_usable": scaled.survey.n_usable,
+        "groups": scaled.survey.groups(),
+        "statistics": numbers_of(found),
+        "statistics_unscaled": numbers_of(scaled.unscaled),
+        "stills": [
+            {
+                "identifier": experiment.identifier,
+                "excluded": scaled.excluded.get(i),
+                "b": None if excluded[i] else float(scaled.merger.tables.b[i]),
+                "n_obs": int(found.still_n[i]),
+                "chi2": found.still_chi2[i],
+                "cc": found.still_cc[i],
+            }
+            for i, experiment in enumerate(scaled.source.experiments)
+        ],
+        "panels": [
+            {"n_obs": int(n), "chi2": chi2, "residual": residual}
+            for n, chi2, residual in zip(found.panel_n, found.panel_chi2, found.panel_residual)
+        ],
+        "plots": plots,
     }
     with replacing(path) as temporary, open(temporary, "w") as handle:
-        json.dump(contents, handle)
+        json.dump(_without_nan(contents), handle, allow_nan=False)
+
+
+def _without_nan(value):
+    """JSON has no NaN: None instead, all the way down"""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if np.isfinite(value) else None
+    return value

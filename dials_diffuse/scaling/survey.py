@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,7 +24,6 @@ class Survey:
     Attributes:
         voxels: (V,) packed voxels with usable observations, sorted
         n_obs, n_stills: (V,) usable observations, and stills, of each
-        group: (V,) number of the connected group of stills that sees the voxel
         still_obs: (S,) usable observations a still
         still_shared: (S,) those in voxels that other stills see as well
         still_group: (S,) connected group, -1 for stills without observations
@@ -51,12 +50,18 @@ class Survey:
     extent: tuple[float, float, float, float]
     q_max: float
     n_panels: int
-    excluded: dict[int, str] = field(default_factory=dict)
 
     @property
     def n_stills_in(self) -> int:
         """Stills in the input"""
         return len(self.still_obs)
+
+    def groups(self) -> list[list[int]]:
+        """Stills that common voxels connect, the largest group first; those with none in
+        common with others are left out"""
+        labels = np.where(self.still_shared > 0, self.still_group, -1)
+        found = [np.flatnonzero(labels == label).tolist() for label in np.unique(labels) if label >= 0]
+        return sorted(found, key=len, reverse=True)
 
     def still_scales(self, n_cycles: int = 10) -> np.ndarray:
         """Scales (S,) that make the stills' radial profiles agree: where the fit starts from."""
