@@ -4,8 +4,8 @@
 Writes images that DIALS reads like those of a beamline, the experiments and
 integrated reflections that dials.stills_process would leave, and the truth:
 everything to compare a reduction with. Without any parameter it makes the
-demonstration set: 30 stills of random orientation of a lysozyme-like crystal, five
-photons a pixel. The same seed gives the same images.
+demonstration set: 30 stills of random orientation of a crystal of a small
+protein, five photons a pixel. The same seed gives the same images.
 
 Diffuse scattering, a ring of solvent, Compton scattering and Bragg peaks are in
 electrons^2 per unit cell; the photons of a pixel follow with its solid angle,

@@ -45,7 +45,7 @@ detector
     .type = choice
     .help = "One panel normal to the beam, two groups of two panels of which each is"
             "tilted, or a PILATUS 6M."
-  distance = 147.0
+  distance = 200.0
     .type = float(value_min=1)
     .help = "From sample to detector, mm."
   distance_jitter = 0.0
@@ -86,7 +86,7 @@ detector
 crystal
   .help = "The crystals."
 {{
-  unit_cell = 79.1, 79.1, 37.9, 90, 90, 90
+  unit_cell = 57.9, 57.9, 38.1, 90, 90, 90
     .type = floats(size=6)
     .help = "Angstrom and degrees."
   space_group = "P 43 21 2"
@@ -116,9 +116,9 @@ crystal
 truth
   .help = "Scattering of the unit cell besides its Bragg peaks."
 {{
-  composition = "C 613 H 959 N 193 O 185 S 10"
+  composition = "C 284 H 432 N 84 O 79 S 7"
     .type = str
-    .help = "Elements and numbers of atoms (one molecule of lysozyme), or model: all"
+    .help = "Elements and numbers of atoms (one molecule of trypsin inhibitor), or model: all"
             "atoms that bragg.model puts into the unit cell."
   copies = 8.0
     .type = float(value_min=0)
@@ -135,7 +135,7 @@ truth
     .type = float(value_min=0.001)
     .help = "Standard deviation of the gaussian envelope, 1/Angstrom."
     .expert_level = 1
-  anisotropy = 0.35
+  anisotropy = 0.4
     .type = float(value_min=0)
     .help = "Standard deviation of the diffuse intensity about its shell mean,"
             "relative to it."

@@ -1,7 +1,7 @@
 """What can be set in a simulation: one dataclass a subject, all with defaults.
 
 The defaults make the demonstration set: 30 stills of random orientation of a
-lysozyme-like crystal, five photons a pixel, Bragg spots on, all else ideal.
+crystal of a small protein, five photons a pixel, Bragg spots on, all else ideal.
 The names are those of the PHIL scope (`phil/simulate.py`).
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
-# Hen egg-white lysozyme, hydrogens included, as atoms of one molecule.
-LYSOZYME = "C 613 H 959 N 193 O 185 S 10"
+# Bovine pancreatic trypsin inhibitor, hydrogens included, as atoms of one molecule
+TRYPSIN_INHIBITOR = "C 284 H 432 N 84 O 79 S 7"
 
 
 @dataclass
@@ -57,7 +57,7 @@ class DetectorSettings:
     """
 
     type: str = "single"
-    distance: float = 147.0
+    distance: float = 200.0
     distance_jitter: float = 0.0
     pixel_size: float = 0.4
     image_size: tuple[int, int] = (300, 300)
@@ -86,7 +86,7 @@ class CrystalSettings:
         domain_size: Angstrom.
     """
 
-    unit_cell: tuple[float, ...] = (79.1, 79.1, 37.9, 90.0, 90.0, 90.0)
+    unit_cell: tuple[float, ...] = (57.9, 57.9, 38.1, 90.0, 90.0, 90.0)
     space_group: str = "P 43 21 2"
     orientation: str = "random"
     rotation_step: float = 0.5
@@ -122,12 +122,12 @@ class TruthSettings:
         compton: include incoherent scattering.
     """
 
-    composition: str = LYSOZYME
+    composition: str = TRYPSIN_INHIBITOR
     copies: float = 8.0
     b_factor: float = 20.0
     envelope: str = "debye_waller"
     width: float = 0.3
-    anisotropy: float = 0.35
+    anisotropy: float = 0.4
     terms: int = 20
     correlation_length: float = 14.0
     halo: float = 0.0
