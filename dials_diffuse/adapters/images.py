@@ -148,7 +148,7 @@ def _header_exposure(imageset, image_index: int) -> float | None:
     for arguments in ((imageset.indices()[image_index],), ()):
         try:
             found = _scan_exposure(instance.get_scan(*arguments))
-        except (TypeError, AttributeError, IndexError, RuntimeError):
+        except (TypeError, AttributeError, LookupError, ValueError, RuntimeError):
             continue
         if found is not None:
             return found
