@@ -43,8 +43,12 @@ detector
 {{
   type = *single tilted pilatus_6m
     .type = choice
-    .help = "One panel normal to the beam, two groups of two panels of which each is"
-            "tilted, or a PILATUS 6M."
+    .help = "One panel normal to the beam, a hierarchy of tilted groups of tilted panels,"
+            "or a PILATUS 6M."
+  groups = 2, 2
+    .type = ints(size=2, value_min=1)
+    .help = "Number of groups, and of panels in each (tilted)."
+    .expert_level = 1
   distance = 200.0
     .type = float(value_min=1)
     .help = "From sample to detector, mm."

@@ -103,9 +103,15 @@ def make_detector(settings: DetectorSettings, wavelength: float) -> Detector:
 
 
 def _add_tilted_panels(detector, settings: DetectorSettings, mu: float, swing) -> None:
-    """2 groups side by side of 2 panels each; no two frames are parallel."""
-    half_fast, half_slow = settings.image_size[0] // 2, settings.image_size[1] // 2
-    width, height = half_fast * settings.pixel_size, half_slow * settings.pixel_size
+    """Groups side by side, panels one below the other in each, bent towards the
+    sample; every panel is turned a little on its own, so that no two frames are parallel."""
+    n_groups, n_panels = settings.groups
+    n_fast, n_slow = settings.image_size[0] // n_groups, settings.image_size[1] // n_panels
+    if min(n_groups, n_panels) < 1 or n_groups * n_panels < 2 or min(n_fast, n_slow) < 8:
+        raise ValueError(
+            "detector.groups must make at least two panels of at least 8 by 8 pixels"
+        )
+    width, height = n_fast * settings.pixel_size, n_slow * settings.pixel_size
     gap = 4 * settings.pixel_size
     root = detector.hierarchy()
     root.set_name("detector")
@@ -115,23 +121,29 @@ def _add_tilted_panels(detector, settings: DetectorSettings, mu: float, swing) -
         (swing * matrix.col((0, 0, -settings.distance))).elems,
     )
     x, y, z = (matrix.col(v) for v in ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
-    for g, side in enumerate((-1, 1)):
+    for g in range(n_groups):
         group = root.add_group()
         group.set_name(f"group_{g}")
         # frames are in the coordinates of the parent: x fast, y slow, z away from the source
-        tilt = y.axis_and_angle_as_r3_rotation_matrix(side * 8.0, deg=True)
-        tilt *= x.axis_and_angle_as_r3_rotation_matrix(2.0 + g, deg=True)
-        centre = matrix.col((side * (width + gap) / 2, 0.3 * side, 0.0))
+        side = g - (n_groups - 1) / 2
+        tilt = y.axis_and_angle_as_r3_rotation_matrix(16.0 * side / max(n_groups - 1, 1), deg=True)
+        tilt *= x.axis_and_angle_as_r3_rotation_matrix(2.0 + g / n_groups, deg=True)
+        centre = matrix.col((side * (width + gap), 0.6 * side, 0.0))
         group.set_local_frame((tilt * x).elems, (tilt * y).elems, centre.elems)
-        for p, row in enumerate((-1, 1)):
+        for p in range(n_panels):
             panel = group.add_panel()
-            tilt = x.axis_and_angle_as_r3_rotation_matrix(row * 5.0, deg=True)
-            tilt *= z.axis_and_angle_as_r3_rotation_matrix(0.5 + 0.7 * (2 * g + p), deg=True)
+            row = p - (n_panels - 1) / 2
+            tilt = x.axis_and_angle_as_r3_rotation_matrix(
+                10.0 * row / max(n_panels - 1, 1), deg=True
+            )
+            number = n_panels * g + p
+            turn = 0.5 + 2.1 * number / (n_groups * n_panels - 1)
+            tilt *= z.axis_and_angle_as_r3_rotation_matrix(turn, deg=True)
             fast, slow = tilt * x, tilt * y
-            middle = matrix.col((0.0, row * (height + gap) / 2, 0.2 * row))
+            middle = matrix.col((0.0, row * (height + gap), 0.4 * row))
             origin = middle - fast * width / 2 - slow * height / 2
             panel.set_local_frame(fast.elems, slow.elems, origin.elems)
-            _set_up_panel(panel, settings, mu, (half_fast, half_slow), f"panel_{g}_{p}")
+            _set_up_panel(panel, settings, mu, (n_fast, n_slow), f"panel_{g}_{p}")
 
 
 def moved_along_beam(detector: Detector, shift: float) -> Detector:

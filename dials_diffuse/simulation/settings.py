@@ -39,13 +39,14 @@ class DetectorSettings:
     """The detector.
 
     Attributes:
-        type: "single" (one panel normal to the beam), "tilted" (2 groups of 2
+        type: "single" (one panel normal to the beam), "tilted" (groups of
             panels, each group and each panel tilted) or "pilatus_6m".
+        groups: of "tilted": number of groups and of panels in each.
         distance: sample to detector, mm.
         distance_jitter: standard deviation of the distance from still to still, mm.
         pixel_size: mm.
         image_size: fast, slow pixels of the whole detector ("tilted": of all
-            four panels together, without the gaps).
+            panels together, without the gaps).
         two_theta: swing of the whole detector about the lab's x axis, degrees.
         thickness: of the silicon sensor, mm; 0 for an ideal sensor (no
             parallax, all photons counted).
@@ -57,6 +58,7 @@ class DetectorSettings:
     """
 
     type: str = "single"
+    groups: tuple[int, int] = (2, 2)
     distance: float = 200.0
     distance_jitter: float = 0.0
     pixel_size: float = 0.4

@@ -317,6 +317,7 @@ def test_orientations():
         ({"bragg": {"intensities": "model"}}, "needs bragg.model"),
         ({"detector": {"gain": 0.0}}, "gain must be positive"),
         ({"detector": {"type": "round"}}, "unknown detector.type"),
+        ({"detector": {"type": "tilted", "groups": [20, 2]}}, "at least 8 by 8"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(change, message):

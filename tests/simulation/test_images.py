@@ -63,9 +63,11 @@ def test_minicbf_comes_back_through_dxtbx(tmp_path, pedestal):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("kind", ["single", "tilted"])
-def test_nexus_comes_back_through_dxtbx(tmp_path, kind):
-    settings = DetectorSettings(type=kind, image_size=(62, 40), two_theta=20.0, thickness=0.32)
+@pytest.mark.parametrize("kind, groups", [("single", (1, 1)), ("tilted", (2, 2)), ("tilted", (4, 5))])
+def test_nexus_comes_back_through_dxtbx(tmp_path, kind, groups):
+    settings = DetectorSettings(
+        type=kind, groups=groups, image_size=(62, 45), two_theta=20.0, thickness=0.32
+    )
     detector = make_detector(settings, SHOT.wavelength)
     path = tmp_path / "stills.nxs"
     shots = [Shot(SHOT.wavelength * (1 + 0.01 * i), SHOT.exposure_time, 1.0) for i in range(3)]
