@@ -100,8 +100,8 @@ class DiffuseScaler:
         self.prior_strength = prior_strength
         self.data = self._sort(observations, prior, readout_noise)
         if rmsd_tolerance is None:
-            # the functional is a chi^2: stop when it falls by less than a tenth
-            rmsd_tolerance = max(1e-12, 0.05 / max(self.data.size, 1))
+            # the functional is a chi^2: stop when it falls by less than a thousandth
+            rmsd_tolerance = max(1e-13, 5e-4 / max(self.data.size, 1))
         # names that DIALS's refineries ask for
         self.params = SimpleNamespace(
             scaling_refinery=SimpleNamespace(rmsd_tolerance=rmsd_tolerance)

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dials.array_family import flex
+
+from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.tables import as_numpy, double_column
+from dials_diffuse.scaling.error_model import fit_error_model
+from dials_diffuse.scaling.fit import FitSettings, ModelSettings
+from dials_diffuse.scaling.observations import (
+    ObservationSource,
+    observations_of,
+    pack_voxels,
+    projected_direction,
+    unpack_voxels,
+)
+from dials_diffuse.scaling.scale import apply_to_table, merged_table, scale
+
+ONLY_SCALES = ModelSettings(offset=False, panel=False, sensitivity=False)
+
+
+def source_of(truth, folder, n_pairs=1, keep=10**8):
+    """Write a truth as so many pairs of files"""
+    pairs = []
+    n = len(truth.experiments)
+    for number in range(n_pairs):
+        first, last = n * number // n_pairs, n * (number + 1) // n_pairs
+        experiments = truth.experiments[first:last]
+        ids = as_numpy(truth.table["id"])
+        table = truth.table.select(flex.bool(((ids >= first) & (ids < last)).tolist()))
+        for name in list(table.experiment_identifiers().keys()):
+            del table.experiment_identifiers()[name]
+        table["id"] = table["id"] - first
+        for i, experiment in enumerate(experiments):
+            table.experiment_identifiers()[i] = experiment.identifier
+        expt, refl = folder / f"g{number}.expt", folder / f"g{number}.refl"
+        experiments.as_file(str(expt))
+        table.as_file(str(refl))
+        pairs.append(DataPair(expt, refl))
+    return ObservationSource(pairs, keep=keep)
+
+
+def true_intensities(truth, voxels):
+    known = {tuple(v): i for v, i in zip(truth.voxel, truth.intensity)}
+    return np.array([known[tuple(v)] for v in unpack_voxels(voxels)])
+
+
+def scales_of(scaled):
+    return scaled.merger.tables.b
+
+
+def test_voxels_survive_packing_and_keep_their_order():
+    rng = np.random.default_rng(1)
+    voxel = rng.integers(-500000, 500000, (1000, 3))
+    code = pack_voxels(voxel)
+    np.testing.assert_array_equal(unpack_voxels(code), voxel)
+    np.testing.assert_array_equal(np.argsort(code), np.lexsort(voxel.T[::-1]))
+
+
+def test_projected_direction_has_twice_sin_theta_as_length():
+    rng = np.random.default_rng(2)
+    s0 = np.array([0.1, -0.2, -0.9])
+    s1 = rng.normal(size=(50, 3))
+    x, y = projected_direction(s1, s0)
+    cosine = s1 @ s0 / np.linalg.norm(s1, axis=1) / np.linalg.norm(s0)
+    np.testing.assert_allclose(np.hypot(x, y), 2 * np.sin(np.arccos(cosine) / 2))
+    # x of the laboratory is x for a beam along z
+    x, y = projected_direction(np.array([[1.0, 0.0, -10.0]]), np.array([0.0, 0.0, -1.0]))
+    assert x[0] > 0.09 and abs(y[0]) < 1e-12
+
+
+def test_q_of_observations_is_that_of_their_pixels(make_truth):
+    truth = make_truth(n_stills=3, n_obs=50, panels=(3, 2))
+    obs = observations_of(truth.experiments, truth.table)
+    expected = []
+    for panel, xyz in zip(truth.table["panel"], truth.table["xyzobs.px.value"]):
+        q = truth.experiments[0].detector[int(panel)].get_resolution_at_pixel(
+            truth.experiments[0].beam.get_s0(), xyz[:2]
+        )
+        expected.append(1 / q)
+    np.testing.assert_allclose(obs.q, expected, rtol=1e-5)
+
+
+def test_everything_on_is_recovered(make_truth, tmp_path):
+    truth = make_truth(
+        n_stills=60, n_obs=3000, n_voxels=800, mean_counts=15, offset=1, sensitivity=0.1,
+        panels=(5, 5), panel_spread=0.05, wild_fraction=0.01,
+    )  # fmt: skip
+    model = ModelSettings(offset=True, panel=True, sensitivity=True)
+    scaled = scale(source_of(truth, tmp_path), FitSettings(model=model))
+    tables = scaled.merger.tables
+    assert np.corrcoef(tables.b, truth.b)[0, 1] > 0.999
+    q = np.linspace(0.15, 0.48, 30)
+    expected = np.array([truth.c_of(i, q) for i in range(len(truth.b))])
+    assert np.corrcoef(tables.c[:, tables.offset.bin_of(q)].ravel(), expected.ravel())[0, 1] > 0.95
+    # d and a can replace each other in part: their product can't
+    x, y = (v.ravel() for v in np.meshgrid(np.linspace(-0.33, 0.33, 40), np.linspace(-0.33, 0.33, 40)))
+    two_theta = 2 * np.arcsin(np.hypot(x, y) / 2)
+    where = 100 * np.tan(two_theta) * np.array([x, y]) / np.hypot(x, y)
+    column, row = np.floor((where / 120 + 0.5) * 5).astype(int)
+    panel = row * 5 + column
+    product = tables.d[panel] * tables.a[tables.sensitivity.bin_of(x, y)]
+    assert np.corrcoef(product, truth.d[panel] * truth.a_of(x, y))[0, 1] > 0.98
+    assert scaled.statistics.overall.chi2 == pytest.approx(1, abs=0.05)
+    assert scaled.chi2_before_error_model == pytest.approx(1, abs=0.05)
+
+
+def test_merged_map_is_as_good_as_with_the_true_scales(make_truth, tmp_path):
+    truth = make_truth(n_stills=60, n_obs=3000, n_voxels=2000, mean_counts=5)
+    scaled = scale(source_of(truth, tmp_path), FitSettings(model=ONLY_SCALES))
+    expected = true_intensities(truth, scaled.merged.voxels)
+    found = np.corrcoef(scaled.merged.intensity, expected)[0, 1]
+    scaled.merger.tables.b = truth.b
+    ceiling = np.corrcoef(scaled.merger.merge().intensity, expected)[0, 1]
+    assert found > 0.995 * ceiling
+    pull = (scaled.merged.intensity - expected) / np.sqrt(scaled.merged.variance)
+    assert np.mean(pull**2) == pytest.approx(1, abs=0.1)
+    ratio = scaled.merged.variance_scatter / scaled.merged.variance
+    assert np.nanmean(ratio) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("background", [0.0, 1.0])
+def test_low_counts_are_not_biased(make_truth, tmp_path, background):
+    # 0.1 photons an observation; the true scales, so that nothing but merging is tested
+    truth = make_truth(
+        n_stills=300, n_obs=8000, n_voxels=20000, mean_counts=0.1, background=background, seed=3
+    )
+    from dials_diffuse.scaling.merge import Merger, ScaleTables, split_halves
+    from dials_diffuse.scaling.survey import survey
+
+    source = source_of(truth, tmp_path)
+    found = survey(source)
+    tables = ScaleTables(truth.b, np.zeros(300, dtype=bool))
+    merger = Merger(source, found, tables, found.prior(truth.b), split_halves(300, 1))
+    merged = merger.reject_outliers(6.0)
+    expected = true_intensities(truth, merged.voxels)
+    # 240,000 photons: 0.2 % of counting error (0.3 % with the background's)
+    # (weights that follow from the counts, such as 1 / variance, would make a bias themselves)
+    for w in (merged.exposure, np.ones(len(expected))):
+        assert np.sum(w * merged.intensity) / np.sum(w * expected) == pytest.approx(1, abs=0.005)
+    assert merger.n_outliers() < 1e-5 * len(truth.table)
+
+
+def test_outliers_on_both_sides_are_flagged(make_truth, tmp_path):
+    truth = make_truth(n_stills=40, n_obs=2000, n_voxels=1000, mean_counts=60, wild_fraction=0.01)
+    source = source_of(truth, tmp_path)
+    scaled = scale(source, FitSettings(model=ONLY_SCALES))
+    experiments, table = source.load(0)
+    apply_to_table(scaled, 0, experiments, table)
+    flagged = as_numpy(table["outlier"])
+    high = truth.wild & (as_numpy(truth.table["counts"]) > 0)
+    low = truth.wild & ~high
+    assert low.sum() > 100
+    assert flagged[high].mean() > 0.9
+    assert flagged[low].mean() > 0.5
+    assert flagged[~truth.wild].mean() < 5e-4
+
+
+def test_pairs_give_the_same_as_one_and_reading_again_as_keeping(make_truth, tmp_path):
+    truth = make_truth(n_stills=12, n_obs=800, n_voxels=300, wild_fraction=0.01)
+    results = []
+    for n_pairs, keep in ((1, 10**8), (3, 10**8), (3, 0)):
+        folder = tmp_path / f"{n_pairs}-{keep}"
+        folder.mkdir()
+        scaled = scale(source_of(truth, folder, n_pairs, keep), FitSettings(model=ONLY_SCALES))
+        results.append(scaled)
+    for other in results[1:]:
+        np.testing.assert_allclose(scales_of(other), scales_of(results[0]), rtol=1e-6)
+        np.testing.assert_allclose(other.merged.intensity, results[0].merged.intensity, rtol=1e-6)
+        np.testing.assert_array_equal(other.merged.n_stills, results[0].merged.n_stills)
+        assert other.merger.n_outliers() == results[0].merger.n_outliers()
+
+
+def test_perturbed_starts_agree(make_truth, tmp_path):
+    from dials_diffuse.scaling.fit import fit
+    from dials_diffuse.scaling.survey import survey
+
+    truth = make_truth(n_stills=20, n_obs=1500, n_voxels=500)
+    source = source_of(truth, tmp_path)
+    found = survey(source)
+    none = np.zeros(20, dtype=bool)
+    settings = FitSettings(model=ModelSettings(offset=True, panel=False, sensitivity=True))
+    rng = np.random.default_rng(8)
+    results = []
+    for start in (None, truth.b * rng.uniform(0.5, 2, 20), np.ones(20)):
+        models = fit(source, found, none, settings, start).models
+        results.append(np.array([m.components["scale"].parameters[0] for m in models]))
+        sigma = np.array([m.components["scale"].parameter_esds[0] for m in models])
+    # far below what counting statistics leave open
+    assert np.max(abs(results[1] - results[0]) / sigma) < 0.2
+    assert np.max(abs(results[2] - results[0]) / sigma) < 0.2
+
+
+def test_components_stay_only_if_the_free_set_agrees(make_truth, tmp_path):
+    plain = scale(
+        source_of(make_truth(n_stills=20, n_obs=2000, n_voxels=500), tmp_path), FitSettings()
+    )
+    free = [t["free_chi2"] for t in plain.fit.trials]
+    kept = [t["free_chi2"] for t in plain.fit.trials if t["kept"]]
+    assert kept[-1] == min(free)
+    folder = tmp_path / "offset"
+    folder.mkdir()
+    rings = scale(
+        source_of(make_truth(n_stills=20, n_obs=2000, n_voxels=500, offset=1), folder),
+        FitSettings(),
+    )
+    assert "offset" in rings.fit.components
+
+
+def test_standard_deviations_of_scales_are_right(make_truth, tmp_path):
+    truth = make_truth(n_stills=80, n_obs=1500, n_voxels=600, offset=0.5)
+    model = ModelSettings(offset=True, panel=False, sensitivity=False)
+    scaled = scale(source_of(truth, tmp_path), FitSettings(model=model))
+    sigma = np.array([m.components["scale"].parameter_esds[0] for m in scaled.fit.models])
+    pull = (scales_of(scaled) - truth.b) / sigma
+    assert np.sqrt(np.mean(pull**2)) == pytest.approx(1, abs=0.3)
+
+
+def test_three_stills_with_everything_on_stay_sane(make_truth, tmp_path):
+    truth = make_truth(n_stills=3, n_obs=1500, n_voxels=400, panels=(2, 2))
+    model = ModelSettings(offset=True, panel=True, sensitivity=True)
+    scaled = scale(source_of(truth, tmp_path), FitSettings(model=model))
+    np.testing.assert_allclose(scales_of(scaled), truth.b, rtol=0.5)
+    few = make_truth(n_stills=3, n_obs=80, n_voxels=40, panels=(2, 2))
+    with pytest.raises(ValueError, match="too few"):
+        scale(source_of(few, tmp_path), FitSettings(model=model))
+
+
+def test_error_model_finds_what_was_put_in():
+    t = 2.0 ** np.linspace(-4, 14, 40)
+    freedom = np.full(40, 2000.0)
+    a, b = 1.3, 0.02
+    by_size = np.stack((a**2 * (1 + b**2 * t) * freedom, freedom, t * freedom), axis=1)
+    model = fit_error_model(by_size)
+    assert model.a == pytest.approx(a, rel=1e-3)
+    assert model.b == pytest.approx(b, rel=1e-2)
+    by_size[:, 0] = freedom
+    assert fit_error_model(by_size).b == 0
+
+
+def test_merged_table_has_a_row_a_voxel(make_truth, tmp_path):
+    truth = make_truth(n_stills=6, n_obs=300, n_voxels=200)
+    scaled = scale(source_of(truth, tmp_path), FitSettings(model=ONLY_SCALES))
+    table = merged_table(scaled.merged, truth.grid)
+    voxel = as_numpy(table["voxel"])
+    assert len(np.unique(pack_voxels(voxel))) == len(voxel)
+    np.testing.assert_allclose(as_numpy(table["hkl"]), voxel / 2)
+    np.testing.assert_allclose(
+        np.linalg.norm(as_numpy(table["q"]), axis=1), 1 / as_numpy(table["d"])
+    )
+    ids, asu = as_numpy(truth.table["id"]), pack_voxels(as_numpy(truth.table["asu_voxel"]))
+    for row in range(0, len(voxel), 17):
+        inside = asu == pack_voxels(voxel[row : row + 1])
+        assert table["n_obs"][row] == inside.sum()
+        assert table["n_stills"][row] == len(np.unique(ids[inside]))
+
+
+def test_rows_that_are_not_finite_take_no_part(make_truth, tmp_path):
+    truth = make_truth(n_stills=6, n_obs=300, n_voxels=100)
+    counts = as_numpy(truth.table["counts"]).copy()
+    counts[::10] = np.nan
+    truth.table["counts"] = double_column(counts)
+    source = source_of(truth, tmp_path)
+    scaled = scale(source, FitSettings(model=ONLY_SCALES))
+    assert scaled.survey.n_not_finite == len(counts[::10])
+    assert np.isfinite(scaled.merged.intensity).all()
+    experiments, table = source.load(0)
+    apply_to_table(scaled, 0, experiments, table)
+    np.testing.assert_array_equal(as_numpy(table["excluded"]), np.isnan(counts))

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import dials.algorithms.scaling.model.model  # noqa: F401
+from dials.algorithms.scaling.active_parameter_managers import (
+    active_parameter_manager,
+    multi_active_parameter_manager,
+)
+from dials.array_family import flex
+
+from dials_diffuse.scaling.fit import COMPONENTS, chi2_of
+from dials_diffuse.scaling.model import DiffuseScalingModel
+from dials_diffuse.scaling.observations import observations_of
+from dials_diffuse.scaling.restraints import (
+    Restraints,
+    RestraintSettings,
+    apply_conventions,
+    lift_offsets,
+    lowest_offset,
+)
+from dials_diffuse.scaling.scaler import DiffuseScaler
+from dials_diffuse.scaling.target import DiffuseScalingTarget
+
+
+@pytest.fixture
+def problem(make_truth):
+    """A scaler with everything on and parameters that are not the best, and its restraints"""
+    truth = make_truth(n_stills=5, n_obs=60, n_voxels=40, panels=(2, 2), offset=0.5)
+    observations = observations_of(truth.experiments, truth.table)
+    rng = np.random.default_rng(2)
+    models = []
+    for b in truth.b:
+        model = DiffuseScalingModel.create(
+            truth.grid.to_dict(),
+            offset={"n_parameters": 6, "q_max": 0.5},
+            n_panels=4,
+            sensitivity={"extent": (-0.5, 0.5, -0.5, 0.5), "shape": (5, 5)},
+        )
+        model.components["scale"].set_values([b * rng.uniform(0.8, 1.2)])
+        model.components["offset"].set_values(rng.uniform(0, 100, 6))
+        models.append(model)
+    models[0].components["panel"].set_values(rng.uniform(0.9, 1.1, 4))
+    models[0].components["sensitivity"].set_values(rng.uniform(0.9, 1.1, 25))
+
+    def prior(q):
+        return 600 * np.exp(-3 * q**2)
+
+    scaler = DiffuseScaler(models, observations, prior)
+    return scaler, Restraints(scaler, RestraintSettings(), truth.b, prior)
+
+
+def brute_force_functional(scaler):
+    """Sum over voxels of the weighted squares around the weighted mean, voxel by voxel"""
+    data = scaler.data
+    total = 0.0
+    for first, last in zip(data.start[:-1], data.start[1:]):
+        rows = slice(first, last)
+        detector = scaler.a[data.direction[rows]] * scaler.d[data.panel[rows]]
+        exposure = data.exposure[rows] * detector
+        g = exposure * scaler.b[data.still[rows]]
+        net = data.y[rows] - exposure * scaler.c[data.still[rows], data.radial[rows]]
+        design = np.sqrt(data.weight[rows]) * g
+        values = np.sqrt(data.weight[rows]) * net
+        solution = np.linalg.lstsq(design[:, None], values, rcond=None)[0]
+        total += np.sum((values - design * solution[0]) ** 2)
+    return total
+
+
+def test_functional_is_that_of_the_best_intensities(problem):
+    scaler, _ = problem
+    functional, _ = DiffuseScalingTarget(scaler).compute_functional_gradients(scaler.data)
+    assert functional == pytest.approx(brute_force_functional(scaler), rel=1e-10)
+
+
+@pytest.mark.parametrize("names", [["scale"], ["panel", "sensitivity"], list(COMPONENTS)])
+def test_gradients_in_the_order_of_dials_parameter_manager(problem, names):
+    scaler, restraints = problem
+    target = DiffuseScalingTarget(scaler, restraints, names)
+    target.compute_functional_gradients(scaler.data)
+    scaler.set_units(target.reference)
+    components = [manager.components for manager in scaler.data_managers]
+    manager = multi_active_parameter_manager(
+        target, components, [names] * len(components), active_parameter_manager
+    )
+    start = np.array(manager.get_param_vals())
+
+    def evaluate(x):
+        manager.set_param_vals(flex.double(x.tolist()))
+        scaler.update_for_minimisation()
+        f, g = manager.compute_functional_gradients(scaler.data)
+        r = manager.compute_restraints_functional_gradients(manager)
+        return f + r[0], np.array(g) + np.array(r[1])
+
+    _, analytic = evaluate(start)
+    assert len(analytic) == len(start) == manager.n_active_params
+    numeric = np.empty_like(analytic)
+    for i in range(len(start)):
+        step = np.zeros(len(start))
+        step[i] = 1e-3
+        numeric[i] = (evaluate(start + step)[0] - evaluate(start - step)[0]) / 2e-3
+    np.testing.assert_allclose(analytic, numeric, rtol=2e-5, atol=2e-5 * abs(analytic).max())
+
+
+def test_restraint_terms_are_consistent_with_their_gradients(problem):
+    scaler, restraints = problem
+    value, gradients = restraints.functional_gradients(scaler)
+    for name in ("offset", "scale"):
+        component = scaler.models[2].components[name]
+        start = component.values()
+        for i in range(len(start)):
+            step = np.zeros(len(start))
+            step[i] = 1e-5 * max(abs(start[i]), 1e-3)
+            component.set_values(start + step)
+            scaler.update_for_minimisation()
+            above = restraints.functional_gradients(scaler)[0]
+            component.set_values(start)
+            scaler.update_for_minimisation()
+            expected = np.atleast_1d(gradients[name][2])[i]
+            assert (above - value) / step[i] == pytest.approx(expected, rel=1e-3, abs=1e-6)
+
+
+def test_conventions_change_no_expectation(problem):
+    scaler, restraints = problem
+    before = chi2_of(scaler)
+    used = np.ones(len(scaler.models), dtype=bool)
+    apply_conventions(scaler, used)
+    assert scaler.b.mean() == pytest.approx(1)
+    assert np.log(scaler.d[scaler.data.panel]).mean() == pytest.approx(0, abs=1e-12)
+    assert np.log(scaler.a[scaler.data.direction]).mean() == pytest.approx(0, abs=1e-12)
+    assert chi2_of(scaler) == pytest.approx(before, rel=1e-10)
+    target = DiffuseScalingTarget(scaler)
+    target.compute_functional_gradients(scaler.data)
+    lift_offsets(scaler, used, scaler.still_covariances(restraints, target.reference))
+    # the offset is looked up at each observation's |q|, the intensity belongs to the voxel:
+    # the same to the width of a bin
+    assert chi2_of(scaler) == pytest.approx(before, rel=1e-3)
+
+
+def test_lowest_offset_is_not_dragged_down_by_noise():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0, 1, (400, 3))
+    truth[0] = 0
+    exact = lowest_offset(truth, np.full(truth.shape, 1e-4))
+    np.testing.assert_allclose(exact, 0, atol=1e-3)
+    measured = truth + rng.normal(0, 0.2, truth.shape)
+    lowest = lowest_offset(measured, np.full(truth.shape, 0.2))
+    assert (abs(lowest) < 0.5 * abs(measured.min(axis=0))).all()
+    # plain noise around 5: the lowest is 5, too
+    noise = 5 + rng.normal(0, 0.2, (400, 3))
+    np.testing.assert_allclose(lowest_offset(noise, np.full(noise.shape, 0.2)), 5, atol=0.1)
