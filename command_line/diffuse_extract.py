@@ -35,7 +35,8 @@ logger = logging.getLogger("dials.diffuse.extract")
 USAGE = "dials.diffuse_extract [options] diffuse_masked.expt diffuse_masked.refl"
 
 
-def _write_batch(params, number, batch, grid) -> None:
+def _write_batch(params, number, batch, grid) -> dict:
+    """Write the (experiment, ExtractedStill) of a batch; returns the JSON copy of its models."""
     from dials_diffuse.adapters.experiments import ensure_identifiers
     from dials_diffuse.extraction.extract import batch_names
     from dials_diffuse.extraction.observations import (
@@ -44,7 +45,9 @@ def _write_batch(params, number, batch, grid) -> None:
     )
     from dials_diffuse.grid.voxel_grid import attach_grid
     from dials_diffuse.io.atomic import replacing
+    from dials_diffuse.io.model_copy import models_to_json
 
+    # Stills that failed stay, without rows, so that ids are those of the input
     experiments = ExperimentList([experiment for experiment, _ in batch])
     attach_grid(experiments, grid)
     table = observation_table([still.observations for _, still in batch])
@@ -56,6 +59,7 @@ def _write_batch(params, number, batch, grid) -> None:
     with replacing(expt) as new_expt, replacing(refl) as new_refl:
         experiments.as_file(new_expt)
         table.as_file(new_refl)
+    return models_to_json(experiments) if params.output.json else {}
 
 
 @handle_errors()
@@ -69,7 +73,6 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.adapters.experiments import load_experiments
     from dials_diffuse.adapters.system import resolve_nproc
     from dials_diffuse.extraction import extract, reports
-    from dials_diffuse.io.model_copy import models_to_json
     from dials_diffuse.io.pixel_file import pixel_file
     from dials_diffuse.report.html import plots_of, write_report
 
@@ -91,33 +94,26 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         if params.output.pixels:
             pixels = stack.enter_context(pixel_file(params.output.pixels))
         for experiment, still in extract.extract_pairs(command.pairs, settings, background, nproc):
-            stills.append(still)
             if still.error:
-                logger.error("Processing still %d failed: %s", len(stills) - 1, still.error)
-                continue
-            if pixels is not None:
+                logger.error("Processing still %d failed: %s", len(stills), still.error)
+            elif pixels is not None:
                 pixels.add(still.pixels, experiment.identifier, still.path, still.exposure_time)
                 still.pixels = None
+            stills.append(still)
             batch.append((experiment, still))
             if size is not None and len(batch) == size:
                 number += 1
-                _write_batch(params, number, batch, grid)
-                if params.output.json:
-                    models.update(models_to_json([e for e, _ in batch]))
-                for _, written in batch:
-                    written.observations = None
+                models |= _write_batch(params, number, batch, grid)
                 batch = []
-    failed = [still for still in stills if still.error]
-    if len(failed) == len(stills):
-        raise ValueError(f"Not one still could be extracted: {failed[0].error}")
-    if batch:
-        _write_batch(params, None if size is None else number + 1, batch, grid)
-        if params.output.json:
-            models.update(models_to_json([e for e, _ in batch]))
+        failed = [still for still in stills if still.error]
+        if len(failed) == len(stills):
+            raise ValueError(f"Not one still could be extracted: {failed[0].error}")
+        if batch:
+            models |= _write_batch(params, None if size is None else number + 1, batch, grid)
 
     logger.info("\n%s", tabulate(extract.summary_rows(stills), headers="firstrow", tablefmt="psql"))
     if failed:
-        logger.warning("Warning: %d of %d stills failed and are left out", len(failed), len(stills))
+        logger.warning("Warning: %d of %d stills failed and have no observations", len(failed), len(stills))
     sections = reports.sections(stills, grid, settings)
     if params.output.html:
         logger.info("Saving the report to %s", params.output.html)

@@ -53,11 +53,12 @@ background = None
   .help = "What is counted without the crystal: an .expt of empty shots (stills or a sweep; averaged,"
           "scaled by exposure time and transmission), a map (.npy, .npz, .h5 with an array a panel,"
           "photons a pixel and image) or a number of photons a pixel and image."
-background_smoothing = none *radial
+background_smoothing = none radial *adaptive
   .type = choice
   .help = "How the average of empty shots is smoothed. radial: corrected for solid angle,"
-          "polarisation and efficiency it is a function of |q| on each panel. none: each pixel by"
-          "itself, good only if every pixel counted many photons."
+          "polarisation and efficiency it is a function of |q| on each panel. adaptive: that, corrected in"
+          "blocks of pixels that significantly differ from it, as in a shadow. none: each pixel"
+          "by itself, good only if every pixel counted many photons."
   .expert_level = 1
 background_exposure_time = None
   .type = float(value_min=0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dxtbx.model.experiment_list import ExperimentList
+from dxtbx.model.experiment_list import ExperimentList, ExperimentListFactory
 
 from dials.array_family import flex
 
@@ -32,6 +34,59 @@ def load_experiments(path: str | os.PathLike, check_format: bool = True) -> Expe
         return ExperimentList.from_file(os.fspath(path), check_format=check_format)
     except Exception as error:
         raise ValueError(f"Can't read experiments from {path}: {_first_line(error)}") from error
+
+
+class ExperimentFile:
+    """A .expt file whose experiments are read with their images a few at a time.
+
+    To read thousands with their images at once takes memory for as many masks, and time to
+    open every image before the first is used.
+
+    Args:
+        path: of the file
+
+    Raises:
+        ValueError: missing or not an experiment list.
+    """
+
+    _MODELS = (
+        "beam", "detector", "goniometer", "scan", "crystal", "profile", "scaling_model", "imageset",
+    )  # fmt: skip
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        try:
+            self._content = json.loads(self.path.read_text())
+            self._content["experiment"][0]
+        except OSError as error:
+            raise ValueError(f"Can't read experiments from {path}: {error.strerror}") from error
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise ValueError(f"{path} holds no experiments") from error
+
+    def load(self, indices: Sequence[int]) -> ExperimentList:
+        """Some of the experiments, in this order, with their images.
+
+        Raises:
+            ValueError: an image or mask is missing or can't be read.
+        """
+        part = {"__id__": "ExperimentList", "experiment": [], **{name: [] for name in self._MODELS}}
+        places: dict[tuple, int] = {}
+        for index in indices:
+            experiment = dict(self._content["experiment"][index])
+            for name in self._MODELS:
+                number = experiment.get(name)
+                if isinstance(number, int):
+                    if (name, number) not in places:
+                        places[name, number] = len(part[name])
+                        part[name].append(self._content[name][number])
+                    experiment[name] = places[name, number]
+            part["experiment"].append(experiment)
+        try:
+            return ExperimentListFactory.from_dict(
+                part, check_format=True, directory=str(self.path.resolve().parent)
+            )
+        except Exception as error:
+            raise ValueError(f"Can't read experiments from {self.path}: {_first_line(error)}") from error
 
 
 def load_reflections(path: str | os.PathLike):

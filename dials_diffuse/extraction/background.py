@@ -23,6 +23,8 @@ logger = logging.getLogger("dials.diffuse.extraction.background")
 
 _BIN_WIDTH = 0.002  # of radial bins in |q|, 1/Angstrom
 _FEWEST_PHOTONS = 400.0  # a radial bin with fewer is joined with the next: 5 % each
+_BLOCKS = (64, 32, 16, 8, 4)  # pixels
+_MARGIN = 6.0  # of the deviance: a further factor of 20 in what chance does
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ class Background:
 
 
 def load_background(
-    text: str, detector, settings, smoothing: str = "radial", photons_of=None, exposure: float | None = None
-) -> Background:
+    text: str, detector, settings, smoothing: str = "adaptive", photons_of=None,
+    exposure: float | None = None, usable: list[np.ndarray] | None = None,
+) -> Background:  # fmt: skip
     """The background that the parameter names.
 
     Args:
@@ -79,6 +82,7 @@ def load_background(
         photons_of: function (imageset, index, raw) -> list of float64 arrays of photons, NaN
             where not to be trusted
         exposure: exposure time in s, when it is not in the empty shots' headers
+        usable: (n_slow, n_fast) bool a panel, pixels that the stills' masks allow
 
     Raises:
         ValueError: unreadable, or of another shape than the detector.
@@ -86,7 +90,7 @@ def load_background(
     path = Path(text)
     if path.suffix == ".expt":
         background = average_of_empty_shots(
-            load_experiments(path), settings, smoothing, photons_of, exposure
+            load_experiments(path), settings, smoothing, photons_of, exposure, usable
         )
     elif path.suffix in (".npy", ".npz", ".h5"):
         background = Background(_load_map(path))
@@ -176,8 +180,9 @@ def _lookup(item, number: int) -> np.ndarray | None:
 
 
 def average_of_empty_shots(
-    experiments, settings, smoothing: str = "radial", photons_of=None, exposure: float | None = None
-) -> Background:
+    experiments, settings, smoothing: str = "adaptive", photons_of=None,
+    exposure: float | None = None, usable: list[np.ndarray] | None = None,
+) -> Background:  # fmt: skip
     """Mean photons a pixel per second and unit transmission over all images of an experiment list.
 
     Args:
@@ -185,8 +190,9 @@ def average_of_empty_shots(
         settings: CorrectionSettings
         smoothing: "none": each pixel's own average, whose error is large where few photons
             were counted. "radial": photons/(Omega P QE A) as a function of |q|, a function a panel;
-            the error is shared by the pixels of a bin.
-        photons_of: see load_background
+            the error is shared by the pixels of a bin. "adaptive": that, times what blocks of pixels
+            (64 to 4 wide) significantly depart from it, as in the shadow of the beam stop.
+        photons_of, usable: see load_background
         exposure: exposure time of the images in s, None: theirs
 
     Raises:
@@ -199,6 +205,8 @@ def average_of_empty_shots(
         if imageset is None:
             raise ValueError("The background experiments have no images")
         use = static_mask(imageset)
+        if usable is not None and [m.shape for m in usable] == [m.shape for m in use]:
+            use = [mask & allowed for mask, allowed in zip(use, usable)]
         sizes = [mask.shape for mask in use]
         for index in range(len(imageset)):
             name = (imageset.get_path(index), imageset.indices()[index])
@@ -226,7 +234,12 @@ def average_of_empty_shots(
             spread = [(t / w**2).astype(np.float32) for t, w in zip(total, weight)]
         return Background(mean, spread=spread, per_dose=True)
     geometry = detector_geometry(first.detector, first.beam, settings)
-    smooth = [_radial(t, w, panel) for t, w, panel in zip(total, weight, geometry.panels)]
+    smooth = []
+    for t, w, panel in zip(total, weight, geometry.panels):
+        mean, error = _radial(t, w, panel)
+        if smoothing == "adaptive":
+            mean, error = _adapted(t, w, mean, error)
+        smooth.append((mean, error))
     return Background([m for m, _ in smooth], shared=[s for _, s in smooth], per_dose=True)
 
 
@@ -270,3 +283,48 @@ def _join_poor_bins(photons: np.ndarray, exposure: np.ndarray) -> np.ndarray:
     if group > 0 and sum_photons < _FEWEST_PHOTONS:
         groups[groups == group] = group - 1
     return groups
+
+
+def _adapted(
+    total: np.ndarray, weight: np.ndarray, mean: np.ndarray, error: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Correct a smooth background in blocks of pixels that contradict it, large blocks first.
+
+    A block's counts replace those of the model where the two differ by more than chance would
+    make one block in all the panel differ (Poisson deviance against the universal threshold 2 ln
+    N of wavelet smoothing: Donoho & Johnstone, Biometrika 81, 425 (1994), with some margin).
+
+    Args:
+        total: photons, weight: dose of each pixel, 0 where it is not usable
+        mean, error: the model and its standard deviation, photons per unit of dose
+    """
+    if not np.isfinite(mean).all():
+        return mean, error
+    model = mean.astype(np.float64)
+    relative = np.divide(error, mean, out=np.zeros_like(error), where=mean > 0).astype(np.float64)
+    for block in _BLOCKS:
+        photons = _block_sums(total, block)
+        expected = _block_sums(model * weight, block)
+        n_blocks = max(2, np.count_nonzero(expected))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logarithm = np.where(photons > 0, photons * np.log(photons / expected), 0.0)
+            deviance = 2 * (logarithm - (photons - expected))
+            wrong = (expected > 0) & (deviance > 2 * np.log(n_blocks) + _MARGIN)
+            factor = np.where(wrong, photons / expected, 1.0)
+            of_block = 1 / np.sqrt(photons + 1)
+        model *= _spread_out(factor, block, model.shape)
+        wrong = _spread_out(wrong, block, model.shape)
+        relative[wrong] = _spread_out(of_block, block, model.shape)[wrong]
+    return model.astype(np.float32), (model * relative).astype(np.float32)
+
+
+def _block_sums(values: np.ndarray, block: int) -> np.ndarray:
+    """Sums over blocks x blocks pixels, those at the far edges cut short."""
+    rows = np.add.reduceat(values, np.arange(0, values.shape[0], block), axis=0)
+    return np.add.reduceat(rows, np.arange(0, values.shape[1], block), axis=1)
+
+
+def _spread_out(values: np.ndarray, block: int, shape: tuple[int, int]) -> np.ndarray:
+    """Inverse of _block_sums: every pixel gets its block's value."""
+    wide = np.repeat(np.repeat(values, block, axis=0), block, axis=1)
+    return wide[: shape[0], : shape[1]]

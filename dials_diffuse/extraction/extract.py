@@ -14,7 +14,10 @@ import numpy as np
 
 from cctbx import uctbx
 
-from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.experiments import (
+    DataPair,
+    ExperimentFile,
+)
 from dials_diffuse.adapters.images import (
     exposure_time,
     has_dynamic_mask,
@@ -77,7 +80,7 @@ class ExtractionSettings:
     min_intensity: float | None = None
     max_intensity: float | None = None
     background: str | None = None
-    background_smoothing: str = "radial"
+    background_smoothing: str = "adaptive"
     background_exposure_time: float | None = None
     pixels: bool = False
 
@@ -179,6 +182,15 @@ def reference_grid(experiments, settings: ExtractionSettings) -> VoxelGrid:
     )
 
 
+def model_numbers(experiments, name: str) -> list[int]:
+    """For each experiment, which of the list's models of a kind ("detector", "beam") it has."""
+    numbers = [-1] * len(experiments)
+    for number, model in enumerate(getattr(experiments, f"{name}s")()):
+        for index in experiments.where(**{name: model}):
+            numbers[index] = number
+    return numbers
+
+
 class Extractor:
     """Extracts the stills of one pair of files, image by image.
 
@@ -202,7 +214,9 @@ class Extractor:
         self._arguments = (pair, settings, background, folder)
         self.settings = settings
         self.background = background
-        self.experiments, reflections = pair.load()
+        # Models only: every image is opened when its turn comes, by the process that reads it
+        self.experiments, reflections = pair.load(check_format=False)
+        self._file = ExperimentFile(pair.experiments)
         if reflections is None:
             raise ValueError(
                 f"{pair.experiments} came without its .refl: give both files that dials.diffuse_mask wrote"
@@ -217,19 +231,19 @@ class Extractor:
         return (Extractor, self._arguments)
 
     def _geometry_keys(self) -> list[str]:
-        # A model shared by many experiments is looked at once
-        keys: dict[int, str] = {}
-        for detector in self.experiments.detectors():
-            for beam in self.experiments.beams():
-                indices = [
-                    i
-                    for i in self.experiments.where(detector=detector, beam=beam)
-                    if self.experiments[i].imageset is not None
-                ]
-                if indices:
-                    key = geometry_key(detector, beam, self.settings.corrections)
-                    keys.update((i, key) for i in indices)
-        return [keys[i] for i in range(len(self.experiments))]
+        # A model that many experiments share is looked at once
+        keys = [""] * len(self.experiments)
+        detector_of = model_numbers(self.experiments, "detector")
+        beam_of = model_numbers(self.experiments, "beam")
+        known: dict[tuple[int, int], str] = {}
+        for index, pair in enumerate(zip(detector_of, beam_of)):
+            if pair not in known:
+                experiment = self.experiments[index]
+                known[pair] = geometry_key(
+                    experiment.detector, experiment.beam, self.settings.corrections
+                )
+            keys[index] = known[pair]
+        return keys
 
     def share_geometries(self) -> None:
         """Put the geometries that several stills have in common into the folder."""
@@ -237,8 +251,10 @@ class Extractor:
         for index, key in enumerate(self._keys):
             if key not in done and self._keys.count(key) > 1:
                 experiment = self.experiments[index]
-                self.geometries.store(experiment.detector, experiment.beam, key)
                 done.add(key)
+                # Where it can't be computed, every still that needs it will say why
+                with contextlib.suppress(ValueError):
+                    self.geometries.store(experiment.detector, experiment.beam, key)
 
     def _usable(self, still: Still, key: str, geometry) -> list[np.ndarray]:
         """(n_slow, n_fast) bool a panel: static mask, limits and step; made once for stills with
@@ -270,6 +286,11 @@ class Extractor:
         """Extract all stills (lattices) on one image; an unusable image gives stills with an error."""
         stills = self.images[number]
         try:
+            experiments = self._file.load([still.index for still in stills])
+            stills = [
+                dataclasses.replace(still, index=listed.index)
+                for still, listed in zip(stills_of(experiments), stills)
+            ]
             raw = read_raw(stills[0].imageset, stills[0].image_index)
             bragg = self.masker.bragg(stills)
             dynamic = None
@@ -404,9 +425,7 @@ def background_for(pair: DataPair, settings: ExtractionSettings) -> Background |
     """
     if settings.background is None:
         return None
-    from dials_diffuse.adapters.experiments import load_experiments
-
-    first = load_experiments(pair.experiments, check_format=False)[0]
+    first = ExperimentFile(pair.experiments).load([0])[0]
 
     def photons_of(imageset, index):
         return photons_of_image(imageset, index, gain=settings.gain, pedestal=settings.pedestal)
@@ -414,6 +433,7 @@ def background_for(pair: DataPair, settings: ExtractionSettings) -> Background |
     return load_background(
         settings.background, first.detector, settings.corrections,
         settings.background_smoothing, photons_of, settings.background_exposure_time,
+        static_mask(first.imageset),
     )  # fmt: skip
 
 
@@ -423,7 +443,7 @@ def extract_pair(
     """Extract the stills of a pair of files.
 
     Yields:
-        (experiment, ExtractedStill), image by image in the order of the file, whatever nproc
+        (experiment, ExtractedStill) in the order of the file, whatever nproc
 
     Raises:
         ValueError: files that don't match, or don't hold stills.
@@ -443,9 +463,13 @@ def extract_pair(
             initializer=_start_worker,
             initargs=(extractor,),
         )
+        # Lattices of one image come together, but the file may list them apart
+        early, expected = {}, 0
         for stills in results:
-            for still in stills:
-                yield extractor.experiments[still.index], still
+            early.update((still.index, still) for still in stills)
+            while expected in early:
+                yield extractor.experiments[expected], early.pop(expected)
+                expected += 1
 
 
 def extract_pairs(

@@ -78,15 +78,16 @@ def from_panel_sums(
     )
 
 
-def observation_table(stills: Sequence[StillObservations]) -> flex.reflection_table:
-    """The observations of several stills as one table, ids counted from 0.
+def observation_table(stills: Sequence[StillObservations | None]) -> flex.reflection_table:
+    """The observations of several stills as one table, ids counted from 0; None has no rows.
 
     The arrays of the stills are given up column by column, so that the data are never held twice.
     """
     table = flex.reflection_table()
-    table["id"] = int_column(np.repeat(np.arange(len(stills)), [len(still) for still in stills]))
+    sizes = [0 if still is None else len(still) for still in stills]
+    table["id"] = int_column(np.repeat(np.arange(len(stills)), sizes))
     for name, build in _BUILDERS.items():
-        parts = [still.columns.pop(name) for still in stills]
+        parts = [still.columns.pop(name) for still in stills if still is not None]
         table[name] = build(np.concatenate(parts) if parts else np.empty(_SHAPES.get(name, 0)))
     return table
 
