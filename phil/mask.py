@@ -22,10 +22,15 @@ bragg
   d_min = None
     .type = float(value_min=0)
     .help = "Mask spots to this resolution (Angstrom). None: to the corners of the detector."
-  n_sigma = 4
+  n_sigma = Auto
     .type = float(value_min=0.5)
     .help = "How many standard deviations of a node's distribution in reciprocal space"
-            "are masked."
+            "are masked. Auto: where the images allow it, as many as leave the part"
+            "residual; else 4."
+  residual = 0.01
+    .type = float(value_min=1e-6, value_max=1)
+    .help = "For n_sigma=Auto: mask until the mean spot has fallen to this part of the"
+            "scattering around it."
   padding = 1
     .type = float(value_min=0)
     .help = "Pixels added to the semi-axes of every spot."
@@ -33,23 +38,56 @@ bragg
     .type = float(value_min=0)
     .help = "For method=halo: pixels closer to a node than this are masked (1/Angstrom),"
             "besides what mosaicity and bandwidth add."
+  size = *auto images model
+    .type = choice
+    .help = "Where the size of the spots is from. images: measured on them. model: the"
+            "crystal's mosaicity and domain size, or its ellipsoid profile. auto: the"
+            "ellipsoid profile if there is one, else the images, else the model."
   mosaicity = None
     .type = float(value_min=0)
     .help = "Spread of orientations within a crystal, full width at half maximum in degrees."
-            "None: of the crystal model or the profile model."
+            "If given, it takes the place of what size says."
     .expert_level = 1
   domain_size = None
     .type = float(value_min=1)
-    .help = "Size of the mosaic domains in Angstrom. None: of the crystal model."
+    .help = "Size of the mosaic domains in Angstrom. If given, it takes the place of what"
+            "size says."
     .expert_level = 1
-  bandwidth = 0
+  bandwidth = None
     .type = float(value_min=0, value_max=0.2)
     .help = "Relative standard deviation of the wavelength (0.004 for 1 % full width at"
-            "half maximum)."
+            "half maximum). None: part of the size measured on the images, else 0."
   multi_lattice = *mask exclude
     .type = choice
     .help = "Images with several lattices. mask: the spots of all lattices are masked on"
             "every still of the image. exclude: such images are left out."
+}
+
+dynamic
+  .help = "Faulty pixels and shadows, found on a subset of the images."
+{
+  enable = True
+    .type = bool
+    .help = "Find hot, cold, negative, overloaded and stuck pixels. Needs 3 images."
+  shadow = True
+    .type = bool
+    .help = "Find the beam stop and other shadows on the mean image."
+  n_images = 30
+    .type = int(value_min=1)
+    .help = "Number of images to look at, spread over all of them; also for the size of"
+            "the spots."
+  fraction = 0.5
+    .type = float(value_min=0, value_max=1)
+    .help = "A pixel is faulty if it is odd in more than this part of the images."
+    .expert_level = 1
+}
+
+report
+  .help = "Contents of the HTML report."
+{
+  n_images = 3
+    .type = int(value_min=0)
+    .help = "Number of images to show with their masks."
 }
 """
     + nproc_str
@@ -62,6 +100,10 @@ bragg
     .type = path
     .help = "Name of the mask file for the pixels that are bad in every image; it is set"
             "as the lookup mask of the experiments."
+  bragg_mask = None
+    .type = path
+    .help = "Name of an HDF5 file for the Bragg mask of every image, one bit a pixel."
+            "Not needed by the next steps."
 """,
     )
 )

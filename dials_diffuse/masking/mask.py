@@ -5,22 +5,34 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
+import libtbx
 import numpy as np
 
 from dials.array_family import flex
 
 from dials_diffuse.adapters.system import map_in_processes, resolve_nproc
 from dials_diffuse.masking import static
-from dials_diffuse.masking.prediction import predict_spots, spots_table
+from dials_diffuse.masking.dynamic import MIN_IMAGES, judge_pixels
+from dials_diffuse.masking.prediction import (
+    SpotRows,
+    detector_d_min,
+    predict_spots,
+    spots_table,
+)
+from dials_diffuse.masking.shadow import find_shadows
 from dials_diffuse.masking.spot_shape import (
     FWHM_PER_SIGMA,
     SIGMA_TIMES_DOMAIN_SIZE,
     SpotShape,
     shape_of_model,
 )
+from dials_diffuse.masking.spot_size import SizeFit, fit_spot_size
+from dials_diffuse.masking.survey import Survey, run_survey, spread_subset
 from dials_diffuse.stills import Still, group_by_image, stills_of
 
 logger = logging.getLogger("dials.diffuse.masking")
+
+DEFAULT_N_SIGMA = 4.0
 
 
 @dataclass
@@ -31,101 +43,160 @@ class MaskResult:
         experiments: the stills that are left
         reflections: Bragg rows of all of them
         mask: tuple of flex.bool, True = good, of the pixels.mask file
-        static: the same as numpy arrays
-        failures: experiment identifier -> why it has no Bragg rows
+        good: the same as numpy arrays
+        causes: cause -> masks (True = removed by it), for the report
+        survey: sums over the subset of images, or None
+        size_fit: of the spots, or None
+        failures: path of an image or identifier of a still -> what was wrong with it
     """
 
     experiments: object
     reflections: object
     mask: tuple
-    static: list[np.ndarray]
+    good: list[np.ndarray]
+    causes: dict[str, list[np.ndarray]]
+    survey: Survey | None
+    size_fit: SizeFit | None
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def shape_of_still(experiment, params) -> SpotShape:
-    """Spot shape by parameters, else by the models.
+@dataclass(frozen=True)
+class BraggSettings:
+    """How the spots of a still are predicted; picklable.
 
-    Raises:
-        ValueError: neither knows it.
+    Attributes:
+        n_sigma: number, or function of |q|
+        padding: pixels
+        d_min: Angstrom or None
+        halo_radius: 1/Angstrom, 0 for none
+        size: auto, images or model
+        fitted: shape measured on the images, or None
+        mosaicity (rad), domain (1/Angstrom): standard deviations given by the user, or None
+        bandwidth: relative, or None
     """
-    shape = shape_of_model(experiment)
-    angle, size = (shape.angle, shape.size) if shape else (None, None)
-    given = []
-    if params.mosaicity is not None:
-        angle = np.radians(params.mosaicity) / FWHM_PER_SIGMA
-        given.append("mosaicity")
-    if params.domain_size is not None:
-        size = SIGMA_TIMES_DOMAIN_SIZE / params.domain_size
-        given.append("domain_size")
-    if shape is None or given:
-        if angle is None and size is None:
-            raise ValueError(
-                "The crystal models hold no mosaicity: give bragg.mosaicity and bragg.domain_size"
-            )
-        shape = SpotShape.isotropic(size or 0.0, angle or 0.0, source="parameters")
-    return shape.changed(along=params.bandwidth)
 
+    n_sigma: object
+    padding: float
+    d_min: float | None
+    halo_radius: float
+    size: str
+    fitted: SpotShape | None
+    mosaicity: float | None
+    domain: float | None
+    bandwidth: float | None
 
-def _predict(task):
-    still, params = task
-    try:
-        shape = shape_of_still(still.experiment, params)
-        rows = predict_spots(
-            still,
-            shape,
-            params.n_sigma,
+    @classmethod
+    def from_params(cls, params, fit: SizeFit | None) -> BraggSettings:
+        """From the PHIL scope bragg and what the images told."""
+        n_sigma = params.n_sigma
+        if n_sigma is None or n_sigma is libtbx.Auto:
+            n_sigma = fit.extent(params.residual) if fit else DEFAULT_N_SIGMA
+        return cls(
+            n_sigma,
             params.padding,
             params.d_min,
             params.halo_radius if params.method == "halo" else 0.0,
+            params.size,
+            fit.shape if fit else None,
+            None if params.mosaicity is None else np.radians(params.mosaicity) / FWHM_PER_SIGMA,
+            None if params.domain_size is None else SIGMA_TIMES_DOMAIN_SIZE / params.domain_size,
+            params.bandwidth,
         )
-        return rows, shape, None
+
+    def shape_of(self, experiment) -> SpotShape:
+        """Spot shape of a crystal: what the user gave, else the images, else the models.
+
+        Raises:
+            ValueError: nothing is known.
+        """
+        model = shape_of_model(experiment)
+        profile = model is not None and model.source == "ellipsoid profile"
+        shape = self.fitted
+        if self.size == "model" or shape is None or (self.size == "auto" and profile):
+            shape = model
+        if self.mosaicity is not None or self.domain is not None:
+            angle, size = self.mosaicity, self.domain
+            if angle is None:
+                angle = shape.angle if shape else 0.0
+            if size is None:
+                size = shape.size if shape else 0.0
+            shape = SpotShape.isotropic(size, angle, source="parameters")
+        if shape is None:
+            raise ValueError(
+                "The images show no Bragg spots to measure and the crystal model holds no "
+                "mosaicity: give bragg.mosaicity and bragg.domain_size"
+            )
+        return shape if self.bandwidth is None else shape.changed(along=self.bandwidth)
+
+    def predict(self, still: Still) -> SpotRows:
+        """The ellipses of a still.
+
+        Raises:
+            ValueError: the size of its spots is not known.
+        """
+        return predict_spots(
+            still,
+            self.shape_of(still.experiment),
+            self.n_sigma,
+            self.padding,
+            self.d_min,
+            self.halo_radius,
+        )
+
+
+def _predict(task):
+    still, settings = task
+    try:
+        return settings.predict(still), None
     except (ValueError, RuntimeError, np.linalg.LinAlgError) as error:
-        return None, None, str(error)
+        return None, str(error)
 
 
-def bragg_rows(stills: list[Still], reflections, params, nproc: int):
+def bragg_rows(stills: list[Still], settings: BraggSettings, nproc: int):
     """The table of Bragg rows of all stills, and identifier -> reason of those that failed.
 
     Raises:
-        ValueError: no still could be predicted, or what the method needs is missing.
+        ValueError: no still could be predicted.
     """
-    table = flex.reflection_table()
-    for still in stills:
-        table.experiment_identifiers()[still.index] = still.experiment.identifier
-    if params.method == "none":
-        table.extend(spots_table(_no_rows(), 0, 0.5))
-        return table, {}
-    if params.method == "shoebox":
-        if reflections is None or "shoebox" not in reflections:
-            raise ValueError(
-                "bragg.method=shoebox needs a .refl file with shoeboxes "
-                "(integrate with output.shoeboxes=True or use bragg.method=predicted)"
-            )
-        for name in ("id", "panel", "miller_index", "xyzcal.px", "bbox", "flags", "shoebox"):
-            if name in reflections:
-                table[name] = reflections[name]
-        return table, {}
+    table = _empty_table(stills)
     failures = {}
-    found = map_in_processes(_predict, ((still, params) for still in stills), nproc)
-    for still, (rows, shape, reason) in zip(stills, found):
+    found = map_in_processes(_predict, ((still, settings) for still in stills), nproc)
+    for still, (rows, reason) in zip(stills, found):
         if reason is not None:
             failures[still.experiment.identifier] = reason
             logger.warning("Still %d (%s) has no Bragg mask: %s", still.index, still.path, reason)
             continue
-        logger.debug("Still %d: %d spots, shape from %s", still.index, len(rows.panel), shape.source)
         table.extend(spots_table(rows, still.index, still.image_number))
-    if len(failures) == len(stills):
-        raise ValueError(f"No still could be masked. The first one: {next(iter(failures.values()))}")
+    if stills and len(failures) == len(stills):
+        raise ValueError(f"No still could be masked. {next(iter(failures.values()))}")
     return table, failures
 
 
-def _no_rows():
-    from dials_diffuse.masking.prediction import SpotRows
+def _empty_table(stills):
+    table = spots_table(SpotRows.none(), 0, 0.5)
+    for still in stills:
+        table.experiment_identifiers()[still.index] = still.experiment.identifier
+    return table
 
-    return SpotRows(
-        np.zeros(0, np.int64), np.zeros((0, 3), np.int32), np.zeros((0, 2)),
-        np.zeros((0, 4), np.int32), np.zeros((0, 3)),
-    )
+
+def shoebox_rows(stills, reflections):
+    """The rows of a table with shoeboxes, and no more columns than the mask needs.
+
+    Raises:
+        ValueError: there are no shoeboxes.
+    """
+    if reflections is None or "shoebox" not in reflections:
+        raise ValueError(
+            "bragg.method=shoebox needs a .refl file with shoeboxes "
+            "(keep them when integrating, or use bragg.method=predicted)"
+        )
+    table = flex.reflection_table()
+    for still in stills:
+        table.experiment_identifiers()[still.index] = still.experiment.identifier
+    for name in ("id", "panel", "miller_index", "xyzcal.px", "bbox", "flags", "shoebox"):
+        if name in reflections:
+            table[name] = reflections[name]
+    return table
 
 
 def select_lattices(experiments, reflections, policy: str):
@@ -175,6 +246,54 @@ def check_space_groups(experiments) -> None:
         )
 
 
+def look_at_images(groups, good, params, nproc) -> Survey | None:
+    """The survey of a subset of the images, if anything is to be learnt from it.
+
+    Raises:
+        ValueError: none of these images can be read.
+    """
+    bragg = params.bragg
+    want_spots = bragg.method in ("predicted", "halo") and bragg.size != "model" and (
+        bragg.mosaicity is None or bragg.domain_size is None
+    )
+    if not (want_spots or params.dynamic.enable or params.dynamic.shadow):
+        return None
+    subset = spread_subset(groups, params.dynamic.n_images)
+    still = subset[0][0]
+    q_max = 1 / detector_d_min(still.detector, still.beam)
+    # Half way to the next node
+    window = 0.5 * min(
+        np.linalg.norm(group[0].setting_matrix(), axis=0).min() for group in subset
+    )
+    logger.info("Looking at %d of %d images", len(subset), len(groups))
+    survey = run_survey(subset, good, q_max, window, want_spots, resolve_nproc(nproc, len(subset)))
+    for path, reason in survey.failures.items():
+        logger.warning("Left out: %s", reason)
+    if survey.pixels.images == 0:
+        raise ValueError(f"None of the images can be used. {next(iter(survey.failures.values()))}")
+    return survey
+
+
+def dynamic_causes(survey: Survey, good, detector, beam, params) -> dict[str, list[np.ndarray]]:
+    """cause -> masks of faulty and shadowed pixels, True = bad."""
+    causes = {}
+    if params.enable:
+        if survey.pixels.images < MIN_IMAGES:
+            logger.info(
+                "%d images are too few to find hot, cold and stuck pixels (%d are needed)",
+                survey.pixels.images,
+                MIN_IMAGES,
+            )
+        causes.update(judge_pixels(survey.pixels, params.fraction))
+    if params.shadow:
+        known = [mask.copy() for mask in good]
+        for masks in causes.values():
+            for mask, bad in zip(known, masks):
+                mask &= ~bad
+        causes["shadow"] = find_shadows(survey.pixels, known, detector, beam)
+    return causes
+
+
 def make_masks(experiments, reflections, params) -> MaskResult:
     """The masks of a set of stills.
 
@@ -188,20 +307,83 @@ def make_masks(experiments, reflections, params) -> MaskResult:
     """
     stills_of(experiments)
     check_space_groups(experiments)
-    experiments, reflections = select_lattices(
-        experiments, reflections, params.bragg.multi_lattice
-    )
+    bragg = params.bragg
+    experiments, reflections = select_lattices(experiments, reflections, bragg.multi_lattice)
     stills = stills_of(experiments)
+    groups = group_by_image(stills)
     imagesets = experiments.imagesets()
     static.check_same_panels(imagesets)
-    lookup = static.lookup_masks(imagesets)
-    by_parameters = static.parameter_mask(imagesets[0], params)
-    good = [a & b for a, b in zip(lookup, by_parameters)]
-    if not any(mask.any() for mask in good):
-        raise ValueError(
-            "The masks leave no pixel of the detector: check d_min, d_max, border, untrusted and the lookup mask"
-        )
-    nproc = resolve_nproc(params.nproc, len(stills))
-    table, failures = bragg_rows(stills, reflections, params.bragg, nproc)
+    causes = {
+        "detector and lookup mask": static.lookup_masks(imagesets),
+        "parameters": static.parameter_mask(imagesets[0], params),
+    }
+    causes = {cause: [~mask for mask in masks] for cause, masks in causes.items()}
+    good = _remaining(causes)
+    nproc = resolve_nproc(params.nproc)
+
+    survey = look_at_images(groups, good, params, nproc)
+    failures = dict(survey.failures) if survey else {}
+    fit = None
+    if survey:
+        fit = fit_spot_size(survey.spots)
+        found = dynamic_causes(survey, good, stills[0].detector, stills[0].beam, params.dynamic)
+        causes.update(found)
+        good = _remaining(causes)
+
+    if bragg.method == "none":
+        table = _empty_table(stills)
+    elif bragg.method == "shoebox":
+        table = shoebox_rows(stills, reflections)
+    else:
+        if bragg.size == "images" and fit is None:
+            raise ValueError(
+                "The images show no Bragg spots to measure their size: use bragg.size=model or "
+                "give bragg.mosaicity and bragg.domain_size"
+            )
+        settings = BraggSettings.from_params(bragg, fit)
+        log_size(fit, settings, stills[0])
+        table, failed = bragg_rows(stills, settings, min(nproc, len(stills)))
+        failures.update(failed)
     as_flex = static.set_lookup_mask(imagesets, good, params.output.mask)
-    return MaskResult(experiments, table, as_flex, good, failures)
+    return MaskResult(experiments, table, as_flex, good, causes, survey, fit, failures)
+
+
+def _remaining(causes) -> list[np.ndarray]:
+    """Pixels that no cause removes.
+
+    Raises:
+        ValueError: none.
+    """
+    good = [~np.any(masks, axis=0) for masks in zip(*causes.values())]
+    if not any(mask.any() for mask in good):
+        worst = max(causes, key=lambda cause: sum(mask.sum() for mask in causes[cause]))
+        raise ValueError(
+            f"The masks leave no pixel of the detector; most go by: {worst}. "
+            "Check the lookup mask, d_min, d_max, border, untrusted and dynamic"
+        )
+    return good
+
+
+def log_size(fit: SizeFit | None, settings: BraggSettings, still: Still) -> None:
+    """Log the size of the spots and where it is from."""
+    from dials.util import tabulate
+
+    if fit is not None:
+        rows = fit.table()
+        logger.info(
+            "Standard deviations of the spots, measured on the images:\n%s",
+            tabulate(rows[1:], rows[0]),
+        )
+    try:
+        shape = settings.shape_of(still.experiment)
+    except ValueError:
+        return
+    logger.info(
+        "Spots (size from %s): mosaicity %.3f deg across, %.3f deg towards the sphere (full width at "
+        "half maximum), domain size %.0f A, relative bandwidth %.5f, detector %.2f px",
+        shape.source,
+        *(np.degrees(np.sqrt(a)) * FWHM_PER_SIGMA for a in (shape.across[0], shape.across[2])),
+        SIGMA_TIMES_DOMAIN_SIZE / max(shape.size, 1e-9),
+        shape.along,
+        shape.point_spread,
+    )

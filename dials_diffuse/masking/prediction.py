@@ -16,6 +16,7 @@ centre is where DIALS predicts stills: r turned onto the sphere.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numba
@@ -28,15 +29,35 @@ from dials_diffuse.masking.spot_shape import SpotShape
 from dials_diffuse.stills import Still
 
 
+K_STEPS = 65
+
+
 @dataclass
 class SpotRows:
-    """Ellipses on panels, N rows: arrays of the columns that masking.bragg names."""
+    """Ellipses on panels, N rows: arrays of the columns that masking.bragg names.
+
+    Besides them: q, |r| of the node, 1/Angstrom; excitation, its distance from the Ewald
+    sphere, 1/Angstrom; to_pixels (N, 2, 2): from displacements on the sphere (radial,
+    tangential to the beam centre), 1/Angstrom, to pixels (fast, slow).
+    """
 
     panel: np.ndarray
     miller_index: np.ndarray
     centre: np.ndarray
     bbox: np.ndarray
     ellipse: np.ndarray
+    q: np.ndarray
+    excitation: np.ndarray
+    to_pixels: np.ndarray
+
+    @classmethod
+    def none(cls) -> SpotRows:
+        """No rows."""
+        return cls(
+            np.zeros(0, np.int64), np.zeros((0, 3), np.int32), np.zeros((0, 2)),
+            np.zeros((0, 4), np.int32), np.zeros((0, 3)), np.zeros(0), np.zeros(0),
+            np.zeros((0, 2, 2)),
+        )
 
 
 @numba.njit(cache=True)
@@ -50,8 +71,12 @@ def _interval(cc, vc, vv, radius_squared):
 
 
 @numba.njit(cache=True)
-def _sections(setting, s0, q_max, limits, constant, across, along, k, reach, centring, den):
+def _sections(
+    setting, s0, q_max, limits, constant, across, along, excitation_variance, k_of_q, reach, centring, den
+):
     """Nodes within k standard deviations of the Ewald sphere and their sections with it.
+
+    k_of_q: how many standard deviations, in equal steps of |q| from 0 to q_max.
 
     Returns (n, hkl (N, 3), centre - s0 of the section (N, 3), K (N, 6), k^2 - m0 (N,)),
     of which the first n rows are filled.
@@ -131,7 +156,10 @@ def _sections(setting, s0, q_max, limits, constant, across, along, k, reach, cen
                 cny = c[1, 0] * nx + c[1, 1] * ny + c[1, 2] * nz
                 cnz = c[2, 0] * nx + c[2, 1] * ny + c[2, 2] * nz
                 ncn = nx * cnx + ny * cny + nz * cnz
-                m0 = excitation * excitation / ncn
+                m0 = excitation * excitation / (ncn + excitation_variance)
+                step = r_length / q_max * (k_of_q.shape[0] - 1)
+                bin_q = min(int(step), k_of_q.shape[0] - 2)
+                k = k_of_q[bin_q] + (step - bin_q) * (k_of_q[bin_q + 1] - k_of_q[bin_q])
                 if m0 > k * k:
                     continue
                 if n == hkl.shape[0]:
@@ -140,7 +168,7 @@ def _sections(setting, s0, q_max, limits, constant, across, along, k, reach, cen
                     spread = np.concatenate((spread, np.empty_like(spread)))
                     level = np.concatenate((level, np.empty_like(level)))
                 hkl[n, 0], hkl[n, 1], hkl[n, 2] = h, j, l
-                shift = -excitation / ncn
+                shift = -excitation / (ncn + excitation_variance)
                 centre[n, 0] = rx + shift * cnx
                 centre[n, 1] = ry + shift * cny
                 centre[n, 2] = rz + shift * cnz
@@ -213,7 +241,7 @@ def detector_d_min(detector, beam) -> float:
 def predict_spots(
     still: Still,
     shape: SpotShape,
-    n_sigma: float,
+    n_sigma: float | Callable[[np.ndarray], np.ndarray],
     padding: float,
     d_min: float | None = None,
     minimum_radius: float = 0.0,
@@ -223,11 +251,12 @@ def predict_spots(
     Args:
         still: with crystal, beam and detector
         shape: of the nodes
-        n_sigma: k: how many standard deviations of a node are masked
+        n_sigma: k: how many standard deviations of a node are masked, a number or a
+            function of |q| (1/Angstrom)
         padding: pixels added to both semi-axes
         d_min: Angstrom; None for all that the detector sees
         minimum_radius: all pixels closer to a node than this are masked too, 1/Angstrom,
-            by adding (minimum_radius / n_sigma)^2 to the constant variance
+            by adding (minimum_radius / k)^2 to the constant variance
 
     Raises:
         ValueError: the shape has no extent.
@@ -235,7 +264,9 @@ def predict_spots(
     detector, beam = still.detector, still.beam
     s0 = np.array(beam.get_s0())
     q_max = 1 / max(d_min or 0.0, detector_d_min(detector, beam))
-    constant = shape.constant + (minimum_radius / n_sigma) ** 2 * np.eye(3)
+    q_steps = np.linspace(0.0, q_max, K_STEPS)
+    k_of_q = n_sigma(q_steps) if callable(n_sigma) else np.full(K_STEPS, float(n_sigma))
+    constant = shape.constant + (minimum_radius / k_of_q.min()) ** 2 * np.eye(3)
     shape = shape.changed(constant=constant)
     largest = shape.largest_sigma(q_max)
     if not largest > 0:
@@ -249,21 +280,24 @@ def predict_spots(
         still.crystal.get_space_group().type().hall_symbol()
     )
     n, hkl, q, spread, level = _sections(
-        setting, s0, q_max, limits, constant, np.array(shape.across), shape.along,
-        float(n_sigma), n_sigma * largest, centring, den,
+        setting, s0, q_max, limits, constant, np.array(shape.across), float(shape.along),
+        float(shape.excitation) ** 2, k_of_q, k_of_q.max() * largest, centring, den,
     )
     hkl, q, spread, level = hkl[:n], q[:n], spread[:n], level[:n]
     s1 = s0 + q
     direction = s1 / np.linalg.norm(s1, axis=1)[:, None]
-    margin = n_sigma * largest / np.linalg.norm(s0)
+    margin = k_of_q.max() * largest / np.linalg.norm(s0)
+    node = hkl @ setting.T
+    excitation = np.linalg.norm(s0 + node, axis=1) - np.linalg.norm(s0)
+    nodes = (hkl, np.linalg.norm(node, axis=1), excitation)
     parts = [
-        _on_panel(number, panel, _projection(panel, margin), shape, padding, hkl, s1, direction, spread, level)
+        _on_panel(number, panel, _projection(panel, margin), shape, padding, s0, nodes, s1, direction, spread, level)
         for number, panel in enumerate(detector)
     ]
     return SpotRows(*(np.concatenate(columns) for columns in zip(*parts)))
 
 
-def _on_panel(number, panel, projection, shape, padding, hkl, s1, direction, spread, level):
+def _on_panel(number, panel, projection, shape, padding, s0, nodes, s1, direction, spread, level):
     """Rows of the spots whose bounding box touches one panel."""
     near = np.flatnonzero(direction @ projection.axis >= projection.cosine)
     v = s1[near] @ projection.inverse.T
@@ -312,12 +346,20 @@ def _on_panel(number, panel, projection, shape, padding, hkl, s1, direction, spr
         ],
         axis=1,
     )
+    near, jacobian = near[touches], jacobian[touches]
+    tangential = np.cross(s0, direction[near])
+    tangential /= np.linalg.norm(tangential, axis=1)[:, None]
+    radial = np.cross(tangential, direction[near])
+    hkl, q, excitation = nodes
     return (
-        np.full(touches.sum(), number, dtype=np.int64),
-        hkl[near][touches],
+        np.full(len(near), number, dtype=np.int64),
+        hkl[near],
         pixel[touches],
         bbox[touches].astype(np.int32),
         ellipse[touches],
+        q[near],
+        excitation[near],
+        jacobian @ np.stack([radial, tangential], axis=2),
     )
 
 

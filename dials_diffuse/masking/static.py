@@ -6,8 +6,9 @@ import logging
 
 import numpy as np
 
-import dials.util.masking
 from dxtbx.format.image import ImageBool
+
+import dials.util.masking
 
 from dials_diffuse.adapters.images import static_mask
 from dials_diffuse.adapters.tables import mask_as_flex, mask_as_numpy

@@ -1,0 +1,117 @@
+"""Pixels that do not count photons as their neighbours do, judged over many images.
+
+A pixel is compared with its resolution ring in every image, and with the median of its
+neighbours (7 x 7) over all of them: diffuse features and shadows are wider than a pixel.
+Bragg spots are left out image by image, and what is bright in a minority of images only
+is no fault of the pixel.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numba
+import numpy as np
+
+from dials_diffuse.masking.survey import PixelSums
+
+logger = logging.getLogger("dials.diffuse.masking.dynamic")
+
+CAUSES = ("negative", "overloaded", "hot", "cold", "stuck")
+MIN_IMAGES = 3
+# Probabilities below exp(-25) do not happen by chance in 1e9 pixels
+IMPOSSIBLE = 25.0
+
+
+@numba.njit(cache=True)
+def _neighbours(mean, valid, candidate, half, median, third):
+    """For candidates: median of the mean of valid neighbours (nan without five of
+    them), and the third largest mean of the eight next to it."""
+    n_slow, n_fast = mean.shape
+    box = np.empty((2 * half + 1) ** 2, np.float32)
+    next_to = np.empty(8, np.float32)
+    for y in range(n_slow):
+        for x in range(n_fast):
+            if not candidate[y, x]:
+                continue
+            n = m = 0
+            for j in range(max(0, y - half), min(n_slow, y + half + 1)):
+                for i in range(max(0, x - half), min(n_fast, x + half + 1)):
+                    if valid[j, i] > 0 and not (i == x and j == y):
+                        box[n] = mean[j, i]
+                        n += 1
+                        if abs(i - x) <= 1 and abs(j - y) <= 1:
+                            next_to[m] = mean[j, i]
+                            m += 1
+            median[y, x] = np.median(box[:n]) if n >= 5 else np.nan
+            third[y, x] = np.sort(next_to[:m])[m - 3] if m >= 3 else np.nan
+
+
+def judge_pixels(sums: PixelSums, fraction: float = 0.5) -> dict[str, list[np.ndarray]]:
+    """Faulty pixels by cause.
+
+    Args:
+        sums: of a survey of images
+        fraction: of the images in which a pixel must be odd
+
+    Returns:
+        cause -> (n_slow, n_fast) bool array a panel, True = faulty. negative and
+        overloaded: outside of the trusted range in more than `fraction` of the images.
+        hot: alone brighter than its neighbours by more than half and 10 sigma, or above
+        6 sigma of its ring in more than `fraction` of the images and more than twice its
+        neighbours. cold: less than half of its neighbours, by 6 sigma, or never a count where
+        25 were expected. stuck: always the same value where counting noise forbids it.
+    """
+    found = {cause: [] for cause in CAUSES}
+    for number in range(len(sums.valid)):
+        for cause, mask in _judge_panel(sums, number, fraction).items():
+            found[cause].append(mask)
+    return found
+
+
+def _judge_panel(sums: PixelSums, number: int, fraction: float) -> dict[str, np.ndarray]:
+    valid = sums.valid[number].astype(np.float32)
+    total, expected, variance = (
+        array[number] for array in (sums.total, sums.expected, sums.variance)
+    )
+    enough = max(1.0, fraction * sums.images)
+    none = np.zeros(valid.shape, bool)
+    result = {
+        "negative": sums.negative[number] > fraction * sums.images,
+        "overloaded": sums.overloaded[number] > fraction * sums.images,
+        "hot": none,
+        "cold": none.copy(),
+        "stuck": none.copy(),
+    }
+    if sums.images < MIN_IMAGES:
+        return result
+    seen = valid >= min(MIN_IMAGES, enough)
+    n = np.maximum(valid, 1)
+    mean, sigma = total / n, np.sqrt(variance)
+    excess = total - expected
+    often_high = sums.high[number] > fraction * n
+    constant = seen & (sums.least[number] == sums.most[number])
+    candidate = seen & (often_high | (np.abs(excess) > 4 * sigma) | constant)
+    local = np.zeros(valid.shape, np.float32)
+    third = np.zeros(valid.shape, np.float32)
+    _neighbours(mean, sums.valid[number], candidate, 3, local, third)
+    candidate &= np.isfinite(local)
+    # Spots and their tails that stay in place are wider than a pixel or two
+    alone = ~(mean - local < 3 * (third - local))
+    surplus = total - local * valid
+    result["hot"] = candidate & alone & (
+        ((mean > 1.5 * local) & (surplus > 10 * sigma))
+        | (often_high & (mean > 2 * local) & (surplus > 6 * sigma))
+    )
+    # (local n)^2 / variance is the number of photons, whatever the gain
+    with np.errstate(divide="ignore", invalid="ignore"):
+        photons = np.where(variance > 0, (local * valid) ** 2 / variance, 0)
+        per_image = np.where(valid > 0, variance / n, 0)
+        improbable = (n - 1) * 0.5 * np.log(np.maximum(2 * np.pi * per_image, 1))
+    result["cold"] = candidate & (
+        ((mean < 0.5 * local) & (surplus < -6 * sigma)) | ((total <= 0) & (photons > IMPOSSIBLE))
+    )
+    result["stuck"] = (
+        candidate & constant & (total != 0) & (improbable > IMPOSSIBLE) & ~result["hot"] & ~result["cold"]
+    )
+    return result

@@ -1,0 +1,188 @@
+"""The size of Bragg spots, measured on the images.
+
+The scattering above its surroundings, summed over all nodes of many crystals, falls off
+with the nodes' distance from the Ewald sphere as the mean peak does in that direction,
+and around their predicted positions as the mean spot does on the sphere, errors of the
+prediction included. The variances of these three profiles (radial, tangential, along
+s1), as functions of |q|^2, give the parameters of SpotShape.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from dials_diffuse.masking.spot_shape import SpotShape
+from dials_diffuse.masking.survey import EXCITATION_BINS, PLANE_BINS, SpotSums
+
+logger = logging.getLogger("dials.diffuse.masking.spot_size")
+
+# The tail of a profile counts until it has fallen to this part of its height
+TAIL = 0.02
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Function of |q|: the number of standard deviations k at which a normal distribution of
+    height `contrast` has fallen to `residual`, contrast exp(-k^2 / 2) = residual.
+
+    Attributes:
+        q: 1/Angstrom; log_contrast: there; residual: both relative to the surroundings
+        least, most: limits of k
+    """
+
+    q: tuple[float, ...]
+    log_contrast: tuple[float, ...]
+    residual: float
+    least: float = 2.0
+    most: float = 6.0
+
+    def __call__(self, q: np.ndarray) -> np.ndarray:
+        ratio = np.interp(q, self.q, self.log_contrast) - np.log(self.residual)
+        return np.clip(np.sqrt(np.maximum(2 * ratio, 0.0)), self.least, self.most)
+
+
+@dataclass
+class SizeFit:
+    """What was measured and fitted.
+
+    Attributes:
+        shape: the fitted one
+        q: (N,) middle of the bins with a signal, 1/Angstrom
+        radial, tangential, excitation: (N,) standard deviations, 1/Angstrom
+        nodes: (N,) number of nodes looked at
+        contrast: (N,) height of the mean peak over the scattering around it
+    """
+
+    shape: SpotShape
+    q: np.ndarray
+    radial: np.ndarray
+    tangential: np.ndarray
+    excitation: np.ndarray
+    nodes: np.ndarray
+    contrast: np.ndarray
+
+    def extent(self, residual: float) -> Extent:
+        """How far to mask so that the mean peak has fallen to `residual` of its surroundings."""
+        return Extent(tuple(self.q), tuple(np.log(self.contrast)), residual)
+
+    def table(self) -> list[list]:
+        """Rows for log and report."""
+        rows = [["|q| (1/A)", "nodes", "radial (1e-4/A)", "tangential (1e-4/A)", "along s1 (1e-4/A)", "height"]]
+        for values in zip(self.q, self.nodes, self.radial, self.tangential, self.excitation, self.contrast):
+            q, nodes, *sigmas, contrast = values
+            rows.append(
+                [f"{q:.3f}", f"{int(nodes)}", *(f"{1e4 * s:.2f}" for s in sigmas), f"{contrast:.2f}"]
+            )
+        return rows
+
+
+def profile_variance(position: np.ndarray, height: np.ndarray) -> float:
+    """Second moment about 0 of a profile that falls off from there, out to where it has
+    fallen to TAIL of its height; the noise level is that of its outer third.
+
+    Args:
+        position: (N,) >= 0, ascending
+        height: (N,) mean scattering above the surroundings
+
+    Returns:
+        the variance, or nan without a significant signal
+    """
+    outer = height[2 * len(height) // 3 :]
+    level = np.median(outer)
+    noise = 1.4826 * np.median(np.abs(outer - level))
+    above = height - level
+    peak = above[: max(3, len(above) // 8)].max()
+    if not peak > 8 * noise or peak <= 0:
+        return np.nan
+    first = np.flatnonzero(above >= 0.5 * peak)
+    start = first[-1] if len(first) else 0
+    fallen = np.flatnonzero(above[start:] < max(TAIL * peak, noise))
+    end = start + (fallen[0] if len(fallen) else len(above) - start)
+    p, h = position[:end], np.maximum(above[:end], 0.0)
+    return float((p**2 * h).sum() / h.sum())
+
+
+def _linear(q, variance, weight) -> tuple[float, float]:
+    """variance = a + b q^2 with a, b >= 0, relative errors of equal size."""
+    scale = np.sqrt(weight) / variance
+    design = np.stack([np.ones_like(q), q**2], axis=1) * scale[:, None]
+    (a, b), _ = nnls(design, variance * scale)
+    return a, b
+
+
+def _within_aperture() -> np.ndarray:
+    offset = (np.arange(PLANE_BINS) - PLANE_BINS // 2) / (PLANE_BINS / 2)
+    return offset[:, None] ** 2 + offset[None, :] ** 2 < 0.25
+
+
+def fit_spot_size(sums: SpotSums) -> SizeFit | None:
+    """Fit the shape of spots to what was summed around nodes.
+
+    Returns:
+        None if fewer than two bins of |q| have a significant signal
+    """
+    excess = sums.excess / np.maximum(sums.pixels, 1)
+    plane = sums.plane_excess / np.maximum(sums.plane_pixels, 1)
+    depth = sums.excitation_of_bins()
+    centre = PLANE_BINS // 2
+    step = 2 * sums.window / PLANE_BINS
+    offsets = np.arange(centre + 1) * step
+    found = []
+    for i, q in enumerate(sums.q_of_bins()):
+        if sums.nodes[i] < 20:
+            continue
+        excitation = profile_variance(depth[i], excess[i])
+        # A cut through the middle, folded; the strip is as wide as a tenth of the window
+        strip = slice(centre - 2, centre + 3)
+        radial = plane[i][:, strip].mean(axis=1)
+        tangential = plane[i][strip, :].mean(axis=0)
+        own = sums.pixel_variance[i] / sums.nodes[i] + step**2 / 12
+        folded = [
+            profile_variance(offsets, (line[centre:] + line[centre::-1]) / 2)
+            for line in (radial, tangential)
+        ]
+        if np.isfinite([excitation, *folded]).all():
+            smallest = 1e-10
+            # Height at the middle of a spot whose node is on the sphere
+            aperture = plane[i][_within_aperture()].mean()
+            middle = plane[i][centre - 2 : centre + 3, centre - 2 : centre + 3].mean()
+            outer = 2 * EXCITATION_BINS // 3
+            on_sphere = excess[i][:3].mean() - np.median(excess[i][outer:])
+            level = sums.level[i].sum() / sums.pixels[i].sum()
+            contrast = on_sphere * max(middle / aperture, 1.0) / max(level, 1e-3)
+            found.append(
+                (
+                    q,
+                    max(folded[0] - own[0], smallest),
+                    max(folded[1] - own[1], smallest),
+                    excitation,
+                    sums.nodes[i],
+                    contrast,
+                )
+            )
+    if len(found) < 2:
+        return None
+    q, radial, tangential, excitation, nodes, contrast = np.array(found).T
+    radial_0, radial_q = _linear(q, radial, nodes)
+    tangential_0, tangential_q = _linear(q, tangential, nodes)
+    excitation_0, excitation_q = _linear(q, excitation, nodes)
+    # What widens the spots but not the peaks is the detector's (or the beam's) doing; what
+    # widens the peaks but not the spots are orientations that are not quite right
+    in_plane = (radial_0 + tangential_0) / 2
+    constant = max(min(in_plane, excitation_0), 1e-10)
+    pixel_area = 12 * sums.pixel_variance.sum() / (2 * sums.nodes.sum())
+    shape = SpotShape(
+        constant * np.eye(3),
+        (tangential_q, 0.0, excitation_q),
+        along=float(np.sqrt(radial_q)),
+        excitation=float(np.sqrt(max(excitation_0 - constant, 0.0))),
+        point_spread=float(np.sqrt(max(in_plane - constant, 0.0) / pixel_area)),
+        source="images",
+    )
+    return SizeFit(
+        shape, q, np.sqrt(radial), np.sqrt(tangential), np.sqrt(excitation), nodes, contrast
+    )

@@ -1,0 +1,411 @@
+"""One pass over a subset of the images, from which the rest of the masks is made.
+
+Two things are summed, image by image, so that memory does not grow with their number:
+
+- per pixel, how it behaves against the mean of its resolution ring on its panel, outside
+  of Bragg spots (PixelSums; judged in dynamic.py)
+- around all nodes of the crystals, how the scattering above that mean falls off with the
+  displacement from the node (SpotSums; judged in spot_size.py)
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import numba
+import numpy as np
+
+from dials_diffuse.adapters.images import read_raw, trusted_bounds
+from dials_diffuse.adapters.system import map_in_processes
+from dials_diffuse.masking.bragg import paint_bragg
+from dials_diffuse.masking.prediction import predict_spots, spots_table
+from dials_diffuse.masking.spot_shape import SpotShape, shape_of_model
+from dials_diffuse.masking.still_mask import panel_sizes
+from dials_diffuse.stills import Still
+
+logger = logging.getLogger("dials.diffuse.masking.survey")
+
+N_RINGS = 200
+Q_BINS = 8
+EXCITATION_BINS = 40
+PLANE_BINS = 41
+# Nodes are looked at as far from the sphere as any usable crystal reaches
+WIDEST = SpotShape.isotropic(1e-3, 8e-3)
+WIDEST_SIGMA = 3.0
+HIGH_SIGMA = 6.0
+
+
+@dataclass
+class PixelSums:
+    """Sums over images, one (n_slow, n_fast) array a panel.
+
+    Attributes:
+        valid: images in which the pixel was trusted and not under Bragg
+        high: of these, images in which it was above mean + 6 sigma of its ring
+        negative, overloaded: images below and above the trusted range
+        total: sum of the valid values; expected: of the ring means, ADU
+        variance: sum of the rings' variances, ADU^2
+        least, most: range of the valid values
+        images: number of images
+    """
+
+    valid: list[np.ndarray]
+    high: list[np.ndarray]
+    negative: list[np.ndarray]
+    overloaded: list[np.ndarray]
+    total: list[np.ndarray]
+    expected: list[np.ndarray]
+    variance: list[np.ndarray]
+    least: list[np.ndarray]
+    most: list[np.ndarray]
+    images: int = 0
+
+    @classmethod
+    def empty(cls, sizes) -> PixelSums:
+        """Nothing summed yet, for panels of (n_slow, n_fast)."""
+
+        def arrays(dtype, value=0):
+            return [np.full(size, value, dtype) for size in sizes]
+
+        return cls(
+            arrays(np.uint16), arrays(np.uint16), arrays(np.uint16), arrays(np.uint16),
+            arrays(np.float32), arrays(np.float32), arrays(np.float32),
+            arrays(np.float32, np.inf), arrays(np.float32, -np.inf),
+        )
+
+    def add(self, other: PixelSums) -> None:
+        """Add the sums of other images."""
+        for name in ("valid", "high", "negative", "overloaded", "total", "expected", "variance"):
+            for mine, theirs in zip(getattr(self, name), getattr(other, name)):
+                mine += theirs
+        for mine, theirs in zip(self.least, other.least):
+            np.minimum(mine, theirs, out=mine)
+        for mine, theirs in zip(self.most, other.most):
+            np.maximum(mine, theirs, out=mine)
+        self.images += other.images
+
+
+@dataclass
+class SpotSums:
+    """Scattering above the ring mean around nodes, by |q| and displacement.
+
+    Attributes:
+        q_max: |q| of the last of Q_BINS equal bins, 1/Angstrom
+        window: half width of the plane histogram, 1/Angstrom
+        excess, pixels, level: scattering above the ring means, number of pixels and sum
+            of the ring means (Q_BINS, EXCITATION_BINS) by |excitation| / (its largest for that |q|)
+        plane_excess, plane_pixels: (Q_BINS, PLANE_BINS, PLANE_BINS) by radial and
+            tangential displacement from the predicted position
+        pixel_variance: (Q_BINS, 2) sum over nodes of a pixel's own variance, radial and
+            tangential, 1/Angstrom^2; nodes: (Q_BINS,) their number
+    """
+
+    q_max: float
+    window: float
+    excess: np.ndarray = field(default_factory=lambda: np.zeros((Q_BINS, EXCITATION_BINS)))
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros((Q_BINS, EXCITATION_BINS)))
+    level: np.ndarray = field(default_factory=lambda: np.zeros((Q_BINS, EXCITATION_BINS)))
+    plane_excess: np.ndarray = field(
+        default_factory=lambda: np.zeros((Q_BINS, PLANE_BINS, PLANE_BINS))
+    )
+    plane_pixels: np.ndarray = field(
+        default_factory=lambda: np.zeros((Q_BINS, PLANE_BINS, PLANE_BINS))
+    )
+    pixel_variance: np.ndarray = field(default_factory=lambda: np.zeros((Q_BINS, 2)))
+    nodes: np.ndarray = field(default_factory=lambda: np.zeros(Q_BINS))
+
+    def add(self, other: SpotSums) -> None:
+        """Add the sums of other images (of the same q_max and window)."""
+        for name in ("excess", "pixels", "level", "plane_excess", "plane_pixels", "pixel_variance", "nodes"):
+            getattr(self, name).__iadd__(getattr(other, name))
+
+    def q_of_bins(self) -> np.ndarray:
+        """|q| in the middle of the bins, 1/Angstrom."""
+        return (np.arange(Q_BINS) + 0.5) * self.q_max / Q_BINS
+
+    def excitation_of_bins(self) -> np.ndarray:
+        """(Q_BINS, EXCITATION_BINS) |excitation| in the middle of the bins, 1/Angstrom."""
+        largest = WIDEST_SIGMA * np.hypot(WIDEST.size, WIDEST.angle * self.q_of_bins())
+        return largest[:, None] * (np.arange(EXCITATION_BINS) + 0.5) / EXCITATION_BINS
+
+
+def ring_numbers(detector, beam, q_max: float) -> list[np.ndarray]:
+    """Resolution ring of every pixel, int16 (n_slow, n_fast) a panel: N_RINGS equal steps of |q|.
+
+    Parallax is left out: it moves pixels by far less than a ring's width.
+    """
+    s0 = np.array(beam.get_s0())
+    wavenumber = np.linalg.norm(s0)
+    rings = []
+    for panel in detector:
+        n_fast, n_slow = panel.get_image_size()
+        pixel = panel.get_pixel_size()
+        d = np.array(panel.get_d_matrix()).reshape(3, 3)
+        x = (np.arange(n_fast, dtype=np.float32) + 0.5) * pixel[0]
+        y = (np.arange(n_slow, dtype=np.float32) + 0.5) * pixel[1]
+        ring = np.empty((n_slow, n_fast), dtype=np.int16)
+        _fill_rings(ring, x, y, d, s0 / wavenumber, wavenumber, N_RINGS / q_max)
+        rings.append(ring)
+    return rings
+
+
+@numba.njit(cache=True)
+def _fill_rings(ring, x, y, d, direction, wavenumber, per_q):
+    for j in range(y.shape[0]):
+        for i in range(x.shape[0]):
+            a = d[0, 0] * x[i] + d[0, 1] * y[j] + d[0, 2]
+            b = d[1, 0] * x[i] + d[1, 1] * y[j] + d[1, 2]
+            c = d[2, 0] * x[i] + d[2, 1] * y[j] + d[2, 2]
+            cosine = (a * direction[0] + b * direction[1] + c * direction[2]) / np.sqrt(
+                a * a + b * b + c * c
+            )
+            q = wavenumber * np.sqrt(max(2.0 - 2.0 * cosine, 0.0))
+            ring[j, i] = min(int(q * per_q), N_RINGS - 1)
+
+
+@numba.njit(cache=True)
+def ring_statistics(raw, use, ring, n_rings, n_passes):
+    """Mean, standard deviation and number of the used pixels of each ring, without
+    outliers: values beyond mean + 5 sigma of the pass before are left out, on the high
+    side only at first (spots) and on both from the third pass on.
+
+    Returns:
+        mean (n_rings,), sigma (n_rings,) (at least that of the counting noise of the
+        mean, for rings of few pixels), number (n_rings,)
+    """
+    mean = np.zeros(n_rings)
+    sigma = np.full(n_rings, np.inf)
+    number = np.zeros(n_rings, np.int64)
+    for step in range(n_passes):
+        total = np.zeros(n_rings)
+        square = np.zeros(n_rings)
+        count = np.zeros(n_rings, np.int64)
+        for y in range(raw.shape[0]):
+            for x in range(raw.shape[1]):
+                if not use[y, x]:
+                    continue
+                r = ring[y, x]
+                value = raw[y, x]
+                if step > 0:
+                    limit = 5.0 * sigma[r]
+                    if value - mean[r] > limit or (step > 1 and mean[r] - value > limit):
+                        continue
+                total[r] += value
+                square[r] += float(value) * value
+                count[r] += 1
+        for r in range(n_rings):
+            if count[r] > 0:
+                mean[r] = total[r] / count[r]
+                variance = max(square[r] / count[r] - mean[r] ** 2, abs(mean[r]) * 1e-3)
+                sigma[r] = np.sqrt(variance + 1e-6)
+                number[r] = count[r]
+    return mean, sigma, number
+
+
+@numba.njit(cache=True)
+def _add_pixels(
+    raw, good, bragg, ring, mean, sigma, low, high, threshold,
+    valid, n_high, n_negative, n_over, total, expected, variance, least, most,
+):
+    for y in range(raw.shape[0]):
+        for x in range(raw.shape[1]):
+            if not good[y, x]:
+                continue
+            value = raw[y, x]
+            if value < low:
+                n_negative[y, x] += 1
+                continue
+            if value > high:
+                n_over[y, x] += 1
+                continue
+            if bragg[y, x]:
+                continue
+            r = ring[y, x]
+            valid[y, x] += 1
+            total[y, x] += value
+            expected[y, x] += mean[r]
+            variance[y, x] += sigma[r] ** 2
+            if value - mean[r] > threshold * sigma[r]:
+                n_high[y, x] += 1
+            if value < least[y, x]:
+                least[y, x] = value
+            if value > most[y, x]:
+                most[y, x] = value
+
+
+@numba.njit(cache=True)
+def _add_spots(
+    raw, good, ring, mean, centre, to_pixels, q_bin, excitation_bin, window,
+    excess, pixels, level, plane_excess, plane_pixels,
+):
+    n_slow, n_fast = raw.shape
+    n_plane = plane_excess.shape[1]
+    for i in range(centre.shape[0]):
+        a, b = to_pixels[i, 0, 0], to_pixels[i, 0, 1]
+        c, d = to_pixels[i, 1, 0], to_pixels[i, 1, 1]
+        det = a * d - b * c
+        half_x = window * np.sqrt(a * a + b * b)
+        half_y = window * np.sqrt(c * c + d * d)
+        bin_q, bin_e = q_bin[i], excitation_bin[i]
+        for y in range(
+            max(0, int(np.floor(centre[i, 1] - half_y))),
+            min(n_slow, int(np.ceil(centre[i, 1] + half_y))),
+        ):
+            for x in range(
+                max(0, int(np.floor(centre[i, 0] - half_x))),
+                min(n_fast, int(np.ceil(centre[i, 0] + half_x))),
+            ):
+                if not good[y, x]:
+                    continue
+                dx, dy = x + 0.5 - centre[i, 0], y + 0.5 - centre[i, 1]
+                radial = (d * dx - b * dy) / det
+                tangential = (a * dy - c * dx) / det
+                if abs(radial) >= window or abs(tangential) >= window:
+                    continue
+                surroundings = mean[ring[y, x]]
+                value = raw[y, x] - surroundings
+                u = int((radial / window + 1.0) / 2.0 * n_plane)
+                v = int((tangential / window + 1.0) / 2.0 * n_plane)
+                plane_excess[bin_q, u, v] += value
+                plane_pixels[bin_q, u, v] += 1.0
+                if radial * radial + tangential * tangential < 0.25 * window * window:
+                    excess[bin_q, bin_e] += value
+                    pixels[bin_q, bin_e] += 1.0
+                    level[bin_q, bin_e] += surroundings
+
+
+@dataclass
+class SurveyTask:
+    """The images that one process looks at.
+
+    Attributes:
+        groups: stills by image
+        good: pixels that are good in every image, a (n_slow, n_fast) bool array a panel
+        q_max: 1/Angstrom; window: 1/Angstrom
+        want_spots: sum around nodes too
+    """
+
+    groups: list[list[Still]]
+    good: list[np.ndarray]
+    q_max: float
+    window: float
+    want_spots: bool
+
+
+@dataclass
+class Survey:
+    """Sums over the images that could be read, and why others could not."""
+
+    pixels: PixelSums
+    spots: SpotSums
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def survey_images(task: SurveyTask) -> Survey:
+    """Read the task's images one by one and sum.
+
+    Images that can't be read are noted in failures, by their path.
+    """
+    sizes = [mask.shape for mask in task.good]
+    survey = Survey(PixelSums.empty(sizes), SpotSums(task.q_max, task.window))
+    rings, geometry = None, None
+    for group in task.groups:
+        still = group[0]
+        try:
+            raw = read_raw(still.imageset, still.image_index)
+            check_shape(raw, still)
+            bounds = [trusted_bounds(panel) for panel in still.detector]
+        except ValueError as error:
+            survey.failures[still.path] = str(error)
+            continue
+        if geometry != (still.detector, still.beam):
+            geometry = (still.detector, still.beam)
+            rings = ring_numbers(still.detector, still.beam, task.q_max)
+        bragg = _first_guess(group, sizes)
+        means = []
+        for number, pixels in enumerate(raw):
+            low, high = bounds[number]
+            use = task.good[number] & ~bragg[number] & (pixels >= low) & (pixels <= high)
+            mean, sigma, _ = ring_statistics(pixels, use, rings[number], N_RINGS, 5)
+            means.append(mean)
+            sums = survey.pixels
+            _add_pixels(
+                pixels, task.good[number], bragg[number], rings[number], mean, sigma, low, high,
+                HIGH_SIGMA, sums.valid[number], sums.high[number], sums.negative[number],
+                sums.overloaded[number], sums.total[number], sums.expected[number],
+                sums.variance[number], sums.least[number], sums.most[number],
+            )
+        survey.pixels.images += 1
+        if task.want_spots:
+            for still in group:
+                _stack(still, raw, task, bounds, rings, means, survey.spots)
+    return survey
+
+
+def check_shape(raw, still: Still) -> None:
+    """Raises:
+    ValueError: the image does not have the panels of the detector model.
+    """
+    sizes = panel_sizes(still.detector)
+    if [pixels.shape for pixels in raw] != sizes:
+        raise ValueError(
+            f"{still.path} holds panels of {[pixels.shape[::-1] for pixels in raw][:2]} pixels, "
+            f"the detector model has {[size[::-1] for size in sizes][:2]}"
+        )
+
+
+def _first_guess(group: list[Still], sizes) -> list[np.ndarray]:
+    """Bragg mask by the models' shapes, before the data have been asked."""
+    masks = [np.zeros(size, bool) for size in sizes]
+    for still in group:
+        shape = shape_of_model(still.experiment) or SpotShape.isotropic(5e-4, 3e-3)
+        rows = predict_spots(still, shape, 4.0, 2.0)
+        for mask, painted in zip(masks, paint_bragg(spots_table(rows, 0, 0.5), sizes)):
+            mask |= painted
+    return masks
+
+
+def _stack(still, raw, task, bounds, rings, means, sums: SpotSums) -> None:
+    rows = predict_spots(still, WIDEST, WIDEST_SIGMA, 0.0)
+    q_bin = np.minimum((rows.q / task.q_max * Q_BINS).astype(np.int64), Q_BINS - 1)
+    largest = WIDEST_SIGMA * np.hypot(WIDEST.size, WIDEST.angle * sums.q_of_bins())[q_bin]
+    excitation_bin = (np.abs(rows.excitation) / largest * EXCITATION_BINS).astype(np.int64)
+    inside = excitation_bin < EXCITATION_BINS
+    inverse = np.linalg.inv(rows.to_pixels[inside])
+    np.add.at(sums.pixel_variance, q_bin[inside], (inverse**2).sum(axis=2) / 12)
+    np.add.at(sums.nodes, q_bin[inside], 1)
+    for number, pixels in enumerate(raw):
+        here = inside & (rows.panel == number)
+        low, high = bounds[number]
+        good = task.good[number] & (pixels >= low) & (pixels <= high)
+        _add_spots(
+            pixels, good, rings[number], means[number], rows.centre[here], rows.to_pixels[here],
+            q_bin[here], excitation_bin[here], task.window,
+            sums.excess, sums.pixels, sums.level, sums.plane_excess, sums.plane_pixels,
+        )
+
+
+def spread_subset(groups: list, n: int | None) -> list:
+    """n of the groups, evenly spread; all for None."""
+    if n is None or n >= len(groups):
+        return list(groups)
+    positions = np.unique(np.round(np.linspace(0, len(groups) - 1, n)).astype(int))
+    return [groups[i] for i in positions]
+
+
+def run_survey(groups, good, q_max, window, want_spots, nproc) -> Survey:
+    """Survey images in processes, each a share of them, and add their sums."""
+    n_tasks = max(1, min(nproc, len(groups)))
+    tasks = [
+        SurveyTask(groups[i::n_tasks], good, q_max, window, want_spots) for i in range(n_tasks)
+    ]
+    result = None
+    for part in map_in_processes(survey_images, tasks, n_tasks):
+        if result is None:
+            result = part
+        else:
+            result.pixels.add(part.pixels)
+            result.spots.add(part.spots)
+            result.failures.update(part.failures)
+    return result
