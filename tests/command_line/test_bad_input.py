@@ -129,8 +129,8 @@ def test_different_space_groups(folder, step, stem):
 def test_no_exposure_time(folder):
     for image in (folder / "images").iterdir():
         content = image.read_bytes()
-        assert b"# Exposure_period" in content
-        image.write_bytes(content.replace(b"# Exposure_", b"# Xxposure_"))
+        assert b"# Exposure_period 0.1" in content
+        image.write_bytes(content.replace(b"# Exposure_period 0.1", b"# Exposure_period 0.0"))
     message = fails(folder, "dials.diffuse_extract", "diffuse_masked.expt", "diffuse_masked.refl")
     assert "exposure_time" in message
 
