@@ -21,13 +21,17 @@ diffuse_masked.refl, from which each still's mask is painted when it is needed.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pickle
 
 from dials_diffuse.adapters.command import handle_errors, parse_command
 from dials_diffuse.io.atomic import replacing
+from dials_diffuse.io.model_copy import models_to_json
 from dials_diffuse.phil.mask import phil_scope
+from dials_diffuse.report.html import plots_of, write_report
+from dials_diffuse.stills import group_by_image, stills_of
 
 logger = logging.getLogger("dials.diffuse.mask")
 
@@ -51,10 +55,13 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             "mask them one after the other"
         )
     from dials_diffuse.masking.mask import make_masks
+    from dials_diffuse.masking.report import make_report
+    from dials_diffuse.masking.still_mask import StillMasker
 
     params.output.mask = os.path.abspath(params.output.mask)
     experiments, reflections = command.pairs[0].load()
     result = make_masks(experiments, reflections, params)
+    sections, numbers = make_report(result, params.report.n_images)
 
     with replacing(params.output.mask) as path, open(path, "wb") as handle:
         pickle.dump(result.mask, handle, pickle.HIGHEST_PROTOCOL)
@@ -65,6 +72,23 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     with replacing(params.output.experiments) as path:
         result.experiments.as_file(path)
     logger.info("Saving %d experiments to %s", len(result.experiments), params.output.experiments)
+    if params.output.bragg_mask:
+        from dials_diffuse.io.bragg_mask import write_bragg_masks
+
+        groups = group_by_image(stills_of(result.experiments))
+        write_bragg_masks(params.output.bragg_mask, groups, StillMasker(result.reflections))
+        logger.info("Saving the Bragg masks to %s", params.output.bragg_mask)
+    if params.output.html:
+        write_report(params.output.html, "dials.diffuse_mask", sections)
+        logger.info("Saving the report to %s", params.output.html)
+    if params.output.json:
+        numbers["plots"] = plots_of(sections)
+        numbers["models"] = models_to_json(result.experiments)
+        with replacing(params.output.json) as path, open(path, "w") as handle:
+            json.dump(numbers, handle)
+        logger.info("Saving the numbers to %s", params.output.json)
+    if result.failures:
+        logger.info("%d images or stills could not be used; see above", len(result.failures))
 
 
 if __name__ == "__main__":
