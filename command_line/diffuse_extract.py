@@ -75,6 +75,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.extraction import extract, reports
     from dials_diffuse.io.pixel_file import pixel_file
     from dials_diffuse.report.html import plots_of, write_report
+    from dials_diffuse.stills import NothingLeft
 
     settings = extract.settings_of(params)
     if not command.pairs:
@@ -107,7 +108,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
                 batch = []
         failed = [still for still in stills if still.error]
         if len(failed) == len(stills):
-            raise ValueError(f"Not one still could be extracted: {failed[0].error}")
+            raise NothingLeft(f"Not one still could be extracted: {failed[0].error}")
         if batch:
             models |= _write_batch(params, None if size is None else number + 1, batch, grid)
 

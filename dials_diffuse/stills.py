@@ -8,6 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 
+class NothingLeft(ValueError):
+    """Not one still of the input could be used."""
+
+
 @dataclass(frozen=True)
 class Still:
     """One image of one experiment.
