@@ -114,7 +114,7 @@ total_scattering
 wilson
   .help = "The scale from Bragg intensities."
 {
-  q_min = 0.25
+  q_min = 0.3
     .type = float(value_min=0)
     .help = "Begin of the Wilson plot's straight part, 1/A."
   q_max = None

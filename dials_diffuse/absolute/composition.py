@@ -27,6 +27,9 @@ from dials_diffuse.absolute.pairs import (
     add_atoms,
     bonds_from_distances,
     count_atoms,
+    distant_pairs,
+    distant_pairs_of_protein,
+    distant_pairs_of_water,
     pairs_of,
     sum_pairs,
     water_pairs,
@@ -49,12 +52,16 @@ class Part:
         atoms: element -> atoms per unit cell
         pairs: bonded and 1-3 pairs per unit cell, None where not known
         ordered: contributes to Bragg intensities at high resolution
+        distant: further pairs, tapered, None where not known
+        distant_error: relative uncertainty of what the distant pairs contribute
     """
 
     name: str
     atoms: dict[str, float]
     pairs: PairList | None
     ordered: bool = True
+    distant: PairList | None = None
+    distant_error: float = 0.0
 
     @property
     def electrons(self) -> float:
@@ -131,13 +138,17 @@ class UnitCellInventory:
         b_relative: float = 0.0,
         ordered: bool = False,
     ) -> np.ndarray:
-        """Interference of bonded and 1-3 neighbours, (N,), electrons^2 per unit cell."""
-        pairs = sum_pairs(
-            part.pairs
-            for part in self.parts
-            if part.pairs is not None and (part.ordered or not ordered)
-        )
-        return pairs.debye_sum(q, tables, b_relative)
+        """Interference of neighbours, (N,), electrons^2 per unit cell: bonded, 1-3 and further
+        ones (tapered: right beyond |q| = 0.3/A)."""
+        parts = [part for part in self.parts if part.ordered or not ordered]
+        known = [pairs for part in parts for pairs in (part.pairs, part.distant) if pairs is not None]
+        return sum_pairs(known).debye_sum(q, tables, b_relative)
+
+    def distant_uncertainty(self, q: np.ndarray, tables: AtomicTables = AtomicTables()) -> np.ndarray:
+        """By how much the contribution of distant pairs may be wrong (N,), electrons^2 per unit
+        cell, all shells together."""
+        known = [part.distant.scaled(part.distant_error) for part in self.parts if part.distant is not None]
+        return sum_pairs(known).debye_sum(q, tables)
 
     def as_rows(self) -> list[list]:
         """The inventory as a table, the column names first."""
@@ -243,7 +254,14 @@ def _solvent(volume: float, fraction: float, density: float, ordered_waters: flo
     waters = volume * fraction * density / WATER_ELECTRONS - ordered_waters
     if waters <= 0:
         return None
-    return Part("bulk solvent", {"H": 2 * waters, "O": waters}, water_pairs().scaled(waters), False)
+    return Part(
+        "bulk solvent",
+        {"H": 2 * waters, "O": waters},
+        water_pairs().scaled(waters),
+        ordered=False,
+        distant=distant_pairs_of_water(waters),
+        distant_error=0.3,
+    )
 
 
 def _finish(
@@ -340,7 +358,9 @@ def inventory_from_sequence(
     chains = [chain_molecule(sequence) for sequence in read_sequences(text)]
     atoms = add_atoms(*(count_atoms(chain) for chain in chains))
     pairs = sum_pairs(pairs_of(chain) for chain in chains).scaled(copies)
-    parts = [Part("protein", {e: n * copies for e, n in atoms.items()}, pairs)]
+    atoms = {e: n * copies for e, n in atoms.items()}
+    distant = distant_pairs_of_protein(atoms)
+    parts = [Part("protein", atoms, pairs, distant=distant, distant_error=0.2)]
     n_residues = sum(map(len, read_sequences(text)))
     return _finish(
         parts + _ligands(ligands, copies),
@@ -522,6 +542,15 @@ def inventory_from_model(
             molecule = _selection(model, bonds, hydrogens, trigonal, chosen)
             atoms = {e: n * copies for e, n in count_atoms(molecule).items()}
             parts.append(Part(name, atoms, pairs_of(molecule).scaled(copies)))
+    own = crystal.symmetry(
+        unit_cell=cell if model.symmetry is None else model.symmetry.unit_cell(),
+        space_group=space_group,
+        assert_is_compatible_unit_cell=False,
+    )
+    distant = distant_pairs(
+        model.elements, model.xyz, model.occupancies, model.conformers, bonds, own
+    )
+    parts[0].distant, parts[0].distant_error = distant.scaled(copies), 0.1
     waters = float(model.occupancies[water & np.array([e == "O" for e in model.elements])].sum()) * copies
     inventory = _finish(
         parts + _ligands(ligands, copies),

@@ -71,11 +71,15 @@ class PairList:
             element: form_factor(element, q, tables)
             for element in {name for key in self.counts for name in key[:2]}
         }
-        # sinc of numpy is sin(pi x)/(pi x)
-        total = np.zeros(q.shape)
+        by_elements: dict[tuple[str, str], list[tuple[float, float]]] = {}
         for (first, second, distance), number in self.counts.items():
-            product = (factors[first] * np.conj(factors[second])).real
-            total += 2 * number * product * np.sinc(2 * q * distance)
+            by_elements.setdefault((first, second), []).append((distance, number))
+        total = np.zeros(q.shape)
+        for (first, second), items in by_elements.items():
+            distance, number = np.array(items).T
+            # sinc of numpy is sin(pi x)/(pi x)
+            waves = np.sinc(2 * q[:, None] * distance) @ number
+            total += 2 * (factors[first] * np.conj(factors[second])).real * waves
         return total * np.exp(-b_relative * q**2 / 2)
 
 
@@ -245,3 +249,133 @@ def sum_pairs(lists: Iterable[PairList]) -> PairList:
     for pairs in lists:
         total = total + pairs
     return total
+
+
+# Pairs further apart count fully up to the first distance and fade out to the second: the structure of a molecule
+# beyond shows below |q| = 0.3/A only, and so does the window itself
+TAPER = (4.0, 8.0)
+
+# Distances are counted in steps of this, Angstrom
+_BIN = 0.01
+
+
+def taper(distance: np.ndarray) -> np.ndarray:
+    """Weight of a pair at a distance in Angstrom: 1 to TAPER[0], a cosine to 0 at TAPER[1]."""
+    r = np.clip(np.asarray(distance, dtype=float), *TAPER)
+    return 0.5 * (1 + np.cos(np.pi * (r - TAPER[0]) / (TAPER[1] - TAPER[0])))
+
+
+def distant_pairs(
+    elements: Sequence[str],
+    xyz: np.ndarray,
+    weights: np.ndarray,
+    conformers: Sequence[str],
+    bonds: Sequence[tuple[int, int]],
+    symmetry,
+) -> PairList:
+    """Pairs of a crystal that are neither bonded nor 1-3, tapered, per asymmetric unit.
+
+    Neighbours in symmetry copies are included.
+
+    Args:
+        elements, conformers: (N,) of the asymmetric unit
+        xyz: (N, 3) Angstrom
+        weights: (N,) occupancies
+        bonds: those whose pairs, and whose 1-3 pairs, are counted elsewhere
+        symmetry: cctbx crystal symmetry
+    """
+    from scipy.spatial import cKDTree
+
+    cell = symmetry.unit_cell()
+    to_fractional = np.array(cell.fractionalization_matrix()).reshape(3, 3)
+    to_cartesian = np.array(cell.orthogonalization_matrix()).reshape(3, 3)
+    names, kind = np.unique(np.array(elements), return_inverse=True)
+    weights = np.asarray(weights, dtype=float)
+    labels = np.array(conformers, dtype=object)
+    fractional = xyz @ to_fractional.T
+    # cell edges in units of the cutoff, along the reciprocal axes
+    margin = TAPER[1] * np.array(cell.reciprocal_parameters()[:3])
+    low, high = fractional.min(axis=0) - margin, fractional.max(axis=0) + margin
+    tree = cKDTree(xyz)
+    near = _near_pairs(len(xyz), bonds)
+    n = len(names)
+    bins = int(TAPER[1] / _BIN) + 2
+    histogram = np.zeros((n, n, bins))
+    for operator in symmetry.space_group().all_ops():
+        rotation = np.array(operator.r().as_double()).reshape(3, 3)
+        copy = fractional @ rotation.T + np.array(operator.t().as_double())
+        first = np.ceil(low - copy.max(axis=0)).astype(int)
+        last = np.floor(high - copy.min(axis=0)).astype(int)
+        for shift in np.ndindex(*(last - first + 1)):
+            moved = copy + first + np.array(shift)
+            inside = np.flatnonzero(((moved > low) & (moved < high)).all(axis=1))
+            if len(inside) == 0:
+                continue
+            found = tree.sparse_distance_matrix(
+                cKDTree(moved[inside] @ to_cartesian.T), TAPER[1], output_type="coo_matrix"
+            )
+            i, j, r = found.row, inside[found.col], found.data
+            keep = r > 0.5
+            if np.allclose(moved, fractional):
+                keep &= ~np.isin(i.astype(np.int64) * len(xyz) + j, near)
+                keep &= (labels[i] == labels[j]) | (labels[i] == "") | (labels[j] == "")
+            i, j, r = i[keep], j[keep], r[keep]
+            index = (kind[i] * n + kind[j]) * bins + np.rint(r / _BIN).astype(int)
+            # each pair is met from both of its ends
+            number = 0.5 * weights[i] * weights[j] * taper(r)
+            histogram += np.bincount(index, number, histogram.size).reshape(histogram.shape)
+    pairs = PairList()
+    for a, b, k in zip(*np.nonzero(histogram)):
+        pairs.add(str(names[a]), str(names[b]), _BIN * k, float(histogram[a, b, k]))
+    return pairs
+
+
+def _near_pairs(n: int, bonds: Sequence[tuple[int, int]]) -> np.ndarray:
+    """i n + j of the bonded and 1-3 pairs, both ways."""
+    neighbours: list[list[int]] = [[] for _ in range(n)]
+    for i, j in bonds:
+        neighbours[i].append(j)
+        neighbours[j].append(i)
+    keys = set()
+    for centre, around in enumerate(neighbours):
+        for a in around:
+            keys.add(centre * n + a)
+            keys.add(a * n + centre)
+            keys.update(a * n + b for b in around if a != b)
+    return np.array(sorted(keys), dtype=np.int64)
+
+
+def _spread_over(atoms: Mapping[str, float], distances: np.ndarray, per_atom: np.ndarray) -> PairList:
+    """Pairs between all heavy atoms alike, given each one's number of neighbours at each distance."""
+    heavy = {e: n for e, n in atoms.items() if e != "H"}
+    total = sum(heavy.values())
+    pairs = PairList()
+    for first, n_first in heavy.items():
+        for second, n_second in heavy.items():
+            for r, number in zip(distances, per_atom):
+                if number > 0:
+                    pairs.add(first, second, r, 0.5 * n_first * n_second / total * float(number))
+    return pairs
+
+
+def distant_pairs_of_protein(atoms: Mapping[str, float]) -> PairList:
+    """Pairs beyond 1-3 that a protein of this composition has on average, tapered."""
+    from dials_diffuse.absolute.reference_structure import (
+        PROTEIN_DISTANCES,
+        PROTEIN_NEIGHBOURS,
+    )
+
+    return _spread_over(atoms, PROTEIN_DISTANCES, PROTEIN_NEIGHBOURS * taper(PROTEIN_DISTANCES))
+
+
+def distant_pairs_of_water(molecules: float) -> PairList:
+    """Pairs of different molecules of liquid water, tapered; of their oxygens only."""
+    from dials_diffuse.absolute.reference_structure import (
+        WATER_DENSITY,
+        WATER_DISTANCES,
+        WATER_G,
+    )
+
+    r = np.arange(WATER_DISTANCES[0], TAPER[1], 0.05)
+    number = 4 * np.pi * r**2 * WATER_DENSITY * np.interp(r, WATER_DISTANCES, WATER_G) * 0.05
+    return _spread_over({"O": molecules}, r, number * taper(r))

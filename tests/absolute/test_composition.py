@@ -150,7 +150,7 @@ def test_model_against_its_sequence(model_path, model_symmetry):
     assert protein.atoms["H"] == pytest.approx(from_sequence.atoms["H"], abs=8)
     waters = sum(name == "HOH" for name in residues.values())
     assert model.parts[1].atoms == {"O": 4 * waters, "H": 8 * waters}
-    # templates know distances well enough: to 2 % of sum f^2
+    # templates know bonds and angles well enough: to 2 % of sum f^2
     q = np.linspace(0.3, 0.9, 25)
     difference = protein.pairs.debye_sum(q) - from_sequence.pairs.debye_sum(q)
     assert np.abs(difference / sequence.sum_f_squared(q)).max() < 0.02
