@@ -23,7 +23,8 @@ logger = logging.getLogger("dials.diffuse.extraction.background")
 
 _BIN_WIDTH = 0.002  # of radial bins in |q|, 1/Angstrom
 _FEWEST_PHOTONS = 400.0  # a radial bin with fewer is joined with the next: 5 % each
-_BLOCKS = (64, 32, 16, 8, 4)  # pixels
+_BLOCKS = (64, 32, 16, 8, 4, 2, 1)  # pixels
+_SMALL = 4  # blocks no wider follow sharp edges
 _MARGIN = 6.0  # of the deviance: a further factor of 20 in what chance does
 
 
@@ -56,14 +57,13 @@ class Background:
         """Raises ValueError if the detector's panels have other sizes."""
         sizes = [tuple(reversed(panel.get_image_size())) for panel in detector]
         ours = [mean.shape for mean in self.mean]
-        if sizes != ours:
-            wrong = next((i for i, (a, b) in enumerate(zip(sizes, ours)) if a != b), None)
-            what = (
-                f"{len(ours)} panels, the detector {len(sizes)}"
-                if wrong is None
-                else f"{ours[wrong][::-1]} pixels on panel {wrong}, the detector {sizes[wrong][::-1]}"
-            )
-            raise ValueError(f"The background {name} has {what}")
+        if len(sizes) != len(ours):
+            raise ValueError(f"The background {name} has {len(ours)} panels, the detector {len(sizes)}")
+        for number, (size, our) in enumerate(zip(sizes, ours)):
+            if size != our:
+                raise ValueError(
+                    f"The background {name} has {our[::-1]} pixels on panel {number}, the detector {size[::-1]}"
+                )
 
 
 def load_background(
@@ -191,7 +191,7 @@ def average_of_empty_shots(
         smoothing: "none": each pixel's own average, whose error is large where few photons
             were counted. "radial": photons/(Omega P QE A) as a function of |q|, a function a panel;
             the error is shared by the pixels of a bin. "adaptive": that, times what blocks of pixels
-            (64 to 4 wide) significantly depart from it, as in the shadow of the beam stop.
+            (64 wide and smaller) significantly depart from it, as in the shadow of the beam stop.
         photons_of, usable: see load_background
         exposure: exposure time of the images in s, None: theirs
 
@@ -238,7 +238,13 @@ def average_of_empty_shots(
     for t, w, panel in zip(total, weight, geometry.panels):
         mean, error = _radial(t, w, panel)
         if smoothing == "adaptive":
-            mean, error = _adapted(t, w, mean, error)
+            everywhere = np.ones(t.shape, dtype=bool)
+            _, _, sharp = _adapted(t, w, mean, error, everywhere)
+            # A shadow pulls down the mean of the rings and large blocks that it crosses: once more
+            # without what only the small blocks could describe
+            if (w > 0)[~sharp].any():
+                mean, error = _radial(t * ~sharp, w * ~sharp, panel)
+            mean, error, _ = _adapted(t, w, mean, error, ~sharp)
         smooth.append((mean, error))
     return Background([m for m, _ in smooth], shared=[s for _, s in smooth], per_dose=True)
 
@@ -286,8 +292,8 @@ def _join_poor_bins(photons: np.ndarray, exposure: np.ndarray) -> np.ndarray:
 
 
 def _adapted(
-    total: np.ndarray, weight: np.ndarray, mean: np.ndarray, error: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+    total: np.ndarray, weight: np.ndarray, mean: np.ndarray, error: np.ndarray, smooth: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Correct a smooth background in blocks of pixels that contradict it, large blocks first.
 
     A block's counts replace those of the model where the two differ by more than chance would
@@ -297,14 +303,20 @@ def _adapted(
     Args:
         total: photons, weight: dose of each pixel, 0 where it is not usable
         mean, error: the model and its standard deviation, photons per unit of dose
+        smooth: (n_slow, n_fast) bool, pixels that large blocks go by
+
+    Returns:
+        (mean, error, (n_slow, n_fast) bool: pixels that small blocks corrected)
     """
+    corrected = np.zeros(mean.shape, dtype=bool)
     if not np.isfinite(mean).all():
-        return mean, error
+        return mean, error, corrected
     model = mean.astype(np.float64)
     relative = np.divide(error, mean, out=np.zeros_like(error), where=mean > 0).astype(np.float64)
     for block in _BLOCKS:
-        photons = _block_sums(total, block)
-        expected = _block_sums(model * weight, block)
+        of_pixels = smooth if block > _SMALL else 1.0
+        photons = _block_sums(total * of_pixels, block)
+        expected = _block_sums(model * weight * of_pixels, block)
         n_blocks = max(2, np.count_nonzero(expected))
         with np.errstate(divide="ignore", invalid="ignore"):
             logarithm = np.where(photons > 0, photons * np.log(photons / expected), 0.0)
@@ -314,8 +326,10 @@ def _adapted(
             of_block = 1 / np.sqrt(photons + 1)
         model *= _spread_out(factor, block, model.shape)
         wrong = _spread_out(wrong, block, model.shape)
+        if block <= _SMALL:
+            corrected |= wrong
         relative[wrong] = _spread_out(of_block, block, model.shape)[wrong]
-    return model.astype(np.float32), (model * relative).astype(np.float32)
+    return model.astype(np.float32), (model * relative).astype(np.float32), corrected
 
 
 def _block_sums(values: np.ndarray, block: int) -> np.ndarray:
