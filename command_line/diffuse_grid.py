@@ -1,0 +1,100 @@
+# LIBTBX_SET_DISPATCHER_NAME dials.diffuse_grid
+"""Put the observations of all stills on one grid of voxels.
+
+Finds the reference cell of the stills, maps the voxels to the asymmetric unit of the Laue group,
+leaves out what lies beyond the limits, and tells how often and by how many stills
+the voxels were seen. Files are read one pair after the other, so that any
+number of stills fits in memory.
+
+Usage:
+
+  dials.diffuse_grid diffuse_extracted.expt diffuse_extracted.refl
+
+  dials.diffuse_grid diffuse_extracted_*.expt diffuse_extracted_*.refl
+
+  dials.diffuse_grid diffuse_extracted.expt diffuse_extracted.refl subdivide=1,1,1 d_min=2.5
+
+  dials.diffuse_grid diffuse_extracted.expt diffuse_extracted.refl grid.laue_group=P1
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from dials_diffuse.adapters.command import handle_errors, parse_command
+from dials_diffuse.phil.grid import phil_scope
+
+logger = logging.getLogger("dials.diffuse.grid")
+
+USAGE = "dials.diffuse_grid [options] diffuse_extracted.expt diffuse_extracted.refl [...]"
+
+
+@handle_errors()
+def run(args: list[str] | None = None, phil=phil_scope) -> None:
+    """Run dials.diffuse_grid."""
+    command = parse_command(args, phil, USAGE, __doc__)
+    if command is None:
+        return
+    params = command.params
+    command.start_log()
+
+    from dials_diffuse.grid import summary
+    from dials_diffuse.grid.coverage import VoxelAccumulator
+    from dials_diffuse.grid.gridding import (
+        check_observations,
+        define_grid,
+        grid_table,
+        settings_of,
+        with_index_range,
+    )
+    from dials_diffuse.grid.voxel_grid import attach_grid
+    from dials_diffuse.io.atomic import replacing
+    from dials_diffuse.io.batches import batch_name
+    from dials_diffuse.io.model_copy import models_to_json
+    from dials_diffuse.report.html import plots_of, write_report
+
+    definition = define_grid(command.pairs, command.model_copies(), settings_of(params))
+    summary.log_cells(definition)
+
+    sums, n_pairs = VoxelAccumulator(), len(command.pairs)
+    for number, pair in enumerate(command.pairs):
+        _, table = pair.load(check_format=False)
+        check_observations(table, str(pair.reflections))
+        table = grid_table(
+            table, definition.extracted, definition.grid, definition.excluded[number]
+        )
+        sums = sums + VoxelAccumulator.of_table(table)
+        name = batch_name(params.output.reflections, number, n_pairs)
+        logger.info("Saving %d observations to %s", table.size(), name)
+        with replacing(name) as temporary:
+            table.as_file(temporary)
+
+    grid = with_index_range(definition.grid, sums)
+    rows = summary.log_coverage(sums, grid)
+    models = {}
+    for number, experiments in enumerate(definition.experiments):
+        attach_grid(experiments, grid)
+        name = batch_name(params.output.experiments, number, n_pairs)
+        logger.info("Saving %d experiments to %s", len(experiments), name)
+        with replacing(name) as temporary:
+            experiments.as_file(temporary)
+        models |= models_to_json(experiments)
+
+    sections = summary.report_sections(definition, grid, sums, rows)
+    if params.output.html:
+        logger.info("Saving the report to %s", params.output.html)
+        write_report(params.output.html, "dials.diffuse_grid", sections)
+    if params.output.json:
+        content = {
+            "models": models,
+            "plots": plots_of(sections),
+            "coverage": summary.coverage_numbers(rows),
+            "cells": summary.cell_numbers(definition),
+        }
+        with replacing(params.output.json) as temporary, open(temporary, "w") as handle:
+            json.dump(content, handle)
+
+
+if __name__ == "__main__":
+    run()

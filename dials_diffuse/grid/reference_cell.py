@@ -1,0 +1,90 @@
+"""The one cell that sets the metric of the grid, from the cells of all stills."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cctbx import sgtbx, uctbx
+
+# The median absolute deviation of a normal distribution is 0.6745 sigma
+_MAD_TO_SIGMA = 1.4826
+# A cell that is further than this many robust sigma from the median is reported ...
+_OUTLIER_SIGMA = 6.0
+# ... if it is also further than this (relative; radian for angles): a set of nearly
+# identical cells has no outliers
+_OUTLIER_LEAST = 0.003
+
+
+@dataclass(frozen=True)
+class ReferenceCell:
+    """The reference cell and how far the stills' cells are from it.
+
+    Attributes:
+        unit_cell: median of each parameter, made to obey the lattice symmetry
+        deviation: (N,) largest deviation of a still's cell: relative for lengths, radian for angles
+        spread: (6,) robust standard deviations, Angstrom and degrees
+        outlier: (N,) bool
+    """
+
+    unit_cell: uctbx.unit_cell
+    deviation: np.ndarray
+    spread: np.ndarray
+    outlier: np.ndarray
+
+
+def common_space_group(crystals: Sequence) -> sgtbx.space_group:
+    """The space group that all crystals have.
+
+    Raises:
+        ValueError: they differ.
+    """
+    first = crystals[0].get_space_group()
+    for number, crystal in enumerate(crystals):
+        if crystal.get_space_group() != first:
+            raise ValueError(
+                f"The stills have different space groups: {first.info()} and "
+                f"{crystal.get_space_group().info()} (experiment {number}): reindex or reprocess them in one"
+            )
+    return first
+
+
+def reference_cell(
+    cells: Sequence[uctbx.unit_cell],
+    space_group: sgtbx.space_group,
+    given: uctbx.unit_cell | None = None,
+    max_deviation: float | None = None,
+) -> ReferenceCell:
+    """Median cell, constrained to the lattice symmetry, and the outliers.
+
+    Args:
+        cells: of the stills
+        space_group: of the stills, in their setting
+        given: take this one instead of the median
+        max_deviation: largest deviation (relative, radian) of a cell that is no outlier; None:
+            outliers are beyond 6 robust standard deviations of the set, and 0.3 %
+
+    Raises:
+        ValueError: the given cell is against the symmetry.
+    """
+    parameters = np.array([cell.parameters() for cell in cells])
+    median = np.median(parameters, axis=0)
+    spread = _MAD_TO_SIGMA * np.median(np.abs(parameters - median), axis=0)
+    if given is not None:
+        if not space_group.is_compatible_unit_cell(given):
+            raise ValueError(
+                f"The reference cell {given} is against the symmetry of space group {space_group.info()}"
+            )
+        unit_cell = given
+    else:
+        unit_cell = space_group.average_unit_cell(uctbx.unit_cell(tuple(median)))
+    centre = np.array(unit_cell.parameters())
+    unit = np.concatenate([centre[:3], np.full(3, np.degrees(1.0))])
+    deviation = np.abs(parameters - centre) / unit
+    if max_deviation is None:
+        limit = np.maximum(_OUTLIER_SIGMA * spread / unit, _OUTLIER_LEAST)
+    else:
+        limit = np.full(6, max_deviation)
+    return ReferenceCell(unit_cell, deviation.max(axis=1), spread, (deviation > limit).any(axis=1))

@@ -1,0 +1,42 @@
+"""Parameters of dials.diffuse_grid."""
+
+from __future__ import annotations
+
+from iotbx.phil import parse
+
+from dials_diffuse.phil.common import output_str
+
+phil_str = (
+    """
+subdivide = None
+  .type = ints(size=3, value_min=1)
+  .help = "Voxels per reciprocal cell edge along a*, b*, c*, coarser than extracted: a divisor of the"
+          "extracted number, an odd number of times smaller. None: as extracted."
+d_min = None
+  .type = float(value_min=0)
+  .help = "Leave out voxels beyond this resolution, in Angstrom. None: as extracted."
+d_max = None
+  .type = float(value_min=0)
+  .help = "Leave out voxels below this resolution, in Angstrom. None: as extracted."
+grid
+  .help = "The grid that all stills share."
+{
+  laue_group = None
+    .type = str
+    .help = "Laue group under which voxels are merged, as a symbol of it or of a space group in the"
+            "setting of the data (P1 for none but Friedel's law). None: that of the crystals."
+  reference_cell = None
+    .type = unit_cell
+    .help = "Cell that gives voxels their |q| and d. None: the median of the stills, made to obey the"
+            "lattice symmetry."
+  max_cell_deviation = None
+    .type = float(value_min=0)
+    .help = "Leave out stills with a cell length or angle further than this from the reference"
+            "(relative; angles in radian). None: cells beyond 6 robust standard deviations"
+            "are reported and kept."
+}
+"""
+    + output_str("diffuse_grid", "diffuse_gridded.expt", "diffuse_gridded.refl")
+)
+
+phil_scope = parse(phil_str)
