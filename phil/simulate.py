@@ -192,6 +192,10 @@ bragg
   scale = 1.0
     .type = float(value_min=0)
     .help = "Multiplies all intensities."
+  blur = 0.5
+    .type = float(value_min=0)
+    .help = "Standard deviation, in pixels, by which spots are wider on the detector for"
+            "the size of crystal and beam and the point spread."
   extent = 5.0
     .type = float(value_min=1)
     .help = "Peaks are drawn out to this many standard deviations."

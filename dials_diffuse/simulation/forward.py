@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from dials_diffuse.simulation import atoms, bragg, crystals
 from dials_diffuse.simulation.crystals import StillState, random_stream
@@ -394,6 +395,11 @@ class Simulator:
             still.wavelength,
             image,
         )
+        if self.settings.bragg.blur > 0:
+            # what leaves the panel is lost, as on a real one
+            gaussian_filter(
+                image, self.settings.bragg.blur, output=image, mode="constant", truncate=6.0
+            )
         return image
 
     # Images

@@ -61,9 +61,15 @@ def _sum_spots(image, trusted, centre, radius, frame, gap, out):
         out[n, 7] = inside
 
 
-def foreground_radius(peaks: Peaks) -> np.ndarray:
-    """Radius (N,), pixels, that holds a peak: 3 standard deviations and a pixel."""
-    return 3.0 * np.maximum(peaks.along, peaks.across) * peaks.pixels_per_q + 1.0
+def foreground_radius(peaks: Peaks, blur: float) -> np.ndarray:
+    """Radius (N,), pixels, that holds a peak: 3 standard deviations and a pixel.
+
+    Args:
+        peaks: (N,) peaks.
+        blur: standard deviation of the broadening on the detector, pixels.
+    """
+    width = np.maximum(peaks.along, peaks.across) * peaks.pixels_per_q
+    return 3.0 * np.hypot(width, blur) + 1.0
 
 
 def integrate(
@@ -94,7 +100,7 @@ def integrate(
     keep = np.abs(peaks.excitation) <= settings.bragg.predict * peaks.sigma
     peaks = Peaks(**{name: value[keep] for name, value in vars(peaks).items()})
     n = len(peaks.hkl)
-    radius = foreground_radius(peaks)
+    radius = foreground_radius(peaks, settings.bragg.blur)
     sums = np.zeros((n, 8))
     detector, _ = simulator.models(still)
     for number, panel in enumerate(image):

@@ -152,6 +152,8 @@ class BraggSettings:
         uniform_b: give all atoms of the model `truth.b_factor`, so that Bragg and
             diffuse scattering add up to sum f^2 at high q.
         scale: multiplies all |F|^2.
+        blur: standard deviation, in pixels, by which spots are wider on the
+            detector for the size of crystal and beam and the point spread.
         extent: peaks are drawn out to this many standard deviations.
         predict: reflections within this many standard deviations of the Ewald
             sphere go into the reflection table.
@@ -166,6 +168,7 @@ class BraggSettings:
     model: str | None = None
     uniform_b: bool = True
     scale: float = 1.0
+    blur: float = 0.5
     extent: float = 5.0
     predict: float = 2.5
     strong: float = 5.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,25 +54,21 @@ class SimulatedSet:
     def settings(self) -> Settings:
         return self.simulator.settings
 
-    def save(self, save_experiments: Callable = ExperimentList.as_file) -> None:
+    def save(self) -> None:
         """Write simulated.expt, simulated.refl, truth.json and, where there are such,
-        background.expt and sequence.expt, each whole or not at all.
-
-        Args:
-            save_experiments: called with experiments and file name.
-        """
+        background.expt and sequence.expt, each whole or not at all."""
         with replacing(self.directory / "simulated.expt") as name:
-            save_experiments(self.experiments, name)
+            self.experiments.as_file(name)
         with replacing(self.directory / "simulated.refl") as name:
             self.reflections.as_file(name)
         with replacing(self.directory / "truth.json") as name:
             Path(name).write_text(json.dumps(truth_record(self.simulator), indent=1))
         if self.background is not None:
             with replacing(self.directory / "background.expt") as name:
-                save_experiments(self.background, name)
+                self.background.as_file(name)
         if self.sequence is not None:
             with replacing(self.directory / "sequence.expt") as name:
-                save_experiments(self.sequence, name)
+                self.sequence.as_file(name)
 
 
 def experiment_identifier(settings: Settings, number: int) -> str:

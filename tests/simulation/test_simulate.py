@@ -163,6 +163,31 @@ def test_reflections_are_where_the_photons_are(tmp_path):
     assert flex.min(table["partiality"]) == 1.0
 
 
+def test_dials_finds_the_spots_where_they_are_said_to_be(run_in_tmp_path):
+    from dials.command_line.find_spots import phil_scope
+    from dials.util.options import ArgumentParser
+
+    settings = settings_of(
+        detector={"image_size": [240, 240], "pixel_size": 0.5},
+        crystal={"domain_size": 600, "mosaicity": 0.1},
+    )
+    result = simulate(settings, run_in_tmp_path)
+    experiments, _ = read(run_in_tmp_path)
+    # not phil_scope.extract(): that finds nothing at all
+    params, _ = ArgumentParser(phil=phil_scope).parse_args(["spotfinder.mp.nproc=1"])
+    for still, experiment in zip(result.simulator.stills, experiments):
+        observed = flex.reflection_table.from_observations(
+            ExperimentList([experiment]), params
+        )
+        assert len(observed) > 30
+        # all peaks that were drawn: the table leaves out the far tails of strong ones
+        said = result.simulator.peaks(still, still.lattices[0]).pixel
+        found = as_numpy(observed["xyzobs.px.value"])[:, :2]
+        distance = np.linalg.norm(found[:, None] - said[None], axis=2).min(axis=1)
+        assert (distance < 1.0).mean() > 0.95
+        assert np.median(distance) < 0.3
+
+
 def test_partiality_and_shoeboxes(tmp_path):
     settings = settings_of(bragg={"partiality": "excitation", "shoeboxes": True})
     result = simulate(settings, tmp_path)
