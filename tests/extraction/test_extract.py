@@ -1,0 +1,355 @@
+"""Extraction of simulated stills, whose truth is known."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dials.array_family import flex
+
+from dials_diffuse.adapters.experiments import DataPair, load_experiments
+from dials_diffuse.adapters.tables import as_numpy
+from dials_diffuse.extraction.extract import (
+    Background,
+    ExtractionSettings,
+    background_for,
+    extract_pair,
+    reference_grid,
+)
+from dials_diffuse.extraction.observations import (
+    add_derived_columns,
+    d_spacings,
+    intensities,
+    intensity_variances,
+    observation_table,
+)
+from dials_diffuse.grid.voxel_grid import VoxelGrid
+from dials_diffuse.simulation.settings import Settings
+from dials_diffuse.simulation.simulate import simulate
+
+UNIFORM = {
+    "truth": {"envelope": "constant", "anisotropy": 0.0, "solvent": 0.0, "compton": False},
+    "bragg": {"enabled": False},
+    "scale": {"spread": 0.0},
+    "detector": {"type": "tilted", "image_size": [400, 400], "pixel_size": 0.3},
+    "exposure": {"mean_photons": 5.0},
+}
+
+
+def settings_of(*changes, **groups) -> Settings:
+    values = {"stills": 2}
+    for change in (*changes, groups):
+        for name, value in change.items():
+            values[name] = (
+                {**values.get(name, {}), **value} if isinstance(value, dict) else value
+            )
+    return Settings.from_dict(values)
+
+
+def bragg_rows(experiments, rows=()) -> flex.reflection_table:
+    """A table as dials.diffuse_mask writes it: discs of (id, panel, fast, slow, radius)."""
+    table = flex.reflection_table()
+    table["id"] = flex.int([row[0] for row in rows])
+    table["panel"] = flex.size_t([row[1] for row in rows])
+    table["miller_index"] = flex.miller_index([(1, 2, 3)] * len(rows))
+    table["xyzcal.px"] = flex.vec3_double([(row[2], row[3], 0.5) for row in rows])
+    boxes = [
+        (int(x - r) - 1, int(x + r) + 2, int(y - r) - 1, int(y + r) + 2, 0, 1)
+        for _, _, x, y, r in rows
+    ]
+    table["bbox"] = flex.int6(*(flex.int(list(v)) for v in zip(*boxes))) if rows else flex.int6()
+    table["mask.ellipse"] = flex.vec3_double([(r**-2, 0, r**-2) for *_, r in rows])
+    for index, experiment in enumerate(experiments):
+        table.experiment_identifiers()[index] = experiment.identifier
+    return table
+
+
+def simulated(folder: Path, settings: Settings, rows=()):
+    """Make the stills; returns the simulator and the pair of files."""
+    simulator = simulate(settings, folder).simulator
+    experiments = load_experiments(folder / "simulated.expt")
+    bragg_rows(experiments, rows).as_file(str(folder / "masked.refl"))
+    return simulator, DataPair(folder / "simulated.expt", folder / "masked.refl")
+
+
+def true_intensity(simulator) -> float:
+    """photons/(s sr) of a uniform cross-section."""
+    electrons2 = simulator.truth.total(np.array([[1.3, 2.4, 3.1]]))
+    return simulator.photons_per_electron2 * float(np.ravel(electrons2)[0])
+
+
+def columns_of(pair, settings=ExtractionSettings(), background=None, nproc=1):
+    """All observations, with the column "id"."""
+    parts = []
+    for number, (_, still) in enumerate(extract_pair(pair, settings, background, nproc)):
+        assert not still.error, still.error
+        columns = dict(still.observations.columns)
+        columns["id"] = np.full(len(columns["counts"]), number)
+        parts.append(columns)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def departures(columns, expected, groups) -> np.ndarray:
+    """(photons - expected)/sqrt(expected) of each group of observations."""
+    n = int(groups.max()) + 1
+    found = np.bincount(groups, columns["counts"], n)
+    wanted = np.bincount(groups, expected, n)
+    return ((found - wanted) / np.sqrt(np.where(wanted > 0, wanted, np.nan)))
+
+
+@pytest.fixture(scope="module")
+def uniform(tmp_path_factory):
+    return simulated(tmp_path_factory.mktemp("uniform"), settings_of(UNIFORM, stills=6))
+
+
+def test_a_uniform_cross_section_comes_out_uniform(uniform):
+    simulator, pair = uniform
+    columns = columns_of(pair)
+    assert columns["num_pixels.valid"].sum() == 6 * 400 * 400
+    expected = columns["exposure"] * true_intensity(simulator)
+    total = columns["counts"].sum()
+    # 4.8 million photons: the noise of the mean is 0.05 %
+    assert total / expected.sum() == pytest.approx(1, abs=0.002)
+    chi_square = np.mean((columns["counts"] - expected) ** 2 / expected)
+    assert chi_square == pytest.approx(1, abs=0.02)
+    fast, slow, _ = columns["xyzobs.px.value"].T
+    trends = {
+        "panel": columns["panel"].astype(int),
+        "still": columns["id"],
+        "edge": (np.minimum.reduce([fast, slow, 200 - fast, 200 - slow]) / 8).astype(int),
+        "column": (fast / 10).astype(int),
+        "row": (slow / 10).astype(int),
+        "pixels": np.minimum(columns["num_pixels.valid"], 20),
+    }
+    for name, groups in trends.items():
+        pulls = departures(columns, expected, groups)
+        pulls = pulls[np.isfinite(pulls)]
+        assert np.abs(pulls).max() < 4, name
+        assert (pulls**2).mean() < 1 + 4 * np.sqrt(2 / len(pulls)), name
+
+
+def test_no_trend_with_angle(uniform):
+    simulator, pair = uniform
+    grid = VoxelGridOf(pair)
+    (experiment, still), *_ = extract_pair(pair, ExtractionSettings())
+    table = observation_table([still.observations])
+    d = d_spacings(table, [experiment])
+    add_derived_columns(table, [experiment], grid)
+    assert np.allclose(as_numpy(table["d"]), d)
+    expected = as_numpy(table["exposure"]) * true_intensity(simulator)
+    pulls = departures(
+        {"counts": as_numpy(table["counts"])}, expected, (20 / d).astype(int)
+    )
+    assert np.abs(pulls[np.isfinite(pulls)]).max() < 4
+    value, variance = intensities(table), intensity_variances(table)
+    many = as_numpy(table["num_pixels.valid"]) > 20
+    assert value[many].mean() == pytest.approx(true_intensity(simulator), rel=0.01)
+    pull = (value - true_intensity(simulator))[many] / np.sqrt(variance[many])
+    assert pull.std() == pytest.approx(1, abs=0.05)
+    nodes = as_numpy(table["miller_index"])
+    assert np.abs(nodes - as_numpy(table["voxel"]) / 3).max() <= 0.5
+
+
+def VoxelGridOf(pair) -> VoxelGrid:
+    return reference_grid(load_experiments(pair.experiments, check_format=False), ExtractionSettings())
+
+
+def test_a_tenth_of_a_photon_an_observation(tmp_path):
+    simulator, pair = simulated(
+        tmp_path, settings_of(UNIFORM, stills=8, exposure={"mean_photons": 0.1}, detector={"image_size": [560, 560], "pixel_size": 0.2})
+    )
+    columns = columns_of(pair, ExtractionSettings(subdivide=(20, 20, 20)))
+    assert 0.1 <= columns["counts"].mean() < 0.16
+    expected = columns["exposure"] * true_intensity(simulator)
+    # 250,000 photons: 0.2 %
+    assert columns["counts"].sum() / expected.sum() == pytest.approx(1, abs=0.005)
+    chi_square = np.mean((columns["counts"] - expected) ** 2 / expected)
+    assert chi_square == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"beam": {"wavelength_jitter": 0.01}},
+        {"detector": {"distance_jitter": 2.0}},
+        {"detector": {"type": "single", "two_theta": 20.0}},
+        {"detector": {"gain": 3.7, "pedestal": 40.0}},
+        {"exposure": {"time_spread": 0.5}},
+        {"background": {"absorption": False}},
+        {"detector": {"thickness": 0.0}},
+        {"crystal": {"orientation": "rotation"}},
+    ],
+    ids=lambda change: "-".join(next(iter(change.values()))),
+)
+def test_uniform_whatever_the_experiment(tmp_path, change):
+    simulator, pair = simulated(
+        tmp_path, settings_of(UNIFORM, change, detector={"image_size": [200, 200], "pixel_size": 0.6})
+    )
+    settings = ExtractionSettings()
+    if "background" in change:
+        settings = ExtractionSettings(corrections=type(settings.corrections)(air=False))
+    if "gain" in change.get("detector", {}):
+        settings = ExtractionSettings(gain=3.7, pedestal=40.0)
+    columns = columns_of(pair, settings)
+    expected = columns["exposure"] * true_intensity(simulator)
+    assert columns["counts"].sum() / expected.sum() == pytest.approx(1, abs=0.006)
+    assert np.mean((columns["counts"] - expected) ** 2 / expected) == pytest.approx(1, abs=0.03)
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
+
+
+def test_the_number_of_processes_changes_nothing(uniform):
+    _, pair = uniform
+    assert same(columns_of(pair, nproc=1), columns_of(pair, nproc=2))
+
+
+def test_processes_that_start_afresh(uniform, tmp_path):
+    """As on newer Pythons, which do not fork: the extractor travels as the names of its files."""
+    _, pair = uniform
+    script = tmp_path / "extract.py"
+    script.write_text(
+        "import multiprocessing, sys\n"
+        "from dials_diffuse.command_line.diffuse_extract import run\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.set_start_method('spawn')\n"
+        "    run(sys.argv[1:])\n"
+    )
+    subprocess.run(
+        [sys.executable, script, pair.experiments, pair.reflections, "nproc=2", "output.html=None"],
+        cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+    table = flex.reflection_table.from_file(str(tmp_path / "diffuse_extracted.refl"))
+    columns = columns_of(pair)
+    for name in columns:
+        assert np.array_equal(as_numpy(table[name]), columns[name]), name
+
+
+def test_bragg_pixels_have_rows_of_their_own(tmp_path):
+    discs = [(0, 0, 60.0, 70.0, 9.0), (1, 3, 100.0, 20.0, 12.0)]
+    _, pair = simulated(tmp_path, settings_of(UNIFORM), discs)
+    columns = columns_of(pair)
+    assert columns["num_pixels.valid"].sum() == 2 * 400 * 400
+    for number, panel, fast, slow, radius in discs:
+        j, i = np.meshgrid(np.arange(200) + 0.5, np.arange(200) + 0.5)
+        inside = np.count_nonzero((j - fast) ** 2 + (i - slow) ** 2 <= radius**2)
+        chosen = columns["bragg"] & (columns["id"] == number)
+        assert set(columns["panel"][chosen]) == {panel}
+        assert columns["num_pixels.valid"][chosen].sum() == inside
+        distance = np.hypot(*(columns["xyzobs.px.value"][chosen, :2] - (fast, slow)).T)
+        assert distance.max() <= radius
+
+
+def test_two_lattices_on_one_image(tmp_path):
+    simulator, pair = simulated(
+        tmp_path, settings_of(UNIFORM, stills=1, crystal={"lattices": 2}),
+        [(0, 1, 50.0, 50.0, 10.0), (1, 1, 90.0, 50.0, 10.0)],
+    )  # fmt: skip
+    experiments = load_experiments(pair.experiments)
+    assert len(experiments) == 2
+    columns = columns_of(pair)
+    one, other = columns["id"] == 0, columns["id"] == 1
+    for name in ("num_pixels.valid", "counts", "exposure"):
+        assert columns[name][one].sum() == pytest.approx(columns[name][other].sum())
+    # what is under the spots of any lattice is Bragg for both
+    bragg = [columns["num_pixels.valid"][columns["bragg"] & which].sum() for which in (one, other)]
+    assert bragg[0] == bragg[1] > 600
+    # each in its own lattice
+    voxels = [set(map(tuple, columns["voxel"][which])) for which in (one, other)]
+    assert voxels[0] != voxels[1]
+
+
+def test_limits_and_step(uniform):
+    simulator, pair = uniform
+    everything = columns_of(pair)
+    settings = ExtractionSettings(d_min=1.8, d_max=10.0)
+    columns = columns_of(pair, settings)
+    experiments = load_experiments(pair.experiments, check_format=False)
+    wanted = 0
+    for panel in experiments[0].detector:
+        d = np.array(
+            [
+                [
+                    panel.get_resolution_at_pixel(experiments[0].beam.get_s0(), (j + 0.5, i + 0.5))
+                    for j in range(200)
+                ]
+                for i in range(0, 200, 10)
+            ]
+        )
+        wanted += np.count_nonzero((d >= 1.8) & (d <= 10))
+    assert columns["num_pixels.valid"].sum() / 6 == pytest.approx(10 * wanted, rel=0.02)
+    columns = columns_of(pair, ExtractionSettings(pixel_step=4))
+    assert columns["num_pixels.valid"].sum() == everything["num_pixels.valid"].sum() / 16
+
+
+def test_background_of_empty_shots_is_scaled_and_subtracted(tmp_path):
+    simulator, pair = simulated(
+        tmp_path,
+        settings_of(
+            UNIFORM, stills=4, exposure={"mean_photons": 1.0, "transmission": 0.5},
+            detector={"type": "single"},
+            background={"air": 4.0, "empty_shots": 8, "empty_time": 0.25, "empty_transmission": 0.8},
+        ),
+    )  # fmt: skip
+    settings = ExtractionSettings(background=str(tmp_path / "background.expt"))
+    background = background_for(pair, settings)
+    columns = columns_of(pair, settings, background)
+    # the intensity is per incident beam: an attenuator is part of the still's scale
+    expected = columns["exposure"] * true_intensity(simulator) * 0.5
+    assert columns["background"].sum() > expected.sum()
+    net = columns["counts"] - columns["background"]
+    assert net.sum() / expected.sum() == pytest.approx(1, abs=0.01)
+    variance = expected + columns["background"] + columns["background.variance"]
+    assert np.mean((net - expected) ** 2 / variance) == pytest.approx(1, abs=0.03)
+    # what the pixels share is known well, but not exactly
+    share = columns["background.variance"].sum() / columns["background"].sum()
+    assert 0 < share < 0.2
+    fast, slow, _ = columns["xyzobs.px.value"].T
+    distance = np.hypot(fast - fast.mean(), slow - slow.mean())
+    for ring in range(5):
+        chosen = (distance / 45).astype(int) == ring
+        assert net[chosen].sum() / expected[chosen].sum() == pytest.approx(1, abs=0.03)
+
+
+def test_background_of_a_number(uniform):
+    _, pair = uniform
+    settings = ExtractionSettings(background="1.5")
+    columns = columns_of(pair, settings, background_for(pair, settings))
+    assert np.allclose(columns["background"], 1.5 * columns["num_pixels.valid"])
+    assert not columns["background.variance"].any()
+
+
+def test_pixels_without_a_background_are_left_out(uniform):
+    _, pair = uniform
+    mean = [np.ones((200, 200), dtype=np.float32) for _ in range(4)]
+    mean[2][50:60, 30:80] = np.nan
+    settings = ExtractionSettings(background="map")
+    columns = columns_of(pair, settings, Background(mean))
+    assert columns["num_pixels.valid"].sum() == 6 * (160000 - 500)
+
+
+def test_pixels_as_a_list(uniform):
+    simulator, pair = uniform
+    (_, still), *_ = extract_pair(pair, ExtractionSettings(pixels=True, d_min=2.0))
+    pixels, columns = still.pixels, still.observations.columns
+    assert len(pixels) == columns["num_pixels.valid"].sum()
+    assert np.linalg.norm(pixels.q, axis=1).max() <= 0.5 * (1 + 1e-6)
+    intensity = true_intensity(simulator)
+    assert pixels.intensity.mean(dtype=float) == pytest.approx(intensity, rel=0.01)
+    assert (pixels.sigma**2).mean(dtype=float) == pytest.approx(pixels.intensity.var(dtype=float), rel=0.03)
+
+
+def test_profiles_of_a_uniform_cross_section_are_flat(uniform):
+    simulator, pair = uniform
+    (_, still), *_ = extract_pair(pair, ExtractionSettings())
+    profile = still.profile
+    known = profile.photons > 2000
+    assert known.sum() > 30
+    pulls = (profile.diffuse / true_intensity(simulator) - 1)[known] * np.sqrt(profile.photons[known])
+    assert np.abs(pulls).max() < 4.5
+    assert np.allclose(profile.diffuse[known], profile.total[known])
