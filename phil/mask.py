@@ -30,8 +30,9 @@ bragg
   residual = 0.01
     .type = float(value_min=1e-6, value_max=1)
     .help = "For n_sigma=Auto: mask until the mean spot has fallen to this part of the"
-            "scattering around it."
-  padding = 1
+            "scattering around it, and spots that were integrated with more counts than"
+            "the mean until they have."
+  padding = 0.5
     .type = float(value_min=0)
     .help = "Pixels added to the semi-axes of every spot."
   halo_radius = 0.002

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
-import libtbx
 import numpy as np
+
+import libtbx
 
 from dials.array_family import flex
 
 from dials_diffuse.adapters.system import map_in_processes, resolve_nproc
+from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.masking import static
 from dials_diffuse.masking.dynamic import MIN_IMAGES, judge_pixels
 from dials_diffuse.masking.prediction import (
+    ObservedSpots,
     SpotRows,
     detector_d_min,
     predict_spots,
@@ -73,6 +76,7 @@ class BraggSettings:
         fitted: shape measured on the images, or None
         mosaicity (rad), domain (1/Angstrom): standard deviations given by the user, or None
         bandwidth: relative, or None
+        floor: what may be left of a spot, as function of |q|, ADU a pixel; None where unknown
     """
 
     n_sigma: object
@@ -84,12 +88,14 @@ class BraggSettings:
     mosaicity: float | None
     domain: float | None
     bandwidth: float | None
+    floor: object
 
     @classmethod
     def from_params(cls, params, fit: SizeFit | None) -> BraggSettings:
         """From the PHIL scope bragg and what the images told."""
         n_sigma = params.n_sigma
-        if n_sigma is None or n_sigma is libtbx.Auto:
+        automatic = n_sigma is None or n_sigma is libtbx.Auto
+        if automatic:
             n_sigma = fit.extent(params.residual) if fit else DEFAULT_N_SIGMA
         return cls(
             n_sigma,
@@ -101,6 +107,7 @@ class BraggSettings:
             None if params.mosaicity is None else np.radians(params.mosaicity) / FWHM_PER_SIGMA,
             None if params.domain_size is None else SIGMA_TIMES_DOMAIN_SIZE / params.domain_size,
             params.bandwidth,
+            fit.floor(params.residual) if fit and automatic else None,
         )
 
     def shape_of(self, experiment) -> SpotShape:
@@ -128,8 +135,11 @@ class BraggSettings:
             )
         return shape if self.bandwidth is None else shape.changed(along=self.bandwidth)
 
-    def predict(self, still: Still) -> SpotRows:
+    def predict(self, still: Still, spots=None) -> SpotRows:
         """The ellipses of a still.
+
+        Args:
+            spots: (miller_index (N, 3), counts (N,)) of its integrated reflections, or None
 
         Raises:
             ValueError: the size of its spots is not known.
@@ -141,26 +151,46 @@ class BraggSettings:
             self.padding,
             self.d_min,
             self.halo_radius,
+            ObservedSpots(*spots, self.floor) if spots and self.floor else None,
         )
 
 
+def integrated_spots(reflections, stills: list[Still]) -> list:
+    """(miller_index (N, 3), counts (N,)) of every still's integrated reflections, or None
+    where the table does not hold them."""
+    if reflections is None or not {"id", "miller_index", "intensity.sum.value"} <= set(reflections.keys()):
+        return [None] * len(stills)
+    done = as_numpy(reflections.get_flags(reflections.flags.integrated_sum))
+    ids = as_numpy(reflections["id"])[done]
+    order = np.argsort(ids, kind="stable")
+    indices = as_numpy(reflections["miller_index"])[done][order]
+    counts = as_numpy(reflections["intensity.sum.value"])[done][order]
+    edges = np.searchsorted(ids[order], np.arange(len(stills) + 1))
+    return [(indices[a:b], counts[a:b]) for a, b in zip(edges[:-1], edges[1:])]
+
+
 def _predict(task):
-    still, settings = task
+    still, spots, settings = task
     try:
-        return settings.predict(still), None
+        return settings.predict(still, spots), None
     except (ValueError, RuntimeError, np.linalg.LinAlgError) as error:
         return None, str(error)
 
 
-def bragg_rows(stills: list[Still], settings: BraggSettings, nproc: int):
+def bragg_rows(stills: list[Still], reflections, settings: BraggSettings, nproc: int):
     """The table of Bragg rows of all stills, and identifier -> reason of those that failed.
+
+    Args:
+        reflections: integrated ones, whose bright spots are masked further out, or None
 
     Raises:
         ValueError: no still could be predicted.
     """
     table = _empty_table(stills)
     failures = {}
-    found = map_in_processes(_predict, ((still, settings) for still in stills), nproc)
+    spots = integrated_spots(reflections, stills)
+    tasks = ((still, observed, settings) for still, observed in zip(stills, spots))
+    found = map_in_processes(_predict, tasks, nproc)
     for still, (rows, reason) in zip(stills, found):
         if reason is not None:
             failures[still.experiment.identifier] = reason
@@ -342,7 +372,7 @@ def make_masks(experiments, reflections, params) -> MaskResult:
             )
         settings = BraggSettings.from_params(bragg, fit)
         log_size(fit, settings, stills[0])
-        table, failed = bragg_rows(stills, settings, min(nproc, len(stills)))
+        table, failed = bragg_rows(stills, reflections, settings, min(nproc, len(stills)))
         failures.update(failed)
     as_flex = static.set_lookup_mask(imagesets, good, params.output.mask)
     return MaskResult(experiments, table, as_flex, good, causes, survey, fit, failures)

@@ -28,8 +28,37 @@ from dials_diffuse.adapters.tables import as_numpy, vec2_column
 from dials_diffuse.masking.spot_shape import SpotShape
 from dials_diffuse.stills import Still
 
-
 K_STEPS = 65
+
+
+@dataclass(frozen=True)
+class ObservedSpots:
+    """Integrated spots of a still.
+
+    Attributes:
+        miller_index: (N, 3); counts: (N,) above background, ADU
+        floor: function of |q| (1/Angstrom): what may be left of a spot, ADU a pixel
+    """
+
+    miller_index: np.ndarray
+    counts: np.ndarray
+    floor: Callable[[np.ndarray], np.ndarray]
+
+    def counts_over_floor(self, hkl: np.ndarray, q: np.ndarray) -> np.ndarray:
+        """counts / floor of the nodes hkl (N, 3) at |q| (N,); 0 where none were observed."""
+        if len(self.counts) == 0:
+            return np.zeros(len(hkl))
+        observed, wanted = _keys(self.miller_index), _keys(hkl)
+        order = np.argsort(observed, kind="stable")
+        at = order[np.minimum(np.searchsorted(observed[order], wanted), len(order) - 1)]
+        counts = np.where(observed[at] == wanted, self.counts[at], 0.0)
+        return np.maximum(counts, 0.0) / self.floor(q)
+
+
+def _keys(hkl: np.ndarray) -> np.ndarray:
+    # 21 bits an index
+    h = hkl.astype(np.int64) + (1 << 20)
+    return (h[:, 0] << 42) | (h[:, 1] << 21) | h[:, 2]
 
 
 @dataclass
@@ -72,7 +101,7 @@ def _interval(cc, vc, vv, radius_squared):
 
 @numba.njit(cache=True)
 def _sections(
-    setting, s0, q_max, limits, constant, across, along, excitation_variance, k_of_q, reach, centring, den
+    setting, s0, q_max, limits, constant, across, along, k_of_q, reach, centring, den
 ):
     """Nodes within k standard deviations of the Ewald sphere and their sections with it.
 
@@ -156,7 +185,7 @@ def _sections(
                 cny = c[1, 0] * nx + c[1, 1] * ny + c[1, 2] * nz
                 cnz = c[2, 0] * nx + c[2, 1] * ny + c[2, 2] * nz
                 ncn = nx * cnx + ny * cny + nz * cnz
-                m0 = excitation * excitation / (ncn + excitation_variance)
+                m0 = excitation * excitation / ncn
                 step = r_length / q_max * (k_of_q.shape[0] - 1)
                 bin_q = min(int(step), k_of_q.shape[0] - 2)
                 k = k_of_q[bin_q] + (step - bin_q) * (k_of_q[bin_q + 1] - k_of_q[bin_q])
@@ -168,7 +197,7 @@ def _sections(
                     spread = np.concatenate((spread, np.empty_like(spread)))
                     level = np.concatenate((level, np.empty_like(level)))
                 hkl[n, 0], hkl[n, 1], hkl[n, 2] = h, j, l
-                shift = -excitation / (ncn + excitation_variance)
+                shift = -excitation / ncn
                 centre[n, 0] = rx + shift * cnx
                 centre[n, 1] = ry + shift * cny
                 centre[n, 2] = rz + shift * cnz
@@ -245,6 +274,7 @@ def predict_spots(
     padding: float,
     d_min: float | None = None,
     minimum_radius: float = 0.0,
+    observed: ObservedSpots | None = None,
 ) -> SpotRows:
     """The ellipses of all nodes of a still's crystal that reach the Ewald sphere.
 
@@ -257,6 +287,7 @@ def predict_spots(
         d_min: Angstrom; None for all that the detector sees
         minimum_radius: all pixels closer to a node than this are masked too, 1/Angstrom,
             by adding (minimum_radius / k)^2 to the constant variance
+        observed: spots that are brighter than the mean are masked further out
 
     Raises:
         ValueError: the shape has no extent.
@@ -281,7 +312,7 @@ def predict_spots(
     )
     n, hkl, q, spread, level = _sections(
         setting, s0, q_max, limits, constant, np.array(shape.across), float(shape.along),
-        float(shape.excitation) ** 2, k_of_q, k_of_q.max() * largest, centring, den,
+        k_of_q, k_of_q.max() * largest, centring, den,
     )
     hkl, q, spread, level = hkl[:n], q[:n], spread[:n], level[:n]
     s1 = s0 + q
@@ -289,15 +320,17 @@ def predict_spots(
     margin = k_of_q.max() * largest / np.linalg.norm(s0)
     node = hkl @ setting.T
     excitation = np.linalg.norm(s0 + node, axis=1) - np.linalg.norm(s0)
-    nodes = (hkl, np.linalg.norm(node, axis=1), excitation)
+    q_length = np.linalg.norm(node, axis=1)
+    nodes = (hkl, q_length, excitation)
+    counts = observed.counts_over_floor(hkl, q_length) if observed else np.zeros(n)
     parts = [
-        _on_panel(number, panel, _projection(panel, margin), shape, padding, s0, nodes, s1, direction, spread, level)
+        _on_panel(number, panel, _projection(panel, margin), shape, padding, s0, nodes, s1, direction, spread, level, counts)
         for number, panel in enumerate(detector)
     ]
     return SpotRows(*(np.concatenate(columns) for columns in zip(*parts)))
 
 
-def _on_panel(number, panel, projection, shape, padding, s0, nodes, s1, direction, spread, level):
+def _on_panel(number, panel, projection, shape, padding, s0, nodes, s1, direction, spread, level, counts):
     """Rows of the spots whose bounding box touches one panel."""
     near = np.flatnonzero(direction @ projection.axis >= projection.cosine)
     v = s1[near] @ projection.inverse.T
@@ -318,8 +351,13 @@ def _on_panel(number, panel, projection, shape, padding, s0, nodes, s1, directio
     mean, half = (sxx + syy) / 2, (sxx - syy) / 2
     root = np.hypot(half, sxy)
     angle = 0.5 * np.arctan2(sxy, half)
-    long = np.sqrt(level[near] * (mean + root)) + padding
-    short = np.sqrt(level[near] * np.maximum(mean - root, 0.0)) + padding
+    # A normal spot of N counts, N / (2 pi |S|^1/2) high, falls to f counts a pixel at
+    # u^2 = 2 ln(N / (2 pi |S|^1/2 f)); pixels are no smaller than one
+    area = 2 * np.pi * np.sqrt(np.maximum(sxx * syy - sxy**2, 0.0) + 1 / 144)
+    bright = 2 * np.log(np.maximum(counts[near] / area, 1.0))
+    size = np.sqrt(np.maximum(level[near], bright))
+    long = size * np.sqrt(mean + root) + padding
+    short = size * np.sqrt(np.maximum(mean - root, 0.0)) + padding
     cos, sin = np.cos(angle), np.sin(angle)
     half_x = np.hypot(long * cos, short * sin)
     half_y = np.hypot(long * sin, short * cos)

@@ -17,7 +17,7 @@ logger = logging.getLogger("dials.diffuse.masking.shadow")
 # Darker than this part of the ring's bright quarter is shadow
 DARK = 0.4
 # Pixels below this part belong to it where they touch it
-DIM = 0.6
+DIM = 0.7
 # The profile's step at the edge of a beam stop, at least, over STEP_PIXELS
 STEP = 2.5
 STEP_PIXELS = 6
@@ -67,7 +67,8 @@ def find_shadows(sums, good, detector, beam) -> list[np.ndarray]:
         weight = uniform_filter(np.where(use, valid, 0).astype(np.float32), SMOOTH, mode="constant")
         mean = uniform_filter(np.where(use, total, 0), SMOOTH, mode="constant")
         spread = uniform_filter(np.where(use, variance, 0), SMOOTH, mode="constant")
-        some = weight > 0
+        # Between spots that hide a pixel most of the time there is nothing to judge
+        some = weight > 0.3 * sums.images
         smooth.append(np.where(some, mean / np.maximum(weight, 1e-6), np.nan))
         noise.append(np.sqrt(np.maximum(spread, 0)) / np.maximum(weight, 1e-6) / SMOOTH)
     level = _ring_level(smooth, radii, good)

@@ -29,8 +29,6 @@ class SpotShape:
         constant: S, (3, 3), 1/Angstrom^2, lab frame
         across: (a11, a12, a22), rad^2
         along: b, relative standard deviation of the wavelength
-        excitation: standard deviation of what adds to a node's distance from the sphere
-            without widening its spot (an orientation not quite right), 1/Angstrom
         point_spread: standard deviation of what the detector adds, pixels
         source: where the numbers are from, for the log
     """
@@ -38,7 +36,6 @@ class SpotShape:
     constant: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))
     across: tuple[float, float, float] = (0.0, 0.0, 0.0)
     along: float = 0.0
-    excitation: float = 0.0
     point_spread: float = 0.0
     source: str = ""
 
@@ -61,7 +58,7 @@ class SpotShape:
         """A bound on the standard deviation in any direction up to |q| = q_max, 1/Angstrom."""
         a11, a12, a22 = self.across
         angular = max(np.linalg.eigvalsh([[a11, a12], [a12, a22]])[-1], self.along**2)
-        return float(np.sqrt(np.linalg.eigvalsh(self.constant)[-1] + q_max**2 * angular + self.excitation**2))
+        return float(np.sqrt(np.linalg.eigvalsh(self.constant)[-1] + q_max**2 * angular))
 
     def changed(self, **values) -> SpotShape:
         """A copy with other values."""

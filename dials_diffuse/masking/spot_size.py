@@ -45,6 +45,17 @@ class Extent:
         return np.clip(np.sqrt(np.maximum(2 * ratio, 0.0)), self.least, self.most)
 
 
+@dataclass(frozen=True)
+class Floor:
+    """Function of |q| (1/Angstrom), interpolated: ADU a pixel."""
+
+    q: tuple[float, ...]
+    value: tuple[float, ...]
+
+    def __call__(self, q: np.ndarray) -> np.ndarray:
+        return np.interp(q, self.q, self.value)
+
+
 @dataclass
 class SizeFit:
     """What was measured and fitted.
@@ -55,6 +66,7 @@ class SizeFit:
         radial, tangential, excitation: (N,) standard deviations, 1/Angstrom
         nodes: (N,) number of nodes looked at
         contrast: (N,) height of the mean peak over the scattering around it
+        level: (N,) mean of that scattering, ADU a pixel
     """
 
     shape: SpotShape
@@ -64,6 +76,11 @@ class SizeFit:
     excitation: np.ndarray
     nodes: np.ndarray
     contrast: np.ndarray
+    level: np.ndarray
+
+    def floor(self, residual: float) -> Floor:
+        """What may be left of a spot, `residual` of its surroundings."""
+        return Floor(tuple(self.q), tuple(residual * self.level))
 
     def extent(self, residual: float) -> Extent:
         """How far to mask so that the mean peak has fallen to `residual` of its surroundings."""
@@ -106,9 +123,9 @@ def profile_variance(position: np.ndarray, height: np.ndarray) -> float:
     return float((p**2 * h).sum() / h.sum())
 
 
-def _linear(q, variance, weight) -> tuple[float, float]:
-    """variance = a + b q^2 with a, b >= 0, relative errors of equal size."""
-    scale = np.sqrt(weight) / variance
+def _linear(q, variance, error) -> tuple[float, float]:
+    """variance = a + b q^2 with a, b >= 0."""
+    scale = 1 / error
     design = np.stack([np.ones_like(q), q**2], axis=1) * scale[:, None]
     (a, b), _ = nnls(design, variance * scale)
     return a, b
@@ -153,36 +170,40 @@ def fit_spot_size(sums: SpotSums) -> SizeFit | None:
             outer = 2 * EXCITATION_BINS // 3
             on_sphere = excess[i][:3].mean() - np.median(excess[i][outer:])
             level = sums.level[i].sum() / sums.pixels[i].sum()
-            contrast = on_sphere * max(middle / aperture, 1.0) / max(level, 1e-3)
+            level = max(level, 1e-3)
+            contrast = on_sphere * max(middle / aperture, 1.0) / level
             found.append(
                 (
                     q,
                     max(folded[0] - own[0], smallest),
                     max(folded[1] - own[1], smallest),
                     excitation,
+                    # Relative errors of the variances as they were measured are alike
+                    *(np.array([*folded, excitation]) / np.sqrt(sums.nodes[i])),
                     sums.nodes[i],
                     contrast,
+                    level,
                 )
             )
     if len(found) < 2:
         return None
-    q, radial, tangential, excitation, nodes, contrast = np.array(found).T
-    radial_0, radial_q = _linear(q, radial, nodes)
-    tangential_0, tangential_q = _linear(q, tangential, nodes)
-    excitation_0, excitation_q = _linear(q, excitation, nodes)
-    # What widens the spots but not the peaks is the detector's (or the beam's) doing; what
-    # widens the peaks but not the spots are orientations that are not quite right
-    in_plane = (radial_0 + tangential_0) / 2
-    constant = max(min(in_plane, excitation_0), 1e-10)
+    q, radial, tangential, excitation, *errors, nodes, contrast, level = np.array(found).T
+    radial_0, radial_q = _linear(q, radial, errors[0])
+    tangential_0, tangential_q = _linear(q, tangential, errors[1])
+    excitation_0, excitation_q = _linear(q, excitation, errors[2])
+    # A small domain widens spots and peaks alike; what widens spots of all nodes further
+    # is the detector's (or the beam's) doing. Spots smaller than that cannot be measured
+    # where pixels are large
+    constant = max(excitation_0, 1e-10)
+    in_plane = max((radial_0 + tangential_0) / 2 - constant, 0.0)
     pixel_area = 12 * sums.pixel_variance.sum() / (2 * sums.nodes.sum())
     shape = SpotShape(
         constant * np.eye(3),
         (tangential_q, 0.0, excitation_q),
         along=float(np.sqrt(radial_q)),
-        excitation=float(np.sqrt(max(excitation_0 - constant, 0.0))),
-        point_spread=float(np.sqrt(max(in_plane - constant, 0.0) / pixel_area)),
+        point_spread=float(np.sqrt(in_plane / pixel_area)),
         source="images",
     )
     return SizeFit(
-        shape, q, np.sqrt(radial), np.sqrt(tangential), np.sqrt(excitation), nodes, contrast
+        shape, q, np.sqrt(radial), np.sqrt(tangential), np.sqrt(excitation), nodes, contrast, level
     )

@@ -67,6 +67,15 @@ def parameter_mask(imageset, params) -> list[np.ndarray]:
     Raises:
         ValueError: parameters that make no sense.
     """
+    # An extract of the bare scope holds one region that says nothing
+    params.untrusted = [
+        region
+        for region in params.untrusted
+        if any(
+            value is not None
+            for value in (region.panel, region.circle, region.rectangle, region.polygon, region.pixel)
+        )
+    ]
     check_mask_parameters(params, imageset.get_detector())
     return [mask_as_numpy(mask) for mask in dials.util.masking.generate_mask(imageset, params)]
 
