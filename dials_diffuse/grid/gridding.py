@@ -226,7 +226,7 @@ def define_grid(pairs, model_copies, settings: GridSettings) -> GridDefinition:
             restore_models(experiments, path)
         lists.append(experiments)
     everything = [experiment for experiments in lists for experiment in experiments]
-    extracted = grid_of(everything)
+    extracted = grid_of(everything, any_cell=True)
     crystals = [experiment.crystal for experiment in everything]
     space_group = common_space_group(crystals)
     cell = reference_cell(

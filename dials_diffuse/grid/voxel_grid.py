@@ -144,13 +144,17 @@ def attach_grid(experiments, grid: VoxelGrid) -> None:
             model.configdict["grid"] = grid.to_dict()
 
 
-def grid_of(experiments: Sequence) -> VoxelGrid:
+def grid_of(experiments: Sequence, any_cell: bool = False) -> VoxelGrid:
     """The grid that the experiments carry.
+
+    Args:
+        any_cell: the reference cells may differ, as those of stills extracted apart do (voxels
+            are in each still's own cell); the first one's is taken
 
     Raises:
         ValueError: the scaling models are missing, or carry different grids.
     """
-    definitions = []
+    definitions, keys = [], []
     for index, experiment in enumerate(experiments):
         model = experiment.scaling_model
         if model is None or "grid" not in getattr(model, "configdict", {}):
@@ -159,8 +163,11 @@ def grid_of(experiments: Sequence) -> VoxelGrid:
                 "DIALS without the dials_diffuse plugin, or by dials.combine_experiments. Give the JSON "
                 "that the earlier command wrote (output.json) as a further input, or repeat that command"
             )
-        if model.configdict["grid"] not in definitions:
-            definitions.append(model.configdict["grid"])
+        definition = model.configdict["grid"]
+        key = {name: value for name, value in definition.items() if name != "unit_cell" or not any_cell}
+        if key not in keys:
+            keys.append(key)
+            definitions.append(definition)
     if not definitions:
         raise ValueError("There are no experiments in the input")
     if len(definitions) > 1:
