@@ -1,0 +1,481 @@
+"""From integrated stills to a map: which commands run on which files, and in which order."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import libtbx
+
+from dials_diffuse.adapters.experiments import DataPair, load_experiments
+from dials_diffuse.adapters.system import resolve_nproc
+from dials_diffuse.phil.process import STEP_SCOPES
+from dials_diffuse.pipeline.executors import DaskExecutor, LocalExecutor
+from dials_diffuse.pipeline.rearrange import batches_of
+from dials_diffuse.pipeline.state import State, folder_lock
+from dials_diffuse.pipeline.steps import (
+    STEP_FILES,
+    STEPS,
+    Files,
+    has_composition,
+    step_phil,
+    with_short_forms,
+)
+from dials_diffuse.pipeline.tasks import Task, TaskResult
+
+logger = logging.getLogger("dials.diffuse.pipeline")
+
+# A batch of so many pixels, or stills, takes some hundred megabytes
+_PIXELS_OF_A_BATCH = 5e8
+_STILLS_OF_A_BATCH = 500
+
+
+@dataclass
+class StepSummary:
+    """How a step went.
+
+    Attributes:
+        step: its name
+        stills: number of stills that came out of it, None where it is not known
+        tasks: results of its tasks
+        outputs: files that are there now
+        jsons: of its tasks, for reports
+    """
+
+    step: str
+    stills: int | None = None
+    tasks: list[TaskResult] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    jsons: list[Path] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Time of all tasks together, in this run or in that which finished them"""
+        return sum(task.seconds for task in self.tasks)
+
+    @property
+    def skipped(self) -> int:
+        """Tasks that an earlier run had finished"""
+        return sum(task.skipped for task in self.tasks)
+
+
+@dataclass
+class PipelineResult:
+    """What came out.
+
+    Attributes:
+        steps: in the order in which they ran
+        pairs: the last .expt/.refl pairs of observations
+        merged, map: the merged map as table and as HDF5 volume, None if scaling was not asked for
+        absolute, absolute_map: the same on the absolute scale
+        empty: names of batches without a usable still, and why
+    """
+
+    steps: list[StepSummary] = field(default_factory=list)
+    pairs: list[Files] = field(default_factory=list)
+    merged: Path | None = None
+    map: Path | None = None
+    absolute: Path | None = None
+    absolute_map: Path | None = None
+    empty: dict[str, str] = field(default_factory=dict)
+
+
+def automatic_batch_size(n_pixels: int) -> int:
+    """Stills in a batch, for detectors of n_pixels"""
+    return int(min(_STILLS_OF_A_BATCH, max(10, _PIXELS_OF_A_BATCH // max(1, n_pixels))))
+
+
+def numbered(name: str, number: int, n: int) -> str:
+    """name, or name_0001 and so on where there are several (as the commands name them)"""
+    if n == 1:
+        return name
+    path = Path(name)
+    return str(path.with_name(f"{path.stem}_{number + 1:04d}{path.suffix}"))
+
+
+class Pipeline:
+    """All steps from integrated stills (or a sweep) to a map.
+
+    >>> from dials_diffuse.pipeline import Pipeline, parameters
+    >>> params = parameters("mp.nproc=2", "extract.d_min=2", "composition.sequence=protein.fasta")
+    >>> result = Pipeline([("integrated.expt", "integrated.refl")], params).run()  # doctest: +SKIP
+    >>> result.merged  # doctest: +SKIP
+    PosixPath('/data/run1/diffuse_merged.refl')
+
+    Args:
+        pairs: .expt and .refl files
+        params: of `parameters`, or the extract of dials_diffuse.phil.process.phil_scope
+        folder: where everything is written
+        progress: called with (step, finished tasks, tasks) whenever a task has ended
+
+    Raises:
+        ValueError: parameters that contradict each other, no input.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[str | os.PathLike, str | os.PathLike] | DataPair],
+        params,
+        folder: str | os.PathLike = ".",
+        progress: Callable[[str, int, int], None] | None = None,
+    ):
+        if not pairs:
+            raise ValueError("No .expt file in the input")
+        self.pairs = []
+        for pair in pairs:
+            expt, refl = (pair.experiments, pair.reflections) if isinstance(pair, DataPair) else pair
+            if refl is None:
+                raise ValueError(f"There is no .refl file for {expt}: give both files")
+            self.pairs.append((str(Path(expt).absolute()), str(Path(refl).absolute())))
+        self.params = with_short_forms(params)
+        self.folder = Path(folder).absolute()
+        self.progress = progress
+        self.steps = [step for step in STEPS if step in self.params.steps]
+        if not self.steps:
+            raise ValueError("steps: no step was chosen")
+        if "absolute" in self.steps and not has_composition(self.params):
+            self.steps.remove("absolute")
+            if not self.steps:
+                raise ValueError("The absolute scale needs composition.model, sequence or formula")
+            logger.info(
+                "No composition is given: the map stays on a relative scale (composition.model, sequence or "
+                "formula would bring it to electrons^2)"
+            )
+        self._phil = {step: step_phil(step, self.params) for step in STEPS}
+        self._result = PipelineResult()
+
+    def run(self, lock: int | None = None) -> PipelineResult:
+        """Run the steps.
+
+        Args:
+            lock: descriptor of `folder_lock`, where the caller holds the folder already
+
+        Raises:
+            ValueError: bad input, a step that failed (TaskError), another run in the same folder.
+        """
+        if lock is None:
+            with folder_lock(self.folder) as lock:
+                return self.run(lock)
+        self._result = PipelineResult()
+        self._state = State(self.folder)
+        self._executor = self._make_executor(lock)
+        try:
+            self._run_steps()
+            self._check_map()
+        finally:
+            self._executor.close()
+        return self._result
+
+    def _check_map(self) -> None:
+        """Name the maps that are there now."""
+        for step, table, volume in (("scale", "merged", "map"), ("absolute", "absolute", "absolute_map")):
+            if step not in self.steps:
+                continue
+            stem = f"diffuse_{'merged' if step == 'scale' else 'absolute'}"
+            for attribute, suffix in ((table, ".refl"), (volume, ".h5")):
+                path = Path(self.folder, stem + suffix)
+                if not path.is_file() or path.stat().st_size == 0:
+                    raise ValueError(f"{path} is not there after {step}")
+                setattr(self._result, attribute, path)
+
+    @property
+    def result(self) -> PipelineResult:
+        """What there is so far, also after a failure"""
+        return self._result
+
+    def _make_executor(self, lock: int):
+        mp = self.params.mp
+        nproc = resolve_nproc(mp.nproc)
+        if mp.method == "dask":
+            return DaskExecutor(mp.scheduler, nproc, mp.retries)
+        if mp.scheduler is not None:
+            raise ValueError("mp.scheduler is for mp.method=dask")
+        return LocalExecutor(nproc, mp.retries, inherit=(lock,))
+
+    # How each step is made of tasks
+
+    def _run_steps(self) -> None:
+        work = {
+            "mask": self._mask,
+            "extract": self._extract,
+            "grid": self._grid,
+            "scale": self._scale,
+            "absolute": self._absolute,
+        }
+        if not self.params.resume:
+            self._state.forget_steps(self.steps)
+        files: list[Files] | None = self.pairs
+        for number, step in enumerate(STEPS):
+            if step not in self.steps:
+                files = None
+                continue
+            if files is None:
+                files = self._earlier(STEPS[number - 1], step)
+            files = work[step](files)
+            self._state.set_pairs(step, files)
+            self._result.pairs = files
+            self._summary(step).outputs = [name for pair in files for name in pair]
+
+    def _earlier(self, step: str, needed_by: str) -> list[Files]:
+        """What an earlier run, or the step's command by hand, has left in the folder.
+
+        Raises:
+            ValueError: nothing, or not all of it.
+        """
+        pairs = self._state.pairs(step)
+        for name in (name for pair in pairs for name in pair):
+            if not Path(self.folder, name).is_file():
+                raise ValueError(
+                    f"steps: {needed_by} needs {name}, which is not in {self.folder}: run {step} too"
+                )
+        return pairs
+
+    def _mask(self, pairs: list[Files]) -> list[Files]:
+        pairs = self._as_stills(pairs)
+        if len(pairs) > 1:
+            joined = ("diffuse_joined.expt", "diffuse_joined.refl")
+            files = tuple(name for pair in pairs for name in pair)
+            self._run("mask", [self._rearrange("join", "mask", files, joined)])
+            pairs = [joined]
+        out = STEP_FILES["mask"]
+        self._run("mask", [self._task("mask", "mask", pairs, out, more=("pixels.mask",))])
+        return [out]
+
+    def _as_stills(self, pairs: list[Files]) -> list[Files]:
+        """The input with sweeps converted."""
+        tasks, converted = [], []
+        for number, pair in enumerate(pairs):
+            experiments = load_experiments(pair[0], check_format=False)
+            if not any(e.scan is not None and e.scan.get_num_images() > 1 for e in experiments):
+                converted.append(pair)
+                continue
+            out = tuple(numbered(name, number, len(pairs)) for name in ("stills.expt", "stills.refl"))
+            converted.append(out)
+            tasks.append(
+                Task(
+                    name=numbered("stills", number, len(pairs)),
+                    step="stills",
+                    module="dials.command_line.sequence_to_stills",
+                    folder=str(self.folder),
+                    inputs=pair,
+                    outputs=out,
+                    arguments=(f"output.experiments={out[0]}", f"output.reflections={out[1]}"),
+                )
+            )
+        if tasks:
+            logger.info("%d of %d inputs are sweeps, which are converted to stills", len(tasks), len(pairs))
+            self._run("stills", tasks)
+        return converted
+
+    def _extract(self, files: list[Files]) -> list[Files]:
+        masked = files[0]
+        experiments = load_experiments(Path(self.folder, masked[0]), check_format=False)
+        size = self.params.batch_size
+        if size is None or size is libtbx.Auto:
+            size = automatic_batch_size(_pixels(experiments[0].detector))
+        batches = batches_of(experiments, size)
+        n = len(batches)
+        names = [masked] if n == 1 else self._split(masked, size, n)
+        tasks = []
+        for number, indices in enumerate(batches):
+            out = self._batch_files("extract", number, n)
+            task = self._task(
+                "extract",
+                numbered("extract", number, n),
+                [names[number]],
+                out,
+                batch=n > 1,
+                stills=len(indices),
+                nproc=self._executor.processes_for(n),
+            )
+            images = _images(experiments[i] for i in indices)
+            tasks.append(dataclasses.replace(task, watched=(*task.watched, *images)))
+        results = self._run("extract", tasks)
+        left = []
+        for task in tasks:
+            if results[task.name].empty:
+                self._result.empty[task.name] = results[task.name].reason
+                logger.warning(
+                    "Warning: not one of the %d stills of %s could be used: %s",
+                    task.stills,
+                    task.name,
+                    results[task.name].reason,
+                )
+            else:
+                left.append(task.outputs[:2])
+        if not left:
+            raise ValueError(
+                f"Not one still could be extracted: {next(iter(self._result.empty.values()))}"
+            )
+        return left
+
+    def _split(self, masked: Files, size: int, n: int) -> list[Files]:
+        """The masked stills in n batches."""
+        Path(self.folder, self.params.output.batches).mkdir(exist_ok=True)
+        names = [self._batch_files("mask", i, n) for i in range(n)]
+        logger.info("The stills are processed in %d batches of at most %d", n, size)
+        flat = tuple(name for pair in names for name in pair)
+        self._run("extract", [self._rearrange("split", "extract", masked, flat, ("--size", str(size)))])
+        return names
+
+    def _grid(self, files: list[Files]) -> list[Files]:
+        return self._on_all("grid", files)
+
+    def _scale(self, files: list[Files]) -> list[Files]:
+        return self._on_all("scale", files, ("diffuse_merged.refl", "diffuse_merged.h5"))
+
+    def _on_all(self, step: str, files: list[Files], more: tuple[str, ...] = ()) -> list[Files]:
+        """Run a command that takes all pairs together and writes as many."""
+        n = len(files)
+        outputs = [self._batch_files(step, i, n) for i in range(n)]
+        task = self._task(step, step, files, self._in_batches(STEP_FILES[step], n), more=more)
+        flat = tuple(name for pair in outputs for name in pair)
+        self._run(step, [dataclasses.replace(task, outputs=(*flat, *more))])
+        return outputs
+
+    def _absolute(self, files: list[Files]) -> list[Files]:
+        merged = "diffuse_merged.refl"
+        if not Path(self.folder, merged).is_file():
+            raise ValueError(f"steps: absolute needs {merged}, which is not in {self.folder}: run scale too")
+        out, volume = STEP_FILES["absolute"], "diffuse_absolute.h5"
+        task = self._task("absolute", "absolute", files, out, more=(volume,))
+        self._run("absolute", [dataclasses.replace(task, inputs=(*task.inputs, merged))])
+        return [out]
+
+    # Files and tasks
+
+    def _in_batches(self, files: Files, n: int) -> Files:
+        """The same names in the folder of batches, where there are several"""
+        if n == 1:
+            return files
+        return tuple(os.path.join(self.params.output.batches, name) for name in files)
+
+    def _batch_files(self, step: str, number: int, n: int) -> Files:
+        return tuple(numbered(name, number, n) for name in self._in_batches(STEP_FILES[step], n))
+
+    def _rearrange(
+        self, name: str, step: str, inputs: Sequence[str], outputs: Sequence[str], more: Sequence[str] = ()
+    ) -> Task:
+        return Task(
+            name=name,
+            step=step,
+            module="dials_diffuse.pipeline.rearrange",
+            folder=str(self.folder),
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            arguments=(*more, "--output", *outputs),
+        )
+
+    def _task(
+        self,
+        step: str,
+        name: str,
+        pairs: Sequence[Files],
+        out: Files,
+        more: tuple[str, ...] = (),
+        batch: bool = False,
+        stills: int = 0,
+        nproc: int | None = None,
+    ) -> Task:
+        """The task of a step's command.
+
+        Args:
+            name: of the task
+            pairs: input
+            out: .expt and .refl to write
+            more: further outputs, which the command writes by itself
+            batch: one of several: its log and numbers are in the folder of batches, and the report is
+                left to the pipeline
+            nproc: None: all processes there are
+        """
+        phil, named_files = self._phil[step]
+        knows_nproc = any(item.name == "nproc" for item in STEP_SCOPES[step].objects)
+        folder = self.params.output.batches if batch else ""
+        log = os.path.join(folder, f"dials.diffuse_{name}.log")
+        numbers = os.path.join(folder, f"dials.diffuse_{name}.json")
+        arguments = [
+            f"output.experiments={out[0]}",
+            f"output.reflections={out[1]}",
+            f"output.log={log}",
+            f"output.json={numbers}",
+        ]
+        if batch:
+            arguments.append("output.html=None")
+        return Task(
+            name=name,
+            step=step,
+            module=f"dials_diffuse.command_line.diffuse_{step}",
+            folder=str(self.folder),
+            inputs=tuple(name for pair in pairs for name in pair),
+            outputs=(*out, *more),
+            arguments=tuple(arguments),
+            phil=phil,
+            phil_file=f"diffuse_{step}.phil" if phil.strip() else None,
+            log=log,
+            json=numbers,
+            nproc=(nproc or self._executor.processes_for(1)) if knows_nproc else None,
+            may_be_empty=batch,
+            stills=stills,
+            watched=named_files,
+        )
+
+    def _summary(self, step: str) -> StepSummary:
+        for summary in self._result.steps:
+            if summary.step == step:
+                return summary
+        self._result.steps.append(StepSummary(step))
+        return self._result.steps[-1]
+
+    def _run(self, step: str, tasks: list[Task]) -> dict[str, TaskResult]:
+        """Run those tasks that are not finished.
+
+        Returns:
+            task name -> result
+
+        Raises:
+            TaskError: one failed.
+        """
+        summary = self._summary(step)
+        keys = {task.name: task.key() for task in tasks}
+        results: dict[str, TaskResult] = {}
+        to_run = []
+        for task in tasks:
+            found = self._state.finished(task, keys[task.name]) if self.params.resume else None
+            if found is None:
+                self._state.forget(task.name)
+                to_run.append(task)
+            else:
+                results[task.name] = found
+        if results:
+            logger.info("%s: %s from an earlier run", step, _count(len(results), "task is", "tasks are"))
+        for result in self._executor.run(to_run) if to_run else ():
+            results[result.name] = result
+            self._state.add(result, keys[result.name])
+            if self.progress is not None:
+                self.progress(step, len(results), len(tasks))
+            logger.info("%s: %s in %.1f s", step, result.name, result.seconds)
+        summary.tasks += [results[task.name] for task in tasks]
+        summary.jsons += [task.path(task.json) for task in tasks if task.json]
+        summary.stills = sum(task.stills for task in tasks) or summary.stills
+        return results
+
+
+def _count(n: int, one: str, several: str) -> str:
+    return f"{n} {one if n == 1 else several}"
+
+
+def _pixels(detector) -> int:
+    return sum(panel.get_image_size()[0] * panel.get_image_size()[1] for panel in detector)
+
+
+def _images(experiments) -> list[str]:
+    """Files of the images of some experiments, each once"""
+    names = {}
+    for experiment in experiments:
+        imageset = experiment.imageset
+        names.update(dict.fromkeys(imageset.get_path(i) for i in range(len(imageset))))
+    return list(names)
