@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -509,6 +510,16 @@ def settings_of(params) -> ExtractionSettings:
     )
     settings.check()
     return settings
+
+
+def check_folders(*paths: str | None) -> None:
+    """Raises ValueError, before any work is done, if the folder of an output can't be written to."""
+    for path in filter(None, paths):
+        folder = Path(path).absolute().parent
+        if not folder.is_dir():
+            raise ValueError(f"Can't write {path}: there is no folder {folder}")
+        if not os.access(folder, os.W_OK):
+            raise ValueError(f"Can't write {path}: no permission to write to {folder}")
 
 
 def batch_names(experiments: str, reflections: str, number: int | None) -> tuple[Path, Path]:

@@ -76,10 +76,10 @@ class PixelFileWriter:
         group.attrs["exposure_time"] = exposure_time
         for item in fields(pixels):
             data = getattr(pixels, item.name)
-            chunks = (max(1, min(len(data), _CHUNK)), *data.shape[1:])
-            group.create_dataset(
-                item.name, data=data, chunks=chunks, compression="gzip", compression_opts=1, shuffle=True
-            )
+            packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+            if len(data):
+                packed["chunks"] = (min(len(data), _CHUNK), *data.shape[1:])
+            group.create_dataset(item.name, data=data, maxshape=(None, *data.shape[1:]), **packed)
 
 
 @contextlib.contextmanager
