@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,10 +31,28 @@ def batches_of(experiments: ExperimentList, size: int) -> list[list[int]]:
     return batches
 
 
-def _save(experiments: ExperimentList, reflections, names: tuple[Path, Path]) -> None:
-    with replacing(names[0]) as expt, replacing(names[1]) as refl:
-        experiments.as_file(expt)
-        reflections.as_file(refl)
+def subset(contents: dict, indices: Sequence[int]) -> dict:
+    """Some experiments of a .expt file, with the models that they refer to.
+
+    Done on its JSON because dxtbx, which keeps a crystal as the inverse of what it writes, changes
+    the last bits of crystals whenever it reads and writes them.
+
+    Args:
+        contents: of the file
+        indices: of the experiments
+    """
+    experiments = [dict(contents["experiment"][i]) for i in indices]
+    models: dict[str, dict[int, int]] = {}
+    for experiment in experiments:
+        for name, number in experiment.items():
+            if isinstance(number, int) and isinstance(contents.get(name), list):
+                new = models.setdefault(name, {})
+                experiment[name] = new.setdefault(number, len(new))
+    kept = {name: value for name, value in contents.items() if not isinstance(value, list) or name == "history"}
+    for name, value in contents.items():
+        if name not in kept and name != "experiment":
+            kept[name] = [value[number] for number in models.get(name, {})]
+    return {**kept, "experiment": experiments}
 
 
 def split(pair: DataPair, size: int, names: Sequence[tuple[Path, Path]]) -> None:
@@ -51,6 +70,7 @@ def split(pair: DataPair, size: int, names: Sequence[tuple[Path, Path]]) -> None
     batches = batches_of(experiments, size)
     if len(batches) != len(names):
         raise ValueError(f"{pair.experiments} makes {len(batches)} batches, {len(names)} were asked for")
+    contents = json.loads(Path(pair.experiments).read_text())
     ids = as_numpy(reflections["id"])
     order = np.argsort(ids, kind="stable")
     edges = np.searchsorted(ids[order], np.arange(len(experiments) + 1))
@@ -63,7 +83,12 @@ def split(pair: DataPair, size: int, names: Sequence[tuple[Path, Path]]) -> None
         batch["id"] = int_column(np.repeat(np.arange(len(indices)), counts))
         for new, i in enumerate(indices):
             batch.experiment_identifiers()[new] = experiments[i].identifier
-        _save(ExperimentList([experiments[i] for i in indices]), batch, name)
+        with replacing(name[0]) as expt, replacing(name[1]) as refl:
+            part = subset(contents, indices)
+            for experiment, i in zip(part["experiment"], indices):
+                experiment["identifier"] = experiments[i].identifier
+            Path(expt).write_text(json.dumps(part))
+            batch.as_file(refl)
 
 
 def join(pairs: Sequence[DataPair], names: tuple[Path, Path]) -> None:
@@ -100,7 +125,9 @@ def join(pairs: Sequence[DataPair], names: tuple[Path, Path]) -> None:
         table.extend(reflections)
     for index, experiment in enumerate(everything):
         table.experiment_identifiers()[index] = experiment.identifier
-    _save(everything, table, names)
+    with replacing(names[0]) as expt, replacing(names[1]) as refl:
+        everything.as_file(expt)
+        table.as_file(refl)
 
 
 @handle_errors()
