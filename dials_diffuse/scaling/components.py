@@ -32,30 +32,56 @@ N_AZIMUTHAL = 96
 
 
 class FreeParametersMixin:
-    """Free parameters that the minimiser sees are the parameters divided by `unit`.
+    """The minimiser sees free parameters f: the parameters are unit * f, or unit @ f.
 
-    With a unit near the expected e.s.d. all directions are equally curved, and L-BFGS
-    converges in tens of steps.
+    With a unit such that the functional is about f^2 in all directions (the e.s.d., or the inverse
+    of a Cholesky factor of the normal matrix) L-BFGS converges in tens of steps.
     """
 
-    unit = 1.0
+    _unit: float | np.ndarray = 1.0
+
+    @property
+    def unit(self) -> float | np.ndarray:
+        return self._unit
+
+    @unit.setter
+    def unit(self, unit: float | np.ndarray) -> None:
+        self._unit = unit
 
     @property
     def free_parameters(self):
-        return self._parameters / self.unit
+        if np.ndim(self._unit) == 0:
+            return self._parameters / self._unit
+        return flex.double(np.linalg.solve(self._unit, self.values()).tolist())
 
     @free_parameters.setter
     def free_parameters(self, parameters):
-        self._parameters = parameters * self.unit
+        if np.ndim(self._unit) == 0:
+            self._parameters = parameters * self._unit
+        else:
+            self._parameters = flex.double((self._unit @ np.array(parameters)).tolist())
 
     @property
     def free_parameter_esds(self):
-        return self._parameter_esds / self.unit if self._parameter_esds else None
+        if not self._parameter_esds:
+            return None
+        if np.ndim(self._unit) == 0:
+            return self._parameter_esds / self._unit
+        # in these units they are 1 and independent, or the unit is no good
+        return flex.double(self._n_params, 1.0)
 
     @free_parameter_esds.setter
     def free_parameter_esds(self, esds):
         assert len(esds) == len(self._parameters)
-        self._parameter_esds = esds * self.unit
+        if np.ndim(self._unit) == 0:
+            self._parameter_esds = esds * self._unit
+        else:
+            variances = self._unit**2 @ np.array(esds) ** 2
+            self._parameter_esds = flex.double(np.sqrt(variances).tolist())
+
+    def free_gradient(self, gradient: np.ndarray) -> np.ndarray:
+        """Derivatives by the parameters (n,) -> derivatives by the free parameters (n,)"""
+        return gradient * self._unit if np.ndim(self._unit) == 0 else gradient @ self._unit
 
     def values(self) -> np.ndarray:
         """The parameters as numpy array (a copy)"""
@@ -64,6 +90,12 @@ class FreeParametersMixin:
     def set_values(self, values: np.ndarray) -> None:
         """Set all parameters from numpy values"""
         self.parameters = flex.double(np.asarray(values, dtype=float).tolist())
+
+
+def whitening(normal_matrix: np.ndarray) -> np.ndarray:
+    """Units U (..., n, n) with U^T N U = 1 for normal matrices N (..., n, n)"""
+    inverse = np.linalg.inv(np.linalg.cholesky(normal_matrix))
+    return np.swapaxes(inverse, -1, -2)
 
 
 class StillScale(FreeParametersMixin, SingleScaleFactor):
@@ -120,6 +152,35 @@ class RadialOffset(_SelectedData):
         super().__init__(initial_values, parameter_esds)
         self.q_max = float(q_max)
         self.smoother = GaussianSmoother1D((0.0, self.q_max), _intervals(self.n_params))
+        self._unit = np.eye(self.n_params)
+        self.follow(None)
+
+    def follow(self, scale: StillScale | None, slope: np.ndarray | None = None) -> None:
+        """Let the free parameters stand for what is left of c besides slope * b.
+
+        More b and less c is nearly the same wherever the intensities are nearly isotropic. With the
+        slope of that valley the free parameters of b and c become independent. The manager
+        sets b before c, as the model's components are ordered.
+
+        Args:
+            scale: of the same still, None to stand alone again
+            slope: (n,) dc/db along the valley
+        """
+        self._scale = scale
+        self.slope = np.zeros(self.n_params) if scale is None else slope
+
+    def _along(self) -> np.ndarray:
+        return self.slope * (self._scale.parameters[0] if self._scale is not None else 0.0)
+
+    @property
+    def free_parameters(self):
+        free = np.linalg.solve(np.atleast_2d(self._unit), self.values() - self._along())
+        return flex.double(free.tolist())
+
+    @free_parameters.setter
+    def free_parameters(self, parameters):
+        values = np.atleast_2d(self._unit) @ np.array(parameters) + self._along()
+        self._parameters = flex.double(values.tolist())
 
     def calculate_scales_and_derivatives(self, block_id=0):
         """Values (flex.double) and derivatives (sparse, observations x parameters)"""

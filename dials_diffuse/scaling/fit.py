@@ -30,6 +30,9 @@ logger = logging.getLogger("dials.diffuse.scaling.fit")
 
 COMPONENTS = ("scale", "offset", "panel", "sensitivity")
 
+# Cycles end when no b moves by more e.s.d.s than this
+SHIFT_TOLERANCE = 0.2
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -161,7 +164,7 @@ def refine_cycle(scaler, restraints, names: list[str], settings: FitSettings) ->
     """One refinement of the named components by DIALS. Returns a row of the convergence table."""
     target = DiffuseScalingTarget(scaler, restraints, names)
     target.compute_functional_gradients(scaler.data)
-    scaler.set_units(target.reference)
+    scaler.set_units(target.reference, restraints, names)
     components = [manager.components for manager in scaler.data_managers]
     manager = multi_active_parameter_manager(
         target, components, [names] * len(components), active_parameter_manager
@@ -272,10 +275,13 @@ class Fitter:
             row = refine_cycle(scaler, restraints, order[min(cycle, len(order) - 1)], settings)
             apply_conventions(scaler, self.used)
             b = scaler.b[self.used]
-            shift = float(np.max(abs(b / last - 1))) if last is not None else None
+            shift = None
+            if last is not None:
+                sigma = np.sqrt(still_covariances(scaler, restraints)[self.used, 0, 0])
+                shift = float(np.max(abs(b - last) / sigma))
             row.update(cycle=cycle + 1, outliers=n_rejected, shift=shift)
             cycles.append(row)
-            if cycle >= len(order) and shift < shift_tolerance(scaler):
+            if cycle >= len(order) and shift < SHIFT_TOLERANCE:
                 break
             last = b
         return scaler, cycles
@@ -300,6 +306,13 @@ class Fitter:
             scaler.reject_outliers(self.settings.outlier_cutoff)
             scaler.update_weights()
         return chi2_of(scaler), scaler.data.weight
+
+
+def still_covariances(scaler: DiffuseScaler, restraints: Restraints) -> np.ndarray:
+    """(S, 1 + n, 1 + n): covariances of b and c of each still at the present parameters"""
+    target = DiffuseScalingTarget(scaler)
+    target.compute_functional_gradients(scaler.data)
+    return np.linalg.inv(scaler.still_normal_matrices(restraints, target.reference))
 
 
 def chi2_of(scaler: DiffuseScaler) -> float:
@@ -373,9 +386,7 @@ def _finish(scaler: DiffuseScaler, fitter: Fitter, result: FitResult) -> None:
     restraints = Restraints(
         scaler, fitter.settings.restraints, fitter.profile_scales, fitter.prior
     )
-    target = DiffuseScalingTarget(scaler, restraints)
-    target.compute_functional_gradients(scaler.data)
-    covariances = scaler.still_covariances(restraints, target.reference)
+    covariances = still_covariances(scaler, restraints)
     for model, covariance in zip(scaler.models, covariances):
         sigmas = np.sqrt(np.diagonal(covariance))
         if "scale" in names:
@@ -386,10 +397,3 @@ def _finish(scaler: DiffuseScaler, fitter: Fitter, result: FitResult) -> None:
         result.lift = lift_offsets(scaler, fitter.used, covariances)
     for model in scaler.models:
         model.set_scaling_model_as_scaled()
-
-
-def shift_tolerance(scaler) -> float:
-    """Largest relative shift of b at which the cycles end: a tenth of a typical e.s.d."""
-    of_b = scaler.curvatures()[0]
-    relative = 1.0 / (scaler.b * np.sqrt(np.maximum(of_b, 1e-300)))
-    return float(0.1 * np.median(relative))

@@ -166,5 +166,60 @@ class DiffuseScalingModel(ScalingModelBase):
         for name, component in self.components.items():
             component.data = data[name]
 
+    def plot_model_components(self, reflection_table=None) -> dict:
+        """Plots of c(|q|), d and a(x, y) for dials.report, as plotly JSON"""
+        plots = {}
+
+        def add(name: str, data: dict, title: str, x: str, y: str, text: str) -> None:
+            plots[f"diffuse_{name}"] = {
+                "data": [data],
+                "layout": {
+                    "title": title,
+                    "xaxis": {"title": x},
+                    "yaxis": {"title": y},
+                },
+                "help": text,
+            }
+
+        if "offset" in self.components:
+            offset = self.components["offset"]
+            table = offset.table_weights() @ offset.values()
+            curve = {"type": "scatter", "x": offset.bin_centres().tolist(), "y": table.tolist()}
+            add(
+                "offset", curve, "Offset c of the diffuse model", "|q| (1/Angstrom)", "photons/(s sr)",
+                "What this still scatters besides b times the merged intensity.",
+            )  # fmt: skip
+        if "panel" in self.components:
+            values = self.components["panel"].values()
+            points = {
+                "type": "scatter",
+                "mode": "markers",
+                "x": list(range(len(values))),
+                "y": values.tolist(),
+            }
+            add(
+                "panel", points, "Panel factors d of the diffuse model", "panel", "d",
+                "Relative sensitivity of the panels, the same for all stills.",
+            )  # fmt: skip
+        if "sensitivity" in self.components:
+            sensitivity = self.components["sensitivity"]
+            x, y = sensitivity.bin_centres()
+            side = int(round(len(x) ** 0.5))
+            image = {
+                "type": "heatmap",
+                "x": x[:side].tolist(),
+                "y": y[::side].tolist(),
+                "z": (sensitivity.table_weights() @ sensitivity.values())
+                .reshape(side, side)
+                .tolist(),
+                "colorscale": "Viridis",
+            }
+            add(
+                "sensitivity", image, "Sensitivity a of the diffuse model", "x", "y",
+                "A smooth factor over the direction of s1 around the beam (2 sin(theta) from the "
+                "centre), the same for all stills.",
+            )  # fmt: skip
+        return plots
+
     def consecutive_refinement_order(self) -> list[list[str]]:
         return [["scale"], ["offset", "panel", "sensitivity"]]

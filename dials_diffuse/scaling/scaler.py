@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from dials_diffuse.scaling.components import whitening
 from dials_diffuse.scaling.kernels import (
     curvatures,
     expected_variances,
@@ -209,26 +210,45 @@ class DiffuseScaler:
         )  # fmt: skip
         return out
 
-    def set_units(self, reference: np.ndarray) -> None:
-        """Give every component the e.s.d. of its parameters as unit, roughly"""
-        of_b, of_c, of_d, of_a, _ = self.curvatures(reference)
-        floor = 1e-6 * _typical(of_b)
-        in_c = of_c @ self.radial_weights**2
-        for model, b, c in zip(self.models, of_b, in_c):
-            model.components["scale"].unit = float(1.0 / np.sqrt(max(b, floor)))
-            if self.radial_weights.shape[1]:
-                model.components["offset"].unit = float(
-                    1.0 / np.sqrt(max(_typical(c), 1e-6 * _typical(in_c)))
-                )
-        if "panel" in self.shared:
-            self.shared["panel"].unit = float(1.0 / np.sqrt(_typical(of_d)))
-        if "sensitivity" in self.shared:
-            in_a = of_a @ self.direction_weights**2
-            self.shared["sensitivity"].unit = float(1.0 / np.sqrt(_typical(in_a)))
+    def set_units(self, reference: np.ndarray, restraints, names) -> None:
+        """Give every component units in which the functional is equally curved in all
+        directions, for a fixed reference.
 
-    def still_covariances(self, restraints, reference: np.ndarray) -> np.ndarray:
-        """(S, 1 + n, 1 + n): covariance of b and the n parameters of c of each still, for a fixed
-        reference and detector (with many stills, these are known much better)."""
+        Args:
+            reference: (V,) intensities
+            restraints: Restraints
+            names: components that will be refined
+        """
+        _, _, of_d, of_a, _ = self.curvatures(reference)
+        terms = restraints.terms(self)
+        normal = self.still_normal_matrices(restraints, reference)
+        of_b = normal[:, 0, 0]
+        if "offset" in terms:
+            of_c, cross = normal[:, 1:, 1:], normal[:, 1:, 0]
+            both = "scale" in names and "offset" in names
+            slopes = -np.linalg.solve(of_c, cross[..., None])[..., 0]
+            if both:
+                of_b = of_b + np.einsum("sp,sp->s", cross, slopes)
+            for model, unit, slope in zip(self.models, whitening(of_c), slopes):
+                model.components["offset"].unit = unit
+                model.components["offset"].follow(
+                    model.components["scale"] if both else None, slope
+                )
+        for model, curvature in zip(self.models, of_b):
+            model.components["scale"].unit = float(1.0 / np.sqrt(curvature))
+        if "panel" in terms:
+            of = terms["panel"][1]
+            self.shared["panel"].unit = whitening(np.diag(of_d) + of.T @ of)
+        if "sensitivity" in terms:
+            of = terms["sensitivity"][1]
+            weights = self.direction_weights
+            self.shared["sensitivity"].unit = whitening(
+                weights.T @ (of_a[:, None] * weights) + of.T @ of
+            )
+
+    def still_normal_matrices(self, restraints, reference: np.ndarray) -> np.ndarray:
+        """(S, 1 + n, 1 + n): normal matrices of b and the n parameters of c of each still, for a
+        fixed reference and detector (with many stills, these are known much better)."""
         of_b, of_c, _, _, cross = self.curvatures(reference)
         weights = self.radial_weights
         n = weights.shape[1]
@@ -242,7 +262,7 @@ class DiffuseScaler:
                 matrix[:, 0, 0] += of[:, 0, 0] ** 2
             elif name == "offset":
                 matrix[:, 1:, 1:] += np.einsum("skp,skq->spq", of, of)
-        return np.linalg.inv(matrix)
+        return matrix
 
     def gradient_by_parameters(self, of_b, of_c, of_d, of_a) -> dict:
         """Chain rule from the tables to the parameters of each component"""
@@ -255,8 +275,3 @@ class DiffuseScaler:
 
 
 
-
-def _typical(values: np.ndarray) -> float:
-    """Median of the positive ones; 1 if there are none"""
-    positive = values[values > 0]
-    return float(np.median(positive)) if len(positive) else 1.0

@@ -44,7 +44,7 @@ def shell_table(found: Statistics) -> list[list]:
 
 def convergence_table(cycles: list[dict]) -> list[list]:
     """Rows of the convergence table, the column names first"""
-    rows = [["Components", "Cycle", "Parameters", "Steps", "Outliers", "RMSD before", "after", "Shift of b"]]
+    rows = [["Components", "Cycle", "Parameters", "Steps", "Outliers", "RMSD before", "after", "Shift/sigma"]]
     for c in cycles:
         rows.append(
             [
@@ -55,7 +55,7 @@ def convergence_table(cycles: list[dict]) -> list[list]:
                 c["outliers"],
                 f"{c['rmsd_start']:.5f}",
                 f"{c['rmsd_end']:.5f}",
-                "-" if c["shift"] is None else f"{c['shift']:.5f}",
+                "-" if c["shift"] is None else f"{c['shift']:.3f}",
             ]
         )
     return rows

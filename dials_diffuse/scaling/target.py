@@ -65,5 +65,8 @@ class DiffuseScalingTarget(ScalingTarget):
                 of = gradients[name]
                 if name in ("scale", "offset"):
                     of = np.atleast_1d(of[number])
-                parts.append(of * component.unit)
+                if name == "scale" and "offset" in manager.components and "offset" in self.names:
+                    # c follows b
+                    of = of + manager.components["offset"].slope @ gradients["offset"][number]
+                parts.append(component.free_gradient(of))
         return flex.double(np.concatenate(parts).tolist())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from dials_diffuse.scaling.components import (
     RadialOffset,
     Sensitivity,
     StillScale,
+    whitening,
 )
 from dials_diffuse.scaling.model import DiffuseScalingModel
 
@@ -156,3 +159,29 @@ def test_model_factors_are_the_products_of_its_components():
 def test_dials_scale_is_refused_with_the_name_of_the_right_command():
     with pytest.raises(ValueError, match=r"use dials\.diffuse_scale"):
         DiffuseScalingModel.from_data(None, None, flex.reflection_table())
+
+
+def test_whitened_units_keep_the_parameters():
+    rng = np.random.default_rng(6)
+    offset = RadialOffset(flex.double(rng.normal(size=8).tolist()), 0.5)
+    before = offset.values()
+    matrix = rng.normal(size=(20, 8))
+    offset.unit = whitening(matrix.T @ matrix)
+    free = offset.free_parameters
+    offset.free_parameters = free
+    np.testing.assert_allclose(offset.values(), before, rtol=1e-10)
+    np.testing.assert_allclose(np.array(free) @ np.array(free), np.sum((matrix @ before) ** 2))
+    offset.free_parameter_esds = flex.double(8, 1.0)
+    sigmas = np.sqrt(np.diagonal(np.linalg.inv(matrix.T @ matrix)))
+    np.testing.assert_allclose(np.array(offset.parameter_esds), sigmas)
+
+
+def test_plots_for_dials_report():
+    plots = full_model().plot_model_components()
+    assert set(plots) == {"diffuse_offset", "diffuse_panel", "diffuse_sensitivity"}
+    z = np.array(plots["diffuse_sensitivity"]["data"][0]["z"])
+    assert z.shape == (
+        len(plots["diffuse_sensitivity"]["data"][0]["y"]),
+        len(plots["diffuse_sensitivity"]["data"][0]["x"]),
+    )
+    assert json.loads(json.dumps(plots)) == plots

@@ -1,0 +1,169 @@
+"""Scaling: recovery of the truth, time and memory, on tables made for the purpose.
+
+Usage: python benchmarks/bench_scale.py [--recovery] [--speed] [--stills 30 300 1000]
+
+--recovery: for each number of stills, with everything on (b 0.3 to 3, panels +-5 %, a +-10 %, a varying
+ring c, 1 % wild observations): correlation of b, d, a and c with the truth, the merged map against the one
+merged with the true factors, chi^2.
+--speed: the same with growing numbers of observations: seconds by step, peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import pathlib
+import resource
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+import dials.algorithms.scaling.model.model  # noqa: F401
+
+from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.scaling import fit as fit_module
+from dials_diffuse.scaling.fit import FitSettings, ModelSettings
+from dials_diffuse.scaling.observations import ObservationSource, unpack_voxels
+from dials_diffuse.scaling.scale import scale
+from dials_diffuse.scaling.target import DiffuseScalingTarget
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def synthetic():
+    """The module of the tests that makes tables with a known truth"""
+    path = ROOT / "tests" / "scaling" / "synthetic.py"
+    spec = importlib.util.spec_from_file_location("synthetic", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def write(truth, folder: str) -> list[DataPair]:
+    """Write the truth's table as one pair"""
+    expt, refl = pathlib.Path(folder) / "g.expt", pathlib.Path(folder) / "g.refl"
+    truth.experiments.as_file(str(expt))
+    truth.table.as_file(str(refl))
+    return [DataPair(expt, refl)]
+
+
+def timed(owner, name: str, clock: dict) -> None:
+    """Add the time spent in a function to clock"""
+    function = getattr(owner, name)
+
+    def wrapped(*args, **kwargs):
+        start = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            seconds, calls = clock.get(name, (0.0, 0))
+            clock[name] = (seconds + time.perf_counter() - start, calls + 1)
+
+    setattr(owner, name, wrapped)
+
+
+def recovery(numbers: list[int], n_obs: int) -> None:
+    """Print how well the truth is found again"""
+    make_truth = synthetic().make_truth
+    print("stills     b        d        a        c     map/true map  chi2   seconds")
+    for n_stills in numbers:
+        truth = make_truth(
+            n_stills=n_stills, n_obs=n_obs, n_voxels=3000, mean_counts=10, offset=1.0,
+            sensitivity=0.15, panels=(8, 8), panel_spread=0.05, wild_fraction=0.01,
+        )  # fmt: skip
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            settings = FitSettings(model=ModelSettings(offset=True, panel=True, sensitivity=True))
+            scaled = scale(ObservationSource(write(truth, folder)), settings)
+            seconds = time.perf_counter() - start
+            tables = scaled.merger.tables
+            q = np.linspace(0.12, 0.48, 40)
+            c_true = np.array([truth.c_of(i, q) for i in range(n_stills)])
+            x, y = tables.sensitivity.bin_centres()
+            inside = np.hypot(x, y) < 0.48
+            seen = scaled.statistics.panel_n > 0
+            figures = [
+                correlation(tables.b, truth.b),
+                correlation(tables.d[seen], truth.d[seen]),
+                correlation(tables.a[inside], truth.a_of(x[inside], y[inside])),
+                correlation(tables.c[:, tables.offset.bin_of(q)], c_true),
+            ]
+            known = {tuple(v): i for v, i in zip(truth.voxel, truth.intensity)}
+            expected = np.array([known[tuple(v)] for v in unpack_voxels(scaled.merged.voxels)])
+            found = correlation(scaled.merged.intensity, expected)
+            ceiling = correlation(merged_with_the_truth(scaled, truth), expected)
+        print(
+            f"{n_stills:6d} "
+            + " ".join(f"{f:8.5f}" for f in figures)
+            + f"   {found:.5f}/{ceiling:.5f} {scaled.chi2_before_error_model:6.3f} {seconds:8.1f}"
+        )
+
+
+def merged_with_the_truth(scaled, truth) -> np.ndarray:
+    """The map from the true factors and offsets, outliers as found"""
+    merger = scaled.merger
+
+    class TrueTables:
+        excluded = merger.tables.excluded
+
+        @staticmethod
+        def factors(obs):
+            detector = truth.a_of(obs.x, obs.y) * truth.d[obs.panel]
+            offset = np.empty(len(obs))
+            for still in range(len(truth.b)):
+                mine = obs.still == still
+                offset[mine] = truth.c_of(still, obs.q[mine])
+            return detector * truth.b[obs.still], detector * offset
+
+    merger.tables = TrueTables
+    return merger.merge().intensity
+
+
+def correlation(a, b) -> float:
+    """Pearson's"""
+    return float(np.corrcoef(np.ravel(a), np.ravel(b))[0, 1])
+
+
+def speed(totals: list[float], n_stills: int) -> None:
+    """Print time by step and memory for growing tables"""
+    make_truth = synthetic().make_truth
+    print("observations  seconds  us/observation  of which in the functional (calls)   peak GB")
+    for total in totals:
+        truth = make_truth(
+            n_stills=n_stills, n_obs=int(total / n_stills), n_voxels=3000, mean_counts=10, offset=1.0
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            pairs = write(truth, folder)
+            del truth
+            clock: dict = {}
+            timed(DiffuseScalingTarget, "compute_functional_gradients", clock)
+            timed(fit_module, "refine_cycle", clock)
+            start = time.perf_counter()
+            scale(
+                ObservationSource(pairs),
+                FitSettings(model=ModelSettings(offset=True, panel=False, sensitivity=True)),
+            )
+            seconds = time.perf_counter() - start
+        inside, calls = clock["compute_functional_gradients"]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+        print(
+            f"{total:12.0f} {seconds:8.1f} {seconds / total * 1e6:15.2f}  {inside:8.1f} s "
+            f"({inside / seconds:4.0%}, {calls} calls of {inside / calls * 1e3:.0f} ms) {peak:14.2f}"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recovery", action="store_true")
+    parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--stills", type=int, nargs="*", default=[30, 300, 1000])
+    parser.add_argument("--observations", type=int, default=4000, help="a still, for --recovery")
+    parser.add_argument("--totals", type=float, nargs="*", default=[1e6, 2e6, 4e6, 1e7])
+    options = parser.parse_args()
+    if options.recovery or not options.speed:
+        recovery(options.stills, options.observations)
+    if options.speed or not options.recovery:
+        speed(options.totals, 1000)
