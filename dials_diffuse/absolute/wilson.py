@@ -71,26 +71,22 @@ class NodeIntegrator:
         signal = signal - as_numpy(table["offset"])[keep] * exposure
         weight = as_numpy(table["inverse_scale_factor"])[keep] * exposure
         node = self.grid.node_of_voxel(as_numpy(table["voxel"])[keep])
+        off = ~bragg
+        columns = (
+            signal,
+            weight,
+            off * signal,
+            off * weight,
+            counts + as_numpy(table["background.variance"])[keep],
+        )
         keys, inverse = np.unique(_pack(node), return_inverse=True)
+        sums = _sum_by(inverse, columns, len(keys))
         indices = miller_index_column(_unpack(keys))
         miller.map_to_asu(self.grid.laue_group.type(), False, indices)
-        keys = _pack(as_numpy(indices))[inverse]
-        columns = np.stack(
-            [
-                signal,
-                weight,
-                np.where(bragg, 0.0, signal),
-                np.where(bragg, 0.0, weight),
-                counts + as_numpy(table["background.variance"])[keep],
-            ],
-            axis=1,
-        )
-        keys = np.concatenate([self._keys, keys])
-        columns = np.concatenate([self._sums, columns])
+        keys = np.concatenate([self._keys, _pack(as_numpy(indices))])
+        sums = np.concatenate([self._sums, sums])
         self._keys, inverse = np.unique(keys, return_inverse=True)
-        self._sums = np.stack(
-            [np.bincount(inverse, columns[:, i], len(self._keys)) for i in range(columns.shape[1])], axis=1
-        )
+        self._sums = _sum_by(inverse, sums.T, len(self._keys))
 
     def nodes(self) -> Nodes:
         """Intensities of nodes that have rows on their peak and off it."""
@@ -106,6 +102,11 @@ class NodeIntegrator:
             weight[good],
             np.linalg.norm(self.grid.q_of_voxel(hkl), axis=1),
         )
+
+
+def _sum_by(group: np.ndarray, columns, n: int) -> np.ndarray:
+    """Sums of columns over rows of the same group, (n, len(columns))"""
+    return np.stack([np.bincount(group.ravel(), column, n) for column in columns], axis=1)
 
 
 def _pack(index: np.ndarray) -> np.ndarray:
@@ -183,7 +184,7 @@ def wilson_scale(
     if inventory.has_pairs:
         expected = expected + inventory.pair_sum(q_mean, tables, ordered=True)
 
-    lost = (mean < 8 * error) & (q_mean > q_min)
+    lost = (mean < 4 * error) & (q_mean > q_min)
 
     def fit(low, high):
         # up to the first shell that is lost in noise: picking shells beyond would pick the high ones
