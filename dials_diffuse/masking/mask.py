@@ -103,7 +103,7 @@ class BraggSettings:
             params.d_min,
             params.halo_radius if params.method == "halo" else 0.0,
             params.size,
-            fit.shape if fit else None,
+            fit.shape if fit and (fit.reliable or params.size == "images") else None,
             None if params.mosaicity is None else np.radians(params.mosaicity) / FWHM_PER_SIGMA,
             None if params.domain_size is None else SIGMA_TIMES_DOMAIN_SIZE / params.domain_size,
             params.bandwidth,
@@ -119,7 +119,7 @@ class BraggSettings:
         model = shape_of_model(experiment)
         profile = model is not None and model.source == "ellipsoid profile"
         shape = self.fitted
-        if self.size == "model" or shape is None or (self.size == "auto" and profile):
+        if self.size == "model" or (model and shape is None) or (self.size == "auto" and profile):
             shape = model
         if self.mosaicity is not None or self.domain is not None:
             angle, size = self.mosaicity, self.domain

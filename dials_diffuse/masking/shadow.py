@@ -10,19 +10,24 @@ from __future__ import annotations
 import logging
 
 import numpy as np
-from scipy.ndimage import binary_dilation, binary_propagation, label, uniform_filter
+from scipy.ndimage import binary_dilation, label, uniform_filter
 
 logger = logging.getLogger("dials.diffuse.masking.shadow")
 
 # Darker than this part of the ring's bright quarter is shadow
-DARK = 0.4
-# Pixels below this part belong to it where they touch it
-DIM = 0.7
+DARK = 0.3
+# Regions that do not touch the beam stop must be darker still: diffuse scattering has
+# minima too
+BLACK = 0.1
+# Pixels below this part belong to it within PENUMBRA pixels; anisotropic diffuse
+# scattering reaches down to it too, so no further
+DIM = 0.5
+PENUMBRA = 2
 # The profile's step at the edge of a beam stop, at least, over STEP_PIXELS
 STEP = 2.5
 STEP_PIXELS = 6
-SMOOTH = 5
-GROW = 2
+SMOOTH = 3
+GROW = 1
 MIN_PIXELS = 60
 
 
@@ -78,11 +83,13 @@ def find_shadows(sums, good, detector, beam) -> list[np.ndarray]:
         reference[: edge + STEP_PIXELS] = np.nanmax(level[edge : edge + 2 * STEP_PIXELS])
         logger.info("Edge of the beam stop %d pixels from the beam", edge)
     shadows = []
+    inside = 0 if edge is None else edge + STEP_PIXELS
     for value, error, radius, mask in zip(smooth, noise, radii, good):
         expected = reference[radius]
         dark = mask & (value < DARK * expected) & (expected - value > 6 * error)
         dim = mask & (value < DIM * expected) & (expected - value > 6 * error)
-        shadows.append(_large_regions(dark, dim, mask))
+        black = dark & (value < BLACK * expected)
+        shadows.append(_large_regions(dark, black | (dark & (radius < inside)), dim, mask))
     return shadows
 
 
@@ -125,13 +132,15 @@ def beam_stop_edge(level: np.ndarray) -> int | None:
     return best
 
 
-def _large_regions(dark: np.ndarray, dim: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """Large regions of dark pixels, with the dim ones that hang together with them."""
+def _large_regions(dark, seed, dim, good) -> np.ndarray:
+    """Large regions of dark pixels around a seed of some size, and the dim rim around them."""
     labels, number = label(dark, structure=np.ones((3, 3)))
     if number == 0:
         return np.zeros_like(dark)
     size = np.bincount(labels.ravel())
-    size[0] = 0
-    large = (size >= MIN_PIXELS)[labels]
-    large = binary_propagation(large, structure=np.ones((3, 3)), mask=dim | large)
+    seeds = np.bincount(labels[seed], minlength=number + 1)
+    large_enough = (size >= MIN_PIXELS) & (seeds >= MIN_PIXELS // 2)
+    large_enough[0] = False
+    large = large_enough[labels]
+    large = binary_dilation(large, np.ones((3, 3)), iterations=PENUMBRA, mask=dim | large)
     return binary_dilation(large, iterations=SMOOTH // 2 + GROW) & good if large.any() else large

@@ -22,6 +22,8 @@ logger = logging.getLogger("dials.diffuse.masking.spot_size")
 
 # The tail of a profile counts until it has fallen to this part of its height
 TAIL = 0.02
+# Fewer independent spots than this do not tell the width of their distribution
+MIN_SPOTS = 50
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class SizeFit:
         nodes: (N,) number of nodes looked at
         contrast: (N,) height of the mean peak over the scattering around it
         level: (N,) mean of that scattering, ADU a pixel
+        reliable: there were enough spots for their widths, not only for their heights
     """
 
     shape: SpotShape
@@ -77,6 +80,7 @@ class SizeFit:
     nodes: np.ndarray
     contrast: np.ndarray
     level: np.ndarray
+    reliable: bool
 
     def floor(self, residual: float) -> Floor:
         """What may be left of a spot, `residual` of its surroundings."""
@@ -148,6 +152,14 @@ def fit_spot_size(sums: SpotSums) -> SizeFit | None:
     centre = PLANE_BINS // 2
     step = 2 * sums.window / PLANE_BINS
     offsets = np.arange(centre + 1) * step
+    independent = sums.independent_spots()
+    reliable = bool(independent.sum() >= MIN_SPOTS)
+    if not reliable:
+        logger.info(
+            "%.0f strong spots are too few to measure their width on the images (%d are needed)",
+            independent.sum(),
+            MIN_SPOTS,
+        )
     found = []
     for i, q in enumerate(sums.q_of_bins()):
         if sums.nodes[i] < 20:
@@ -179,7 +191,7 @@ def fit_spot_size(sums: SpotSums) -> SizeFit | None:
                     max(folded[1] - own[1], smallest),
                     excitation,
                     # Relative errors of the variances as they were measured are alike
-                    *(np.array([*folded, excitation]) / np.sqrt(sums.nodes[i])),
+                    *(np.array([*folded, excitation]) / np.sqrt(max(independent[i], 1.0))),
                     sums.nodes[i],
                     contrast,
                     level,
@@ -205,5 +217,5 @@ def fit_spot_size(sums: SpotSums) -> SizeFit | None:
         source="images",
     )
     return SizeFit(
-        shape, q, np.sqrt(radial), np.sqrt(tangential), np.sqrt(excitation), nodes, contrast, level
+        shape, q, np.sqrt(radial), np.sqrt(tangential), np.sqrt(excitation), nodes, contrast, level, reliable
     )

@@ -99,6 +99,8 @@ class SpotSums:
             tangential displacement from the predicted position
         pixel_variance: (Q_BINS, 2) sum over nodes of a pixel's own variance, radial and
             tangential, 1/Angstrom^2; nodes: (Q_BINS,) their number
+        strength: (Q_BINS, 2) sums of the nodes' excesses and of their squares
+        orientations: crystals of different orientation; stills: crystals
     """
 
     q_max: float
@@ -114,11 +116,25 @@ class SpotSums:
     )
     pixel_variance: np.ndarray = field(default_factory=lambda: np.zeros((Q_BINS, 2)))
     nodes: np.ndarray = field(default_factory=lambda: np.zeros(Q_BINS))
+    strength: np.ndarray = field(default_factory=lambda: np.zeros((Q_BINS, 2)))
+    orientations: int = 1
+    stills: int = 0
 
     def add(self, other: SpotSums) -> None:
         """Add the sums of other images (of the same q_max and window)."""
-        for name in ("excess", "pixels", "level", "plane_excess", "plane_pixels", "pixel_variance", "nodes"):
+        for name in (
+            "excess", "pixels", "level", "plane_excess", "plane_pixels",
+            "pixel_variance", "nodes", "strength",
+        ):
             getattr(self, name).__iadd__(getattr(other, name))
+        self.stills += other.stills
+
+    def independent_spots(self) -> np.ndarray:
+        """(Q_BINS,) how many equally strong spots would average as well as these: the square
+        of their sum over the sum of squares; the same crystal seen again counts once."""
+        total, square = self.strength.T
+        number = np.where(square > 0, total**2 / np.maximum(square, 1e-30), 0.0)
+        return number * self.orientations / max(self.stills, 1)
 
     def q_of_bins(self) -> np.ndarray:
         """|q| in the middle of the bins, 1/Angstrom."""
@@ -237,7 +253,7 @@ def _add_pixels(
 @numba.njit(cache=True)
 def _add_spots(
     raw, good, ring, mean, centre, to_pixels, q_bin, excitation_bin, window,
-    excess, pixels, level, plane_excess, plane_pixels,
+    excess, pixels, level, strength, plane_excess, plane_pixels,
 ):
     n_slow, n_fast = raw.shape
     n_plane = plane_excess.shape[1]
@@ -248,6 +264,7 @@ def _add_spots(
         half_x = window * np.sqrt(a * a + b * b)
         half_y = window * np.sqrt(c * c + d * d)
         bin_q, bin_e = q_bin[i], excitation_bin[i]
+        of_spot = 0.0
         for y in range(
             max(0, int(np.floor(centre[i, 1] - half_y))),
             min(n_slow, int(np.ceil(centre[i, 1] + half_y))),
@@ -271,9 +288,11 @@ def _add_spots(
                 plane_pixels[bin_q, u, v] += 1.0
                 if radial * radial + tangential * tangential < 0.25 * window * window:
                     excess[bin_q, bin_e] += value
+                    of_spot += value
                     pixels[bin_q, bin_e] += 1.0
                     level[bin_q, bin_e] += surroundings
-
+        strength[bin_q, 0] += of_spot
+        strength[bin_q, 1] += of_spot * of_spot
 
 @dataclass
 class SurveyTask:
@@ -367,6 +386,7 @@ def _first_guess(group: list[Still], sizes) -> list[np.ndarray]:
 
 
 def _stack(still, raw, task, bounds, rings, means, sums: SpotSums) -> None:
+    sums.stills += 1
     rows = predict_spots(still, WIDEST, WIDEST_SIGMA, 0.0)
     q_bin = np.minimum((rows.q / task.q_max * Q_BINS).astype(np.int64), Q_BINS - 1)
     largest = WIDEST_SIGMA * np.hypot(WIDEST.size, WIDEST.angle * sums.q_of_bins())[q_bin]
@@ -382,7 +402,7 @@ def _stack(still, raw, task, bounds, rings, means, sums: SpotSums) -> None:
         _add_spots(
             pixels, good, rings[number], means[number], rows.centre[here], rows.to_pixels[here],
             q_bin[here], excitation_bin[here], task.window,
-            sums.excess, sums.pixels, sums.level, sums.plane_excess, sums.plane_pixels,
+            sums.excess, sums.pixels, sums.level, sums.strength, sums.plane_excess, sums.plane_pixels,
         )
 
 
@@ -408,4 +428,17 @@ def run_survey(groups, good, q_max, window, want_spots, nproc) -> Survey:
             result.pixels.add(part.pixels)
             result.spots.add(part.spots)
             result.failures.update(part.failures)
+    result.spots.orientations = count_orientations([still for group in groups for still in group])
     return result
+
+
+def count_orientations(stills: list[Still], tolerance: float = 0.005) -> int:
+    """Number of crystals whose orientations differ by more than the tolerance (rad)."""
+    seen: list[np.ndarray] = []
+    for still in stills:
+        b = np.array(still.crystal.get_B()).reshape(3, 3)
+        rotation = still.setting_matrix() @ np.linalg.inv(b)
+        # |R1 - R2| = 2 sqrt(2) sin(angle / 2) (Frobenius norm)
+        if all(np.linalg.norm(rotation - other) > np.sqrt(2) * tolerance for other in seen):
+            seen.append(rotation)
+    return max(len(seen), 1)
