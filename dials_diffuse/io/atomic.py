@@ -38,3 +38,13 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def remove_leftovers(path: str | os.PathLike) -> None:
+    """Remove temporary files that a killed process has left of `replacing(path)`.
+
+    Only where no other process can be writing to path.
+    """
+    path = Path(path)
+    for leftover in path.parent.glob(f".{path.stem}-{'?' * 8}{path.suffix}"):
+        leftover.unlink(missing_ok=True)

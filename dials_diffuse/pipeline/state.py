@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dials_diffuse.io.atomic import replacing
+from dials_diffuse.io.atomic import remove_leftovers, replacing
 from dials_diffuse.pipeline.steps import STEP_FILES, Files
 from dials_diffuse.pipeline.tasks import Task, TaskResult, identity_of
 
@@ -34,6 +34,7 @@ class State:
         self.path = Path(folder, STATE_FILE)
         self._tasks: dict[str, dict] = {}
         self._pairs: dict[str, list[list[str]]] = {}
+        remove_leftovers(self.path)
         try:
             contents = json.loads(self.path.read_text())
             self._tasks = {k: dict(v) for k, v in contents["tasks"].items()}

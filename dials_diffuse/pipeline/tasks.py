@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import dials_diffuse
-from dials_diffuse.io.atomic import replacing
+from dials_diffuse.io.atomic import remove_leftovers, replacing
 from dials_diffuse.pipeline.child import KILLED_WORKER, NOTHING_LEFT
 
 logger = logging.getLogger("dials.diffuse.pipeline.tasks")
@@ -68,6 +68,12 @@ class Task:
     def path(self, name: str) -> Path:
         """A file of the task, absolute"""
         return Path(self.folder, name)
+
+    def remove_leftovers(self) -> None:
+        """Remove what an attempt that was killed has not finished writing."""
+        for name in (*self.outputs, self.json, self.log and str(Path(self.log).with_suffix(".html"))):
+            if name:
+                remove_leftovers(self.path(name))
 
     def key(self) -> str:
         """What the outputs follow from: command, program, parameters and input files, as a hash.
@@ -235,6 +241,7 @@ def run_task(
     where = f" (see {task.path(task.log)})" if task.log else ""
     for attempt in range(1, retries + 2):
         nproc = task.nproc if attempt <= retries or task.nproc is None else 1
+        task.remove_leftovers()
         code, errors = _run_once(task, nproc, children, inherit)
         if code == 0:
             missing = [name for name in task.outputs if not task.path(name).is_file()]
