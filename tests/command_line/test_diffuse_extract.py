@@ -289,6 +289,8 @@ def test_thaumatin(thaumatin, run_in_tmp_path):
         {name: np.array(values, dtype=float) for name, values in stills[i]["profile"].items()}
         for i in (2, 14)
     ]
+    n = min(len(profile["q"]) for profile in profiles)
+    profiles = [{name: values[:n] for name, values in profile.items()} for profile in profiles]
     q = profiles[0]["q"]
     wanted = (q > 0.05) & (q < 0.65)
     third, last = (profile["diffuse"][wanted] for profile in profiles)

@@ -1,0 +1,178 @@
+"""Cost of mask, extract and grid per image, against what dxtbx takes to read the image.
+
+    python benchmarks/bench_extract.py [DATA] [--small 15] [--large 150] [--nproc 1 2]
+
+DATA is the folder that holds integrated.expt and integrated.refl (thaumatin_integrated), by
+default $DIALS_DIFFUSE_DATA/thaumatin_integrated; its images are found through the paths in it, or
+in $DIALS_DATA. Images are unpacked to .cbf in a temporary folder and repeated as often as asked. The
+marginal cost is the slope between the small and the large number of stills; what is left over
+is start-up. Everything is run once before, so that compiled code and the page cache are warm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bz2
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+
+from dials.array_family import flex
+
+from dials_diffuse.adapters.experiments import load_experiments, load_reflections
+
+STEPS = {
+    "mask": ["integrated.expt", "integrated.refl"],
+    "extract": ["diffuse_masked.expt", "diffuse_masked.refl"],
+    "grid": ["diffuse_extracted.expt", "diffuse_extracted.refl"],
+}
+
+
+def data_folder(given: str | None) -> pathlib.Path:
+    folder = pathlib.Path(given or os.environ.get("DIALS_DIFFUSE_DATA", ".") + "/thaumatin_integrated")
+    if not (folder / "integrated.expt").is_file():
+        sys.exit(f"{folder} holds no integrated.expt: give the folder, or set DIALS_DIFFUSE_DATA")
+    return folder.resolve()
+
+
+def unpacked(data: pathlib.Path, folder: pathlib.Path) -> list[pathlib.Path]:
+    """The images of integrated.expt as plain .cbf files."""
+    content = json.loads((data / "integrated.expt").read_text())
+    images = []
+    for imageset in content["imageset"]:
+        path = (data / imageset["images"][0]).resolve()
+        if not path.is_file():
+            path = pathlib.Path(os.environ["DIALS_DATA"]) / "thaumatin_grid_scan" / path.name
+        plain = folder / path.name.removesuffix(".bz2")
+        read = bz2.open if path.suffix == ".bz2" else open
+        with read(path, "rb") as packed, open(plain, "wb") as handle:
+            shutil.copyfileobj(packed, handle)
+        images.append(plain)
+    return images
+
+
+def repeated(data, images, folder: pathlib.Path, n: int) -> pathlib.Path:
+    """A folder with integrated.expt and .refl of n stills, each with an image file of its own name."""
+    target = folder / f"{n}_stills"
+    (target / "images").mkdir(parents=True)
+    content = json.loads((data / "integrated.expt").read_text())
+    source = load_reflections(data / "integrated.refl")
+    parts = [source.select(source["id"] == i) for i in range(len(images))]
+    table = flex.reflection_table()
+    experiments, imagesets, crystals = [], [], []
+    names = []
+    for i in range(n):
+        original = content["experiment"][i % len(images)]
+        image = target / "images" / f"{i:05d}.cbf"
+        os.link(images[i % len(images)], image)
+        imagesets.append({**content["imageset"][original["imageset"]], "images": [str(image)]})
+        crystals.append(content["crystal"][original["crystal"]])
+        names.append(str(uuid.UUID(int=i + 1)))
+        experiments.append({**original, "identifier": names[-1], "imageset": i, "crystal": i})
+        part = parts[i % len(images)]
+        for key in list(part.experiment_identifiers().keys()):
+            del part.experiment_identifiers()[key]
+        part["id"] = flex.int(part.size(), i)
+        table.extend(part)
+    for key in list(table.experiment_identifiers().keys()):
+        del table.experiment_identifiers()[key]
+    for i, name in enumerate(names):
+        table.experiment_identifiers()[i] = name
+    content |= {"experiment": experiments, "imageset": imagesets, "crystal": crystals}
+    (target / "integrated.expt").write_text(json.dumps(content))
+    table.as_file(str(target / "integrated.refl"))
+    return target
+
+
+def run_step(step: str, folder: pathlib.Path, nproc: int, more=()) -> tuple[float, float, float]:
+    """(wall s, processor s, peak Mbyte of the process that took most) of a command."""
+    program = shutil.which(f"dials.diffuse_{step}") or sys.exit(f"dials.diffuse_{step} is not installed")
+    processes = [] if step == "grid" else [f"nproc={nproc}"]  # gridding has one process only
+    with tempfile.TemporaryFile() as errors:
+        start = time.perf_counter()
+        process = subprocess.Popen(
+            [program, *STEPS[step], *processes, "output.html=None", *more],
+            cwd=folder, stdout=subprocess.DEVNULL, stderr=errors,
+        )  # fmt: skip
+        # The usage includes that of the workers, which the command has waited for
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            errors.seek(0)
+            sys.exit(f"dials.diffuse_{step} failed: {errors.read().decode()}")
+    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def reading(folder: pathlib.Path) -> tuple[float, float]:
+    """Seconds an image of dxtbx's get_raw_data and get_mask."""
+    experiments = load_experiments(folder / "integrated.expt")
+    raw = mask = 0.0
+    for experiment in experiments:
+        start = time.perf_counter()
+        experiment.imageset.get_raw_data(0)
+        raw += time.perf_counter() - start
+        start = time.perf_counter()
+        experiment.imageset.get_mask(0)
+        mask += time.perf_counter() - start
+        experiment.imageset.clear_cache()
+    return raw / len(experiments), mask / len(experiments)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("data", nargs="?")
+    parser.add_argument("--small", type=int, default=15)
+    parser.add_argument("--large", type=int, default=150)
+    parser.add_argument("--nproc", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--d_min", type=float, default=None)
+    parser.add_argument("--folder", help="where to put temporary files")
+    options = parser.parse_args()
+    more = [] if options.d_min is None else [f"d_min={options.d_min}"]
+    data = data_folder(options.data)
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = pathlib.Path(name)
+        images = unpacked(data, folder)
+        folders = {n: repeated(data, images, folder, n) for n in (options.small, options.large)}
+        for step in STEPS:
+            run_step(step, folders[options.small], 1, more if step == "extract" else ())
+        raw, mask = reading(folders[options.small])
+        pixels = sum(
+            panel.get_image_size()[0] * panel.get_image_size()[1]
+            for panel in load_experiments(data / "integrated.expt", check_format=False)[0].detector
+        )
+        print(f"dxtbx get_raw_data {1e3 * raw:8.1f} ms an image ({pixels / 1e6:.1f} Mpixel)")
+        print(f"dxtbx get_mask     {1e3 * mask:8.1f} ms an image")
+        print(
+            f"{'processes':>9} {'step':>8} {options.small:>6} stills {options.large:>6} stills "
+            f"{'start-up':>9} {'ms/image':>9} {'of reading':>10} {'CPU ms':>8} {'Mpixel/s':>9} {'peak Mb':>8}"
+        )
+        totals = {}
+        for nproc in options.nproc:
+            total = 0.0
+            for step in STEPS:
+                extra = more if step == "extract" else ()
+                times = {n: run_step(step, target, nproc, extra) for n, target in folders.items()}
+                (small, small_cpu, _), (large, cpu, peak) = times[options.small], times[options.large]
+                slope = (large - small) / (options.large - options.small)
+                busy = (cpu - small_cpu) / (options.large - options.small)
+                total += slope
+                print(
+                    f"{nproc:9d} {step:>8} {small:11.2f} s {large:11.2f} s {small - slope * options.small:7.2f} s "
+                    f"{1e3 * slope:9.1f} {slope / raw:10.2f} {1e3 * busy:8.1f} {1e-6 * pixels / slope:9.1f} {peak:8.0f}"
+                )
+            totals[nproc] = total
+            print(f"{nproc:9d} {'all':>8} {'':>13} {'':>13} {'':>9} {1e3 * total:9.1f} {total / raw:10.2f}")
+        if len(totals) > 1:
+            first, last = options.nproc[0], options.nproc[-1]
+            print(f"{last} processes are {totals[first] / totals[last]:.2f} times as fast as {first}")
+
+
+if __name__ == "__main__":
+    main()
