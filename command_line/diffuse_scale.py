@@ -60,6 +60,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.io.atomic import replacing
     from dials_diffuse.io.map_file import write_map
     from dials_diffuse.report.html import plots_of
+    from dials_diffuse.scaling.bragg import BraggSettings
     from dials_diffuse.scaling.fit import FitSettings, ModelSettings
     from dials_diffuse.scaling.observations import ObservationSource
     from dials_diffuse.scaling.plots import report_sections, write_html
@@ -78,6 +79,12 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     )
     settings = FitSettings(
         model=ModelSettings(**values_of(params.model)),
+        bragg=BraggSettings(
+            weight=params.bragg.weight,
+            min_partiality=params.bragg.min_partiality,
+            partiality_error=params.bragg.partiality_error,
+        ),
+        bragg_files=tuple(path for path in params.bragg.reflections if path),
         restraints=RestraintSettings(**values_of(params.restraints)),
         engine=params.fit.engine,
         max_iterations=params.fit.max_iterations,

@@ -37,6 +37,27 @@ model
     .help = "Number of parameters of a(x,y) along x and along y."
     .expert_level = 1
 }
+bragg
+  .help = "Integrated Bragg reflections of the same stills as a second reference for b."
+{
+  reflections = None
+    .type = path
+    .multiple = True
+    .help = "Integrated .refl file of the stills (matched by experiment identifiers)."
+            "None: the diffuse scattering alone determines the scales."
+  weight = 1.0
+    .type = float(value_min=0)
+    .help = "Factor on the part of the functional that the reflections make."
+    .expert_level = 1
+  min_partiality = 0.3
+    .type = float(value_min=0, value_max=1)
+    .help = "Reflections of a lower partiality are left out."
+    .expert_level = 1
+  partiality_error = 0.3
+    .type = float(value_min=0)
+    .help = "Relative error of the partialities, which adds to the variance of the reflections."
+    .expert_level = 1
+}
 restraints
   .help = "Standard deviations of what is expected of the parameters beforehand. They"
           "matter only where the data say little."
@@ -51,13 +72,13 @@ restraints
   offset_smoothness = 0.3
     .type = float(value_min=1e-6)
     .help = "Of the second differences of c, as a fraction of the same."
-  panel = 0.1
+  panel = 0.05
     .type = float(value_min=1e-6)
     .help = "Of d, around 1."
   sensitivity = 0.2
     .type = float(value_min=1e-6)
     .help = "Of a, around 1."
-  sensitivity_smoothness = 0.05
+  sensitivity_smoothness = 0.1
     .type = float(value_min=1e-6)
     .help = "Of the second differences of a."
 }

@@ -14,6 +14,11 @@ from dials.algorithms.scaling.active_parameter_managers import (
 from dials.algorithms.scaling.scaling_refiner import scaling_refinery
 from dials.array_family import flex
 
+from dials_diffuse.scaling.bragg import (
+    BraggSettings,
+    bragg_observations,
+    mean_bragg_intensity,
+)
 from dials_diffuse.scaling.model import DiffuseScalingModel
 from dials_diffuse.scaling.observations import Observations, ObservationSource
 from dials_diffuse.scaling.restraints import (
@@ -58,6 +63,8 @@ class FitSettings:
     """What the fit is to do; see phil/scale.py for the meaning of each value."""
 
     model: ModelSettings = ModelSettings()
+    bragg: BraggSettings = BraggSettings()
+    bragg_files: tuple = ()
     restraints: RestraintSettings = RestraintSettings()
     engine: str = "SimpleLBFGS"
     max_iterations: int | None = None
@@ -216,6 +223,14 @@ class Fitter:
                 "No voxel is seen by two stills: there is nothing that could relate their scales "
                 "(coarser voxels, subdivide=1,1,1, may help)"
             )
+        self.bragg = None
+        if settings.bragg_files:
+            reflections = bragg_observations(
+                settings.bragg_files, source, settings.bragg, survey.relative_times()
+            )
+            reflections = reflections.select(self.used[reflections.still])
+            mean = mean_bragg_intensity(reflections, self.profile_scales)
+            self.bragg = (reflections, settings.bragg, mean)
         logger.info(
             "Fit on %d observations of voxels seen by two or more stills, %d more in the free set",
             len(self.observations),
@@ -230,6 +245,8 @@ class Fitter:
             self.prior,
             prior_strength=self.settings.prior_strength,
             readout_noise=self.settings.readout_noise,
+            # the free set is of voxels only
+            bragg=self.bragg if observations is self.observations else None,
         )
 
     def n_parameters(self, names: list[str]) -> int:

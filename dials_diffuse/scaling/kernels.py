@@ -78,7 +78,7 @@ def curvatures(
 @njit(cache=True)
 def expected_variances(
     start, still, panel, radial, direction, y, exposure, floor, weight, b, c, d, a, prior,
-    strength, out,
+    strength, relative, out,
 ):
     """Variance of each observation's counts that the current model expects, photons^2.
 
@@ -91,6 +91,7 @@ def expected_variances(
             error, readout noise
         weight: (N,) 0 for rejected observations, which do not count
         prior: (n_voxels,)
+        relative: (N,) relative error of the exposure
         out: (N,) output
     """
     for v in range(len(start) - 1):
@@ -105,7 +106,8 @@ def expected_variances(
         for k in range(start[v], start[v + 1]):
             e = exposure[k] * a[direction[k]] * d[panel[k]]
             i = still[k]
-            out[k] = max(e * (b[i] * expected + c[i, radial[k]]), 0.0) + floor[k]
+            systematic = relative[k] * e * b[i] * expected
+            out[k] = max(e * (b[i] * expected + c[i, radial[k]]), 0.0) + floor[k] + systematic**2
 
 
 @njit(cache=True)
@@ -129,7 +131,7 @@ def deviation(counts, expected, variance):
 @njit(cache=True)
 def reject_outliers(
     start, still, panel, radial, direction, y, background, exposure, floor, weight, b, c, d, a,
-    prior, cutoff,
+    prior, relative, cutoff,
 ):
     """Set the weight of outliers to 0: in each voxel the worst, then the worst of the rest, ...
 
@@ -164,6 +166,7 @@ def reject_outliers(
                     rest = (num - weight[k] * g * (y[k] - offset)) / rest_den
                     signal = max(g * rest + offset, 0.0)
                     variance = signal + floor[k] + g * g / rest_den
+                    variance += (relative[k] * g * rest) ** 2
                     z = abs(deviation(y[k] + background[k], signal + background[k], variance))
                     if z > largest:
                         largest = z

@@ -137,6 +137,37 @@ def _lab_coordinates(detector, panels: np.ndarray, px: np.ndarray) -> np.ndarray
     return origin[panels] + px[:, :1] * fast[panels] + px[:, 1:2] * slow[panels]
 
 
+def observation_geometry(
+    experiments, still: np.ndarray, panel: np.ndarray, px: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """|q| in 1/Angstrom and the projected direction (x, y) of s1 at positions in pixels.
+
+    Args:
+        experiments: still is an index in them
+        still, panel: (N,); px: (N, 2 or more) fast and slow
+
+    Raises:
+        ValueError: a panel that the detector does not have.
+    """
+    q, x, y = (np.zeros(len(still), dtype=np.float32) for _ in range(3))
+    order = np.argsort(still, kind="stable")
+    edges = np.searchsorted(still[order], np.arange(len(experiments) + 1))
+    for index, experiment in enumerate(experiments):
+        rows = order[edges[index] : edges[index + 1]]
+        if not len(rows):
+            continue
+        if panel[rows].max() >= len(experiment.detector):
+            raise ValueError(
+                f"Experiment {index} has observations on panel {panel[rows].max()}, its detector has "
+                f"{len(experiment.detector)} panels"
+            )
+        s0 = np.array(experiment.beam.get_s0())
+        s1 = _lab_coordinates(experiment.detector, panel[rows], px[rows])
+        x[rows], y[rows] = projected_direction(s1, s0)
+        q[rows] = np.hypot(x[rows], y[rows]) * np.linalg.norm(s0)
+    return q, x, y
+
+
 def observations_of(experiments, table, first_still: int = 0) -> Observations:
     """The table's rows as arrays, in their order.
 
@@ -160,23 +191,7 @@ def observations_of(experiments, table, first_still: int = 0) -> Observations:
     ids = as_numpy(table["id"]).astype(np.int32)
     panel = as_numpy(table["panel"]).astype(np.int32)
     px = as_numpy(table["xyzobs.px.value"])
-    n = len(ids)
-    q, x, y = (np.zeros(n, dtype=np.float32) for _ in range(3))
-    order = np.argsort(ids, kind="stable")
-    edges = np.searchsorted(ids[order], np.arange(len(experiments) + 1))
-    for index, experiment in enumerate(experiments):
-        rows = order[edges[index] : edges[index + 1]]
-        if not len(rows):
-            continue
-        if panel[rows].max() >= len(experiment.detector):
-            raise ValueError(
-                f"Experiment {index} has observations on panel {panel[rows].max()}, its detector has "
-                f"{len(experiment.detector)} panels"
-            )
-        s0 = np.array(experiment.beam.get_s0())
-        s1 = _lab_coordinates(experiment.detector, panel[rows], px[rows])
-        x[rows], y[rows] = projected_direction(s1, s0)
-        q[rows] = np.hypot(x[rows], y[rows]) * np.linalg.norm(s0)
+    q, x, y = observation_geometry(experiments, ids, panel, px)
     values = {
         name: as_numpy(table[column]).astype(np.float64)
         for name, column in (

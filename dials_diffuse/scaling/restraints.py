@@ -34,9 +34,9 @@ class RestraintSettings:
 
     offset: float = 1.0
     offset_smoothness: float = 0.3
-    panel: float = 0.1
+    panel: float = 0.05
     sensitivity: float = 0.2
-    sensitivity_smoothness: float = 0.05
+    sensitivity_smoothness: float = 0.1
     scale: float = 1.0
 
 

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from dials_diffuse.scaling.components import whitening
+from dials_diffuse.scaling.bragg import BRAGG_CODE
+from dials_diffuse.scaling.components import N_RADIAL, whitening
 from dials_diffuse.scaling.kernels import (
     curvatures,
     expected_variances,
@@ -35,6 +36,7 @@ class FitData:
         y: counts less background; background; exposure; floor: model-independent variance;
             weight: 1/expected variance, 0 for rejected observations
         prior: (V,) mean intensity at the voxel's |q|
+        relative_error: of the exposure; importance: factor on the weight
     """
 
     voxel: np.ndarray
@@ -49,6 +51,8 @@ class FitData:
     floor: np.ndarray
     weight: np.ndarray
     prior: np.ndarray
+    relative_error: np.ndarray
+    importance: np.ndarray
 
     @property
     def size(self) -> int:
@@ -73,6 +77,8 @@ class DiffuseScaler:
         rmsd_tolerance: of DIALS's refinery
         prior_strength: photons that the expected variance owes to the prior
         readout_noise: per pixel, photons
+        bragg: reflections for the fit, their BraggSettings, and their mean intensity as
+            function of |q|; or None
     """
 
     def __init__(
@@ -83,6 +89,7 @@ class DiffuseScaler:
         rmsd_tolerance: float | None = None,
         prior_strength: float = 2.0,
         readout_noise: float = 0.0,
+        bragg: tuple | None = None,
     ):
         self.models = models
         first = models[0].components
@@ -99,7 +106,7 @@ class DiffuseScaler:
         if self.shared:
             self.data_managers.append(Detector(self.shared))
         self.prior_strength = prior_strength
-        self.data = self._sort(observations, prior, readout_noise)
+        self.data = self._sort(observations, prior, readout_noise, bragg)
         if rmsd_tolerance is None:
             # the functional is a chi^2: stop when it falls by less than a thousandth
             rmsd_tolerance = max(1e-13, 5e-4 / max(self.data.size, 1))
@@ -109,7 +116,9 @@ class DiffuseScaler:
         )
         self.Ih_table = SimpleNamespace(size=self.data.size)
         self.radial_weights = (
-            first["offset"].table_weights() if "offset" in first else np.zeros((1, 0))
+            np.vstack((first["offset"].table_weights(), np.zeros(first["offset"].n_params)))
+            if "offset" in first
+            else np.zeros((1, 0))
         )
         self.direction_weights = (
             first["sensitivity"].table_weights() if "sensitivity" in first else np.ones((1, 0))
@@ -117,19 +126,29 @@ class DiffuseScaler:
         self.update_for_minimisation()
         self.update_weights()
 
-    def _sort(self, obs: Observations, prior, readout_noise: float) -> FitData:
+    def _sort(self, obs: Observations, prior, readout_noise: float, bragg) -> FitData:
+        relative_error, importance, bragg_prior = 0.0, 1.0, prior
+        if bragg is not None:
+            reflections, settings, bragg_prior = bragg
+            obs = Observations.concatenate([obs, reflections])
+            relative_error, importance = settings.partiality_error, settings.weight
         order = np.argsort(obs.voxel, kind="stable")
         obs = obs.select(order)
         voxel, start = segments(obs.voxel)
         components = self.models[0].components
         zeros = np.zeros(len(obs), dtype=np.int32)
         mean_q = np.add.reduceat(obs.q.astype(float), start[:-1]) / np.diff(start)
+        of_bragg = obs.voxel >= BRAGG_CODE
+        radial = zeros.astype(np.int16)
+        if "offset" in components:
+            # reflections have no offset: the last bin belongs to none and holds 0
+            radial = np.where(of_bragg, N_RADIAL, components["offset"].bin_of(obs.q))
         return FitData(
             voxel=voxel,
             start=start,
             still=obs.still,
             panel=obs.panel if "panel" in components else zeros,
-            radial=components["offset"].bin_of(obs.q) if "offset" in components else zeros.astype(np.int16),
+            radial=radial.astype(np.int16),
             direction=components["sensitivity"].bin_of(obs.x, obs.y)
             if "sensitivity" in components
             else zeros,
@@ -140,7 +159,9 @@ class DiffuseScaler:
             + obs.background_variance
             + obs.n_pixels * readout_noise**2,
             weight=np.ones(len(obs)),
-            prior=prior(mean_q),
+            prior=np.where(voxel >= BRAGG_CODE, bragg_prior(mean_q), prior(mean_q)),
+            relative_error=np.where(of_bragg, relative_error, 0.0),
+            importance=np.where(of_bragg, importance, 1.0),
         )
 
     # --- what DIALS's refineries call
@@ -175,10 +196,11 @@ class DiffuseScaler:
         out = np.empty(d.size)
         expected_variances(
             d.start, d.still, d.panel, d.radial, d.direction, d.y, d.exposure, d.floor,
-            d.weight, self.b, self.c, self.d, self.a, d.prior, self.prior_strength, out,
+            d.weight, self.b, self.c, self.d, self.a, d.prior, self.prior_strength,
+            d.relative_error, out,
         )  # fmt: skip
         rejected = d.weight == 0.0
-        d.weight = 1.0 / out
+        d.weight = d.importance / out
         d.weight[rejected] = 0.0
 
     def reject_outliers(self, cutoff: float) -> int:
@@ -186,7 +208,7 @@ class DiffuseScaler:
         d = self.data
         return reject_outliers(
             d.start, d.still, d.panel, d.radial, d.direction, d.y, d.background, d.exposure,
-            d.floor, d.weight, *self.tables(), d.prior, cutoff,
+            d.floor, d.weight, *self.tables(), d.prior, d.relative_error, cutoff,
         )  # fmt: skip
 
     def accept_all(self) -> None:

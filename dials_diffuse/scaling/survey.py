@@ -27,6 +27,7 @@ class Survey:
         still_obs: (S,) usable observations a still
         still_shared: (S,) those in voxels that other stills see as well
         still_group: (S,) connected group, -1 for stills without observations
+        still_pixels: (S,) pixels in usable observations
         profile_counts, profile_exposure: (S, N_PROFILE) sums a still and bin of |q|
         n_rows, n_usable, n_not_finite, n_bragg: numbers of rows
         extent: (x_min, x_max, y_min, y_max) of projected directions
@@ -40,6 +41,7 @@ class Survey:
     still_obs: np.ndarray
     still_shared: np.ndarray
     still_group: np.ndarray
+    still_pixels: np.ndarray
     profile_counts: np.ndarray
     profile_exposure: np.ndarray
     total_counts: float
@@ -55,6 +57,14 @@ class Survey:
     def n_stills_in(self) -> int:
         """Stills in the input"""
         return len(self.still_obs)
+
+    def relative_times(self) -> np.ndarray:
+        """(S,) exposure a pixel of each still over their mean: their relative exposure times, if the
+        detector is the same"""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            each = self.profile_exposure.sum(axis=1) / self.still_pixels
+        each[~np.isfinite(each)] = np.nanmean(each)
+        return each / each.mean()
 
     def groups(self) -> list[list[int]]:
         """Stills that common voxels connect, the largest group first; those with none in
@@ -122,7 +132,7 @@ def survey(source: ObservationSource) -> Survey:
     """
     voxels, n_obs, n_stills = (np.empty(0, dtype=np.int64) for _ in range(3))
     links_voxel, links_still = [], []
-    still_obs, profiles_y, profiles_e = [], [], []
+    still_obs, still_pixels, profiles_y, profiles_e = [], [], [], []
     n_rows = n_usable = n_not_finite = n_bragg = 0
     total_counts = 0.0
     x0, x1, y0, y1, q_max = np.inf, -np.inf, np.inf, -np.inf, 0.0
@@ -138,6 +148,7 @@ def survey(source: ObservationSource) -> Survey:
         n_not_finite += everything.n_not_finite
         total_counts += obs.counts.sum()
         still_obs.append(np.bincount(obs.still - first, minlength=n))
+        still_pixels.append(np.bincount(obs.still - first, obs.n_pixels, n))
         y, e = _accumulate_profile(obs, obs.counts - obs.background, first, n)
         profiles_y.append(y)
         profiles_e.append(e)
@@ -189,6 +200,7 @@ def survey(source: ObservationSource) -> Survey:
         still_obs=still_obs,
         still_shared=still_shared,
         still_group=still_group,
+        still_pixels=np.concatenate(still_pixels),
         profile_counts=np.concatenate(profiles_y),
         profile_exposure=np.concatenate(profiles_e),
         total_counts=float(total_counts),
