@@ -25,7 +25,8 @@ class VoxelGrid:
         subdivide: n along a*, b*, c*
         unit_cell: reference cell; it sets |q|, d and voxel centres, never the indexing
             of pixels, which is in each still's own cell
-        laue_group: centrosymmetric point group in the setting of the data
+        laue_group: centrosymmetric point group in the setting of the data; without Friedel's
+            law its rotations alone
         d_min, d_max: resolution limits in Angstrom, None for none
         index_range: ((h_min, h_max), (k_min, k_max), (l_min, l_max)) of voxels of the
             asymmetric unit, ends included, None where not known yet
@@ -44,6 +45,11 @@ class VoxelGrid:
     def __post_init__(self):
         object.__setattr__(self, "subdivide", tuple(int(n) for n in self.subdivide))
         check_subdivide(self.subdivide, self.laue_group)
+
+    @property
+    def friedel(self) -> bool:
+        """True if h and -h are taken for equal"""
+        return self.laue_group.is_centric()
 
     # Plain JSON, the form that travels in configdict["grid"]
     def to_dict(self) -> dict:
@@ -113,13 +119,13 @@ class VoxelGrid:
     def to_asu(self, voxel: np.ndarray) -> np.ndarray:
         """Voxels (N, 3) -> symmetry-equivalent voxels in the asymmetric unit (N, 3) int32"""
         indices = miller_index_column(voxel)
-        miller.map_to_asu(self.laue_group.type(), False, indices)
+        miller.map_to_asu(self.laue_group.type(), not self.friedel, indices)
         return as_numpy(indices)
 
     def multiplicity(self, voxel: np.ndarray) -> np.ndarray:
         """Number of symmetry-equivalent voxels (N,), each counted once"""
         indices = miller_index_column(voxel)
-        return np.array(self.laue_group.multiplicity(indices, False), dtype=np.int64)
+        return np.array(self.laue_group.multiplicity(indices, not self.friedel), dtype=np.int64)
 
     def contains(self, voxel: np.ndarray) -> np.ndarray:
         """(N,) bool: voxel centre within the resolution limits (not the index range)"""
