@@ -120,6 +120,14 @@ wilson
   q_max = None
     .type = float(value_min=0)
     .help = "End of it, 1/A. None: the end of the data."
+  reflections = None
+    .type = path
+    .help = "Integrated reflections of the same stills (the .refl that dials.diffuse_mask was given): their merged"
+            "intensity/partiality is compared with the nodes integrated in the grid. It is reported, not applied."
+  min_partiality = 0.1
+    .type = float(value_min=0, value_max=1)
+    .help = "Leave out integrated reflections of lower partiality."
+    .expert_level = 1
 }
 """ + output_str(
     "diffuse_absolute",

@@ -22,6 +22,11 @@ from dials_diffuse.absolute.composition import (
     inventory_from_sequence,
 )
 from dials_diffuse.absolute.form_factors import AtomicTables
+from dials_diffuse.absolute.integrated import (
+    Comparison,
+    compare_with_grid,
+    merge_integrated,
+)
 from dials_diffuse.absolute.profile import ProfileAccumulator, RadialProfile
 from dials_diffuse.absolute.total_scattering import (
     Estimate,
@@ -227,6 +232,8 @@ class Result:
         absolute: the scale that is applied, with the incoherent scattering
         total: the estimates from total scattering, None where they could not be made
         wilson, wilson_plot: the estimate from Bragg intensities, likewise
+        integrated: integrated reflections against those of the grid, None where not given
+        integrated_wilson: Wilson's estimate from them
         warnings: one line each
     """
 
@@ -236,6 +243,8 @@ class Result:
     total: TotalScattering | None
     wilson: Estimate | None
     wilson_plot: WilsonPlot | None
+    integrated: Comparison | None
+    integrated_wilson: Estimate | None
     warnings: list[str]
 
     @property
@@ -256,6 +265,21 @@ class Result:
             ["Z, electrons per unit cell", f"{self.inventory.electrons:.0f}"],
             ["range of |q| of the profile (1/A)", f"{self.data.profile.edges[0]:.3f}-{self.data.profile.edges[-1]:.3f}"],
         ]
+
+    def integrated_rows(self) -> list[list[str]]:
+        """Integrated reflections against the nodes of the grid, name and value."""
+        found = self.integrated
+        rows = [
+            ["quantity", "value"],
+            ["nodes in common", f"{found.common}"],
+            ["partiality", found.partiality],
+            ["correlation of merged I/partiality with the grid", f"{found.correlation:.3f}"],
+        ]
+        if self.integrated_wilson is not None:
+            wilson = self.integrated_wilson
+            rows.append(["scale by Wilson's statistics", f"{wilson.scale:.6g} +- {wilson.error:.2g}"])
+            rows.append(["B (A^2)", f"{wilson.details['b_factor']:.1f}"])
+        return rows
 
     def log(self) -> None:
         """Tables and warnings into the log."""
@@ -281,6 +305,8 @@ class Result:
                 self.wilson.details["b_factor"],
                 self.wilson.details["nodes"],
             )
+        if self.integrated is not None:
+            logger.info("Integrated reflections:\n%s\n", _table(self.integrated_rows()))
         for warning in self.warnings:
             logger.warning("Warning: %s", warning)
         logger.info("%s\n", _table(self.summary_rows()))
@@ -330,6 +356,14 @@ class Result:
                     "details": e.details,
                 }
                 for e in self.estimates
+            },
+            "integrated": None
+            if self.integrated is None
+            else {
+                "common": self.integrated.common,
+                "correlation": self.integrated.correlation,
+                "partiality": self.integrated.partiality,
+                "scale": None if self.integrated_wilson is None else self.integrated_wilson.scale,
             },
             "warnings": self.warnings,
             "profile": {
@@ -384,6 +418,9 @@ def run(inputs: Inputs, model_copies: list[Path], params) -> Result:
         if params.method == "wilson" and not by_hand:
             raise
         warnings.append(str(error))
+    integrated = integrated_wilson = None
+    if params.wilson.reflections:
+        integrated, integrated_wilson = _integrated(params.wilson, data, integrator, inventory, tables, warnings)
     if by_hand:
         scale, error, method = params.scale, float("nan"), "by hand"
     elif params.method == "wilson":
@@ -400,7 +437,27 @@ def run(inputs: Inputs, model_copies: list[Path], params) -> Result:
     voxels = as_numpy(inputs.merged["voxel"])
     reach = float(np.linalg.norm(data.grid.q_of_voxel(voxels), axis=1).max())
     absolute = AbsoluteScale.of(scale, error, method, inventory, tables, max(reach, data.profile.edges[-1]))
-    return Result(data, inventory, absolute, total, wilson, plot, warnings)
+    return Result(
+        data, inventory, absolute, total, wilson, plot, integrated, integrated_wilson, warnings
+    )
+
+
+def _integrated(params, data, integrator, inventory, tables, warnings):
+    """Integrated reflections against the grid, and Wilson's estimate from them."""
+    reflections = load_reflections(params.reflections)
+    nodes, what = merge_integrated(reflections, data.experiments, data.grid, params.min_partiality)
+    found = compare_with_grid(nodes, integrator.nodes(), what, params.q_min)
+    if what != "used":
+        warnings.append(
+            f"Partiality of the integrated reflections is {what}: their fall with resolution is that of the "
+            "fraction recorded as much as of |F|^2, so no scale should be had from them"
+        )
+    try:
+        estimate, _ = wilson_scale(found.nodes, inventory, tables, params.q_min, params.q_max)
+    except ValueError as error:
+        warnings.append(f"Integrated reflections: {error}")
+        estimate = None
+    return found, estimate
 
 
 def write_volume(path, table, grid: VoxelGrid) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -137,6 +139,17 @@ def test_background_left_in_is_told(crystal_profile, background):
     fitted = find_scale(left, inventory, settings=Settings(estimate="fit", background="constant"))
     assert fitted.scale == pytest.approx(SCALE, rel=0.04)
     assert abs(fitted.scale / SCALE - 1) < 0.4 * abs(found.scale / SCALE - 1)
+
+
+def test_air_at_low_q_is_told(crystal_profile):
+    inventory, profile = crystal_profile
+    measured = profile(0.04, 0.83)
+    # scattering by air is strong at low |q| only: the scale at high |q| does not feel it
+    air = 12 * measured.total[-1] * np.exp(-(measured.q**2) / (2 * 0.12**2))
+    left = dataclasses.replace(measured, total=measured.total + air, groups=measured.groups + air)
+    found = find_scale(left, inventory)
+    assert found.scale == pytest.approx(SCALE, rel=0.01)
+    assert any("krogh_moe" in warning and "ackground" in warning for warning in found.warnings)
 
 
 def test_cap_is_reported(crystal_profile):
