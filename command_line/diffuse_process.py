@@ -28,6 +28,7 @@ Usage:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -59,7 +60,10 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         try:
             result = pipeline.run(lock)
         except (ValueError, OSError) as error:
-            write_summary(pipeline.result, ".", params.output.html, params.output.json, str(error))
+            logger.info("What is finished is kept: resume=True goes on from there")
+            # Where the disk is full the summary can't be written either; the error matters more
+            with contextlib.suppress(ValueError, OSError):
+                write_summary(pipeline.result, ".", params.output.html, params.output.json, str(error))
             raise
         write_summary(result, ".", params.output.html, params.output.json)
 

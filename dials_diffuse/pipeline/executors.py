@@ -116,7 +116,7 @@ class DaskExecutor:
             for task in tasks
         }
         try:
-            for future in as_they_come(list(futures)):
+            for future in as_they_come(list(futures), loop=self._client.loop):
                 try:
                     yield future.result()
                 except KilledWorker as error:

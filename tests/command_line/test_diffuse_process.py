@@ -1,0 +1,306 @@
+"""dials.diffuse_process with real processes, some of which are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dxtbx.model import ExperimentList
+
+from dials.array_family import flex
+
+MODULE = "dials_diffuse.command_line.diffuse_process"
+# Two batches, one process each; the spots' size is not measured because four small images are too few
+OPTIONS = ["mp.nproc=2", "batch_size=2", "mask.bragg.size=model", "output.html=None", "output.json=run.json"]
+PATIENCE = 120  # s, for a machine that is busy
+
+
+@pytest.fixture(scope="module")
+def stills(tmp_path_factory):
+    """A folder with simulated.expt, .refl and four small images"""
+    folder = tmp_path_factory.mktemp("stills")
+    from dials_diffuse.command_line.diffuse_simulate import run
+
+    here = os.getcwd()
+    os.chdir(folder)
+    try:
+        run([
+            "stills=4", "nproc=1", "detector.image_size=100,100", "detector.pixel_size=1.2",
+            "exposure.mean_photons=20", "output.html=None",
+        ])  # fmt: skip
+    finally:
+        os.chdir(here)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(stills, tmp_path_factory):
+    """Folder of a run that nothing disturbed"""
+    folder = tmp_path_factory.mktemp("reference")
+    result = process(stills, folder)
+    assert not result.returncode and not result.stderr, result.stderr
+    return folder
+
+
+def command(stills, *options):
+    files = [str(stills / "simulated.expt"), str(stills / "simulated.refl")]
+    return [sys.executable, "-m", MODULE, *files, *OPTIONS, *options]
+
+
+def process(stills, folder, *options):
+    return subprocess.run(command(stills, *options), cwd=folder, capture_output=True, text=True)
+
+
+def start(stills, folder, *options):
+    return subprocess.Popen(
+        command(stills, *options), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def numbers(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def same_map(folder, reference):
+    return (folder / "diffuse_merged.refl").read_bytes() == (reference / "diffuse_merged.refl").read_bytes()
+
+
+def processes():
+    """pid -> (pid of the parent, command line) of all processes that are not dead"""
+    found = {}
+    for path in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent = (path / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+            line = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if state != "Z":
+            found[int(path.name)] = (int(parent), line)
+    return found
+
+
+def descendants(pid):
+    """pid -> command line of all processes below one"""
+    everything = processes()
+    found, level = {}, {pid}
+    while level:
+        level = {p for p, (parent, _) in everything.items() if parent in level}
+        found.update((p, everything[p][1]) for p in level)
+    return found
+
+
+def wait_for(condition, what, run=None):
+    """What condition() returns once it is true"""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        assert run is None or run.poll() is None, f"the run ended before {what}: {run.stderr.read()}"
+        time.sleep(0.005)
+    raise AssertionError(f"waited in vain for {what}")
+
+
+def finished_tasks(folder):
+    path = folder / "diffuse_process.state.json"
+    return set(json.loads(path.read_text())["tasks"]) if path.is_file() else set()
+
+
+def assert_no_half_files(folder):
+    """No temporary file is left, and what has a final name can be read"""
+    names = [path for path in folder.rglob("*") if path.is_file()]
+    assert [path.name for path in names if path.name.startswith(".")] == [".diffuse_process.lock"]
+    for path in names:
+        if path.suffix == ".refl":
+            flex.reflection_table.from_file(str(path))
+        elif path.suffix == ".expt":
+            ExperimentList.from_file(str(path), check_format=False)
+        elif path.suffix == ".json":
+            json.loads(path.read_text())
+
+
+needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
+
+
+def test_from_stills_to_a_map(reference):
+    content = numbers(reference)
+    assert content["success"] and content["error"] is None
+    steps = {step["step"]: step for step in content["steps"]}
+    assert list(steps) == ["mask", "extract", "grid", "scale"]
+    assert steps["extract"]["stills"] == 4
+    assert len(steps["scale"]["outputs"]) == 4
+    assert all((reference / name).is_file() for step in steps.values() for name in step["outputs"])
+    assert content["failed_stills"] == []
+    assert {"merged", "map"} == set(content["maps"])
+    assert any("DIALS" in line for line in content["citations"])
+    log = (reference / "dials.diffuse_process.log").read_text()
+    assert "No composition is given" in log
+    assert "Please cite" in log
+    assert (reference / "diffuse_mask.phil").read_text().split() == "bragg { size = auto images *model }".split()
+    experiments = ExperimentList.from_file(str(reference / "batches/diffuse_scaled_0002.expt"), check_format=False)
+    assert [e.scaling_model.id_ for e in experiments] == ["diffuse", "diffuse"]
+    assert_no_half_files(reference)
+
+
+@needs_proc
+def test_one_batch_gives_the_same_map_though_a_worker_is_killed(stills, reference, tmp_path):
+    run = start(stills, tmp_path, "batch_size=4", "output.html=page.html")
+
+    def worker():
+        below = descendants(run.pid)
+        parents = processes()
+        extract = [pid for pid, line in below.items() if "diffuse_extract " in line and parents.get(pid, (0,))[0] == run.pid]
+        return [pid for pid in below if extract and parents.get(pid, (0,))[0] == extract[0]]
+
+    os.kill(wait_for(worker, "a worker of the extraction", run)[0], signal.SIGKILL)
+    _, errors = run.communicate()
+    assert run.returncode == 0, errors
+    assert same_map(tmp_path, reference)
+    assert "one of its worker processes was killed, trying again" in (tmp_path / "dials.diffuse_process.log").read_text()
+    page = (tmp_path / "page.html").read_text()
+    assert "extract_diffuse" in page and "dials.diffuse_scale" in page
+
+
+@needs_proc
+def test_killed_batch_then_killed_run_then_resume(stills, reference, tmp_path):
+    run = start(stills, tmp_path)
+
+    def batch():
+        return [pid for pid, line in descendants(run.pid).items() if "diffuse_extracted_0001" in line and "split" not in line and "diffuse_extract " in line]
+
+    os.kill(wait_for(batch, "the first batch", run)[0], signal.SIGKILL)
+
+    log = (tmp_path / "dials.diffuse_process.log")
+    second = process(stills, tmp_path)
+    assert second.returncode == 1
+    assert second.stderr.strip().splitlines()[-1].startswith("Sorry: Another dials.diffuse_process is running")
+    assert f"process {run.pid} " in second.stderr
+
+    wait_for(lambda: "grid" in finished_tasks(tmp_path), "the grid", run)
+    below = descendants(run.pid)
+    run.kill()
+    run.wait()
+    assert "killed by SIGKILL, trying again" in log.read_text()
+    wait_for(lambda: not set(below) & set(processes()), "the end of the children")
+
+    resumed = process(stills, tmp_path, "resume=True")
+    assert resumed.returncode == 0, resumed.stderr
+    assert same_map(tmp_path, reference)
+    tasks = {task["name"]: task for step in numbers(tmp_path)["steps"] for task in step["tasks"]}
+    assert {name for name, task in tasks.items() if not task["skipped"]} == {"scale"}
+    assert tasks["extract_0001"]["attempts"] == 2
+    assert_no_half_files(tmp_path)
+
+    # Whatever a finished task depends on makes it run again, and what follows from it
+    os.utime(tmp_path / "batches/diffuse_extracted_0002.refl")
+    again = process(stills, tmp_path, "resume=True", "steps=mask+extract+grid")
+    assert again.returncode == 0, again.stderr
+    tasks = {task["name"]: task for step in numbers(tmp_path)["steps"] for task in step["tasks"]}
+    assert {name for name, task in tasks.items() if not task["skipped"]} == {"extract_0002", "grid"}
+
+
+def test_unreadable_images(stills, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(stills, data)
+    for path in (data / "simulated.expt",):
+        path.write_text(path.read_text().replace(str(stills), str(data)))
+    images = sorted((data / "images").glob("*.cbf"))
+    for image in images[1:]:
+        image.write_bytes(image.read_bytes()[:2000])
+    work = tmp_path / "work"
+    work.mkdir()
+    result = process(data, work, "steps=mask+extract+grid", "mask.dynamic.enable=False", "mask.dynamic.shadow=False")
+    assert result.returncode == 0, result.stderr
+    content = numbers(work)
+    assert [os.path.basename(still["image"]) for still in content["failed_stills"]] == [images[1].name]
+    assert list(content["empty_batches"]) == ["extract_0002"]
+    assert content["steps"][-1]["outputs"] == ["diffuse_gridded.expt", "diffuse_gridded.refl"]
+    log = (work / "dials.diffuse_process.log").read_text()
+    assert images[1].name in log and "not one of the 2 stills of extract_0002 could be used" in log
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """mount(size) puts a file system of that size at a folder, or changes it"""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = []
+
+    def mount(options):
+        action = ["-o", f"remount,{options}"] if mounted else ["-t", "tmpfs", "-o", options, "tmpfs"]
+        result = subprocess.run(["mount", *action, str(folder)], capture_output=True, text=True)
+        if result.returncode and not mounted:
+            pytest.skip(f"can't mount a tmpfs: {result.stderr.strip()}")
+        assert not result.returncode, result.stderr
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_full_disk(stills, reference, small_disk):
+    folder = small_disk("size=12m")
+    result = process(stills, folder)
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("Sorry: ") and "No space left on device" in last
+    assert not (folder / "diffuse_merged.refl").exists()
+    assert_no_half_files(folder)
+    small_disk("size=200m")
+    result = process(stills, folder, "resume=True")
+    assert result.returncode == 0, result.stderr
+    assert same_map(folder, reference)
+    skipped = {task["name"] for step in numbers(folder)["steps"] for task in step["tasks"] if task["skipped"]}
+    assert {"mask", "split"} <= skipped
+
+
+def test_folder_that_can_not_be_written(stills, small_disk):
+    folder = small_disk("size=1m,ro")
+    result = process(stills, folder)
+    assert result.returncode == 1
+    assert result.stderr.strip() == f"Sorry: Can't write in {folder}: Read-only file system"
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["steps=scale"], "steps: scale needs diffuse_gridded.expt, which is not in"),
+        (["steps=absolute"], "The absolute scale needs composition.model, sequence or formula"),
+        (["d_min=2", "extract.d_min=3"], "d_min=2.0 contradicts extract.d_min=3.0"),
+        (["step_phil.mask=nowhere.phil"], "step_phil.mask: no such file: nowhere.phil"),
+        (["mp.scheduler=tcp://x:1"], "mp.scheduler is for mp.method=dask"),
+        (["extract.subdivide=3,2,3", "mask.dynamic.images=x"], "mask.dynamic.images"),
+    ],
+)
+def test_bad_input_ends_with_one_line(stills, tmp_path, options, message):
+    result = process(stills, tmp_path, *options)
+    assert result.returncode == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("Sorry: ") and message in last
+
+
+@needs_proc
+def test_dask_with_a_killed_worker(stills, reference, tmp_path):
+    pytest.importorskip("distributed")
+    run = start(stills, tmp_path, "mp.method=dask")
+
+    def worker():
+        """The dask worker that runs the first batch"""
+        everything = processes()
+        below = descendants(run.pid)
+        return [everything[pid][0] for pid, line in below.items() if "diffuse_extract " in line and pid in everything]
+
+    os.kill(wait_for(worker, "the first batch", run)[0], signal.SIGKILL)
+    _, errors = run.communicate()
+    assert run.returncode == 0, errors
+    assert same_map(tmp_path, reference)
