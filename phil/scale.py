@@ -85,9 +85,10 @@ restraints
 fit
   .help = "Refinement of the scaling model."
 {
-  engine = *SimpleLBFGS
+  engine = *SimpleLBFGS GaussNewton LevMar
     .type = choice
-    .help = "Minimiser (one of DIALS's refineries)."
+    .help = "Minimiser (one of DIALS's refineries). GaussNewton and LevMar are for small"
+            "problems; their standard deviations have all correlations."
     .expert_level = 1
   n_cycles = 6
     .type = int(value_min=1)

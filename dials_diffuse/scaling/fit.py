@@ -180,6 +180,8 @@ def refine_cycle(scaler, restraints, names: list[str], settings: FitSettings) ->
     refinery = scaling_refinery(settings.engine, scaler, target, manager, settings.max_iterations)
     refinery.run()
     manager.set_param_vals(refinery.x)
+    if "scale" in names and getattr(refinery, "parameter_var_cov", None) is not None:
+        set_scale_esds(scaler, manager, np.array(refinery.parameter_var_cov))
     scaler.update_for_minimisation()
     target.compute_functional_gradients(scaler.data)
     return {
@@ -191,6 +193,26 @@ def refine_cycle(scaler, restraints, names: list[str], settings: FitSettings) ->
         "rmsd_end": target.rmsds(None, None)[0],
         "reason": refinery.history.reason_for_termination,
     }
+
+
+def set_scale_esds(scaler: DiffuseScaler, manager, covariance: np.ndarray) -> None:
+    """E.s.d.s of b for the convention mean b = 1, from the covariance of all free parameters.
+
+    Without a convention all b can grow together, and that is all that the diagonal tells of. With
+    it b_i becomes b_i / mean(b), and its shift db_i - b_i mean(db).
+    """
+    n = manager.n_active_params
+    places = [
+        manager.apm_data[i]["start_idx"] + manager.apm_list[i].components["scale"]["start_idx"]
+        for i in range(len(scaler.models))
+    ]
+    units = np.array([model.components["scale"].unit for model in scaler.models])
+    of_b = covariance.reshape(n, n)[np.ix_(places, places)] * np.outer(units, units)
+    b = np.array([model.components["scale"].parameters[0] for model in scaler.models])
+    shifts = np.eye(len(b)) - np.outer(b / b.mean(), np.full(len(b), 1 / len(b)))
+    variances = np.diagonal(shifts @ of_b @ shifts.T)
+    for model, variance in zip(scaler.models, variances):
+        model.components["scale"].parameter_esds = flex.double([float(np.sqrt(max(variance, 0)))])
 
 
 class Fitter:
@@ -404,12 +426,18 @@ def _finish(scaler: DiffuseScaler, fitter: Fitter, result: FitResult) -> None:
         scaler, fitter.settings.restraints, fitter.profile_scales, fitter.prior
     )
     covariances = still_covariances(scaler, restraints)
+    # the least-squares engines have found those of the other components with all correlations
+    by_engine = fitter.settings.engine != "SimpleLBFGS"
     for model, covariance in zip(scaler.models, covariances):
         sigmas = np.sqrt(np.diagonal(covariance))
-        if "scale" in names:
+        if "scale" in names and not by_engine:
             model.components["scale"].parameter_esds = flex.double(sigmas[:1].tolist())
         if "offset" in names:
             model.components["offset"].parameter_esds = flex.double(sigmas[1:].tolist())
+    for component in scaler.shared.values():
+        if not by_engine:
+            sigmas = np.sqrt(np.sum(component.unit**2, axis=1))
+            component.parameter_esds = flex.double(sigmas.tolist())
     if "offset" in names:
         result.lift = lift_offsets(scaler, fitter.used, covariances)
     for model in scaler.models:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from dxtbx import flumpy
+from scitbx import sparse
+
 from dials.algorithms.scaling.target_function import ScalingTarget
 from dials.array_family import flex
 
 from dials_diffuse.scaling.kernels import profile_functional
+
+# Elements of the dense Jacobian of the least-squares engines (8 bytes each, a few copies)
+MOST_ELEMENTS = 2e7
 
 
 class DiffuseScalingTarget(ScalingTarget):
@@ -56,6 +62,121 @@ class DiffuseScalingTarget(ScalingTarget):
         functional, gradients = self.restraints.functional_gradients(self.scaler)
         return functional, self._in_order(gradients)
 
+    # --- for the least-squares engines, which need all derivatives of all residuals
+
+    def compute_residuals(self, block):
+        """(residuals, weights) of all observations"""
+        residuals, *_ = self._residuals(block)
+        return _flex(residuals), _flex(block.weight)
+
+    def compute_residuals_and_gradients(self, block):
+        """(residuals, Jacobian by the free parameters, weights).
+
+        The intensities follow the parameters: what of a derivative lies along them is
+        projected out (Kaufman's form of variable projection, BIT 15 (1975) 49).
+
+        Raises:
+            ValueError: the dense matrix would be too large.
+        """
+        scaler = self.scaler
+        n_columns = sum(
+            component.n_params
+            for manager in scaler.data_managers
+            for name, component in manager.components.items()
+            if name in self.names
+        )
+        if block.size * n_columns > MOST_ELEMENTS:
+            raise ValueError(
+                f"{block.size} observations times {n_columns} parameters are too many for this engine: "
+                "use fit.engine=SimpleLBFGS, or a smaller fit.max_observations"
+            )
+        residuals, intensity, exposure, detector, g = self._residuals(block)
+        signal = scaler.b[block.still] * intensity + scaler.c[block.still, block.radial]
+        jacobian = np.zeros((block.size, n_columns), order="F")
+        column = 0
+        shared_part = -exposure * signal
+        for number, manager in enumerate(scaler.data_managers):
+            own = block.still == number
+            by_offset = None
+            if "offset" in manager.components and "offset" in self.names:
+                by_offset = (-exposure * detector)[own, None] * scaler.radial_weights[
+                    block.radial[own]
+                ]
+            for name, component in manager.components.items():
+                if name not in self.names:
+                    continue
+                last = column + component.n_params
+                if name == "scale":
+                    of = (-exposure * detector * intensity)[own]
+                    if by_offset is not None:
+                        of = of + by_offset @ manager.components["offset"].slope
+                    jacobian[own, column] = component.free_gradient(of)
+                elif name == "offset":
+                    jacobian[own, column:last] = component.free_gradient(by_offset)
+                elif name == "panel":
+                    of = np.zeros((block.size, component.n_params))
+                    of[np.arange(block.size), block.panel] = shared_part * scaler.a[block.direction]
+                    jacobian[:, column:last] = component.free_gradient(of)
+                else:
+                    of = (shared_part * scaler.d[block.panel])[:, None]
+                    of = of * scaler.direction_weights[block.direction]
+                    jacobian[:, column:last] = component.free_gradient(of)
+                column = last
+        along = block.weight * g
+        norm = np.add.reduceat(along * g, block.start[:-1])
+        sizes = np.diff(block.start)
+        for k in range(n_columns):
+            share = np.add.reduceat(along * jacobian[:, k], block.start[:-1])
+            share = np.divide(share, norm, out=np.zeros_like(share), where=norm > 0)
+            jacobian[:, k] -= g * np.repeat(share, sizes)
+        return _flex(residuals), _sparse(jacobian), _flex(block.weight)
+
+    def compute_restraints_residuals_and_gradients(self, apm):
+        """(residuals, Jacobian by the free parameters, weights) of the restraints, or None"""
+        if self.restraints is None:
+            return None
+        terms = self.restraints.terms(self.scaler)
+        rows, blocks = [], []
+        column = 0
+        for number, manager in enumerate(self.scaler.data_managers):
+            start_of_scale = column
+            for name, component in manager.components.items():
+                if name not in self.names:
+                    continue
+                residuals, of = terms[name]
+                if of.ndim == 3:
+                    residuals, of = residuals[number], of[number]
+                blocks.append((len(residuals), column, component.free_gradient(of)))
+                if name == "offset" and "scale" in self.names:
+                    scale = manager.components["scale"]
+                    by_scale = scale.free_gradient(of @ component.slope)[:, None]
+                    blocks.append((0, start_of_scale, by_scale))
+                rows.append(residuals)
+                column += component.n_params
+        residuals = np.concatenate(rows)
+        jacobian = np.zeros((len(residuals), column))
+        row = 0
+        for n_rows, first, values in blocks:
+            # zero rows: another part of the rows just written
+            begin = row if n_rows else row - len(values)
+            jacobian[begin : begin + len(values), first : first + values.shape[1]] = values
+            row += n_rows
+        return _flex(residuals), _sparse(jacobian), flex.double(len(residuals), 1.0)
+
+    def _residuals(self, block):
+        scaler = self.scaler
+        detector = scaler.a[block.direction] * scaler.d[block.panel]
+        g = block.exposure * detector * scaler.b[block.still]
+        net = block.y - block.exposure * detector * scaler.c[block.still, block.radial]
+        num = np.add.reduceat(block.weight * g * net, block.start[:-1])
+        den = np.add.reduceat(block.weight * g * g, block.start[:-1])
+        self.reference = np.divide(num, den, out=np.zeros_like(num), where=den > 0)
+        intensity = np.repeat(self.reference, np.diff(block.start))
+        residuals = net - g * intensity
+        self._last = float(np.sum(block.weight * residuals**2))
+        self.n_calls += 1
+        return residuals, intensity, block.exposure, detector, g
+
     def _in_order(self, gradients: dict) -> flex.double:
         parts = []
         for number, manager in enumerate(self.scaler.data_managers):
@@ -70,3 +191,14 @@ class DiffuseScalingTarget(ScalingTarget):
                     of = of + manager.components["offset"].slope @ gradients["offset"][number]
                 parts.append(component.free_gradient(of))
         return flex.double(np.concatenate(parts).tolist())
+
+
+def _flex(values: np.ndarray) -> flex.double:
+    return flumpy.from_numpy(np.require(values, np.float64, ["C", "W"]).copy())
+
+
+def _sparse(matrix: np.ndarray) -> sparse.matrix:
+    dense = flumpy.from_numpy(np.array(matrix, dtype=np.float64, order="C"))
+    out = sparse.matrix(*(int(n) for n in matrix.shape))
+    out.assign_block(dense, 0, 0)
+    return out

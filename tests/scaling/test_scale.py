@@ -5,6 +5,7 @@ import pytest
 
 from dials.array_family import flex
 
+import dials_diffuse.scaling.target as target_module
 from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.tables import as_numpy, double_column
 from dials_diffuse.scaling.error_model import fit_error_model
@@ -269,3 +270,24 @@ def test_rows_that_are_not_finite_take_no_part(make_truth, tmp_path):
     experiments, table = source.load(0)
     apply_to_table(scaled, 0, experiments, table)
     np.testing.assert_array_equal(as_numpy(table["excluded"]), np.isnan(counts))
+
+
+@pytest.mark.parametrize("engine", ["LevMar", "GaussNewton"])
+def test_least_squares_engines_agree_with_lbfgs(make_truth, tmp_path, engine):
+    truth = make_truth(n_stills=8, n_obs=500, n_voxels=150, panels=(2, 2), panel_spread=0.05)
+    model = ModelSettings(offset=False, panel=True, sensitivity=False)
+    source = source_of(truth, tmp_path)
+    lbfgs = scale(source, FitSettings(model=model))
+    other = scale(source, FitSettings(model=model, engine=engine))
+    sigma = np.array([m.components["scale"].parameter_esds[0] for m in other.fit.models])
+    assert np.max(abs(scales_of(other) - scales_of(lbfgs)) / sigma) < 0.1
+    approximate = np.array([m.components["scale"].parameter_esds[0] for m in lbfgs.fit.models])
+    # those of L-BFGS take the reference for exact
+    assert (approximate < 1.1 * sigma).all() and (approximate > 0.5 * sigma).all()
+    big = make_truth(n_stills=8, n_obs=500, n_voxels=150)
+    with pytest.raises(ValueError, match="too many for this engine"):
+        target_module.MOST_ELEMENTS, most = 10, target_module.MOST_ELEMENTS
+        try:
+            scale(source_of(big, tmp_path), FitSettings(model=ONLY_SCALES, engine=engine))
+        finally:
+            target_module.MOST_ELEMENTS = most

@@ -148,3 +148,40 @@ def test_lowest_offset_is_not_dragged_down_by_noise():
     # plain noise around 5: the lowest is 5, too
     noise = 5 + rng.normal(0, 0.2, (400, 3))
     np.testing.assert_allclose(lowest_offset(noise, np.full(noise.shape, 0.2)), 5, atol=0.1)
+
+
+def test_jacobian_of_residuals_against_finite_differences(problem):
+    scaler, restraints = problem
+    names = list(COMPONENTS)
+    target = DiffuseScalingTarget(scaler, restraints, names)
+    target.compute_functional_gradients(scaler.data)
+    scaler.set_units(target.reference, restraints, names)
+    components = [manager.components for manager in scaler.data_managers]
+    manager = multi_active_parameter_manager(
+        target, components, [names] * len(components), active_parameter_manager
+    )
+    start = np.array(manager.get_param_vals())
+
+    def evaluate(x, of_restraints):
+        manager.set_param_vals(flex.double(x.tolist()))
+        scaler.update_for_minimisation()
+        if of_restraints:
+            return manager.compute_restraints_residuals_and_gradients(manager)
+        return manager.compute_residuals_and_gradients(scaler.data)
+
+    f, g = manager.compute_functional_gradients(scaler.data)
+    rf, rg = manager.compute_restraints_functional_gradients(manager)
+    for of_restraints, value, gradient in ((False, f, np.array(g)), (True, rf, np.array(rg))):
+        r, j, w = evaluate(start, of_restraints)
+        r, w = np.array(r), np.array(w)
+        jacobian = np.array(j.as_dense_matrix()).reshape(len(r), -1)
+        assert np.sum(w * r**2) == pytest.approx(value)
+        scale = abs(gradient).max()
+        np.testing.assert_allclose(2 * jacobian.T @ (w * r), gradient, atol=1e-8 * scale)
+        if of_restraints:
+            for i in range(0, len(start), 7):
+                step = np.zeros(len(start))
+                step[i] = 1e-3
+                above, below = (evaluate(start + s * step, True)[0] for s in (1, -1))
+                numeric = (np.array(above) - np.array(below)) / 2e-3
+                np.testing.assert_allclose(jacobian[:, i], numeric, atol=1e-7)
