@@ -87,7 +87,12 @@ def _judge_panel(sums: PixelSums, number: int, fraction: float) -> dict[str, np.
         return result
     seen = valid >= min(MIN_IMAGES, enough)
     n = np.maximum(valid, 1)
-    mean, sigma = total / n, np.sqrt(variance)
+    mean = total / n
+    # One photon more is no surprise even where none is expected; ADU of a photon: for
+    # counting noise, variance / mean
+    counting = expected > max(np.median(expected), 0)
+    photon = np.median(variance[counting] / expected[counting]) if counting.any() else 1.0
+    sigma = np.sqrt(variance + photon**2)
     excess = total - expected
     often_high = sums.high[number] > fraction * n
     constant = seen & (sums.least[number] == sums.most[number])
@@ -98,6 +103,8 @@ def _judge_panel(sums: PixelSums, number: int, fraction: float) -> dict[str, np.
     candidate &= np.isfinite(local)
     # Spots and their tails that stay in place are wider than a pixel or two
     alone = ~(mean - local < 3 * (third - local))
+    # and where pixels are wider than spots the nodes are known
+    alone &= sums.near[number] <= fraction * n
     surplus = total - local * valid
     result["hot"] = candidate & alone & (
         ((mean > 1.5 * local) & (surplus > 10 * sigma))

@@ -127,11 +127,15 @@ def profile_variance(position: np.ndarray, height: np.ndarray) -> float:
     return float((p**2 * h).sum() / h.sum())
 
 
-def _linear(q, variance, error) -> tuple[float, float]:
-    """variance = a + b q^2 with a, b >= 0."""
-    scale = 1 / error
-    design = np.stack([np.ones_like(q), q**2], axis=1) * scale[:, None]
-    (a, b), _ = nnls(design, variance * scale)
+def _linear(q, variance, number) -> tuple[float, float]:
+    """variance = a + b q^2 with a, b >= 0. The relative errors are those of variances of
+    `number` values; relative to the fit, not to the values, or chance lows would weigh most."""
+    design = np.stack([np.ones_like(q), q**2], axis=1)
+    model = np.full_like(q, np.average(variance, weights=number))
+    for _ in range(5):
+        scale = np.sqrt(number) / np.maximum(model, 1e-12)
+        (a, b), _ = nnls(design * scale[:, None], variance * scale)
+        model = a + b * q**2
     return a, b
 
 
@@ -190,8 +194,7 @@ def fit_spot_size(sums: SpotSums) -> SizeFit | None:
                     max(folded[0] - own[0], smallest),
                     max(folded[1] - own[1], smallest),
                     excitation,
-                    # Relative errors of the variances as they were measured are alike
-                    *(np.array([*folded, excitation]) / np.sqrt(max(independent[i], 1.0))),
+                    max(independent[i], 1.0),
                     sums.nodes[i],
                     contrast,
                     level,
@@ -199,10 +202,10 @@ def fit_spot_size(sums: SpotSums) -> SizeFit | None:
             )
     if len(found) < 2:
         return None
-    q, radial, tangential, excitation, *errors, nodes, contrast, level = np.array(found).T
-    radial_0, radial_q = _linear(q, radial, errors[0])
-    tangential_0, tangential_q = _linear(q, tangential, errors[1])
-    excitation_0, excitation_q = _linear(q, excitation, errors[2])
+    q, radial, tangential, excitation, number, nodes, contrast, level = np.array(found).T
+    radial_0, radial_q = _linear(q, radial, number)
+    tangential_0, tangential_q = _linear(q, tangential, number)
+    excitation_0, excitation_q = _linear(q, excitation, number)
     # A small domain widens spots and peaks alike; what widens spots of all nodes further
     # is the detector's (or the beam's) doing. Spots smaller than that cannot be measured
     # where pixels are large

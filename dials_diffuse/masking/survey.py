@@ -11,7 +11,7 @@ Two things are summed, image by image, so that memory does not grow with their n
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numba
 import numpy as np
@@ -43,6 +43,7 @@ class PixelSums:
     Attributes:
         valid: images in which the pixel was trusted and not under Bragg
         high: of these, images in which it was above mean + 6 sigma of its ring
+        near: images in which a node close to the sphere was predicted at the pixel
         negative, overloaded: images below and above the trusted range
         total: sum of the valid values; expected: of the ring means, ADU
         variance: sum of the rings' variances, ADU^2
@@ -52,6 +53,7 @@ class PixelSums:
 
     valid: list[np.ndarray]
     high: list[np.ndarray]
+    near: list[np.ndarray]
     negative: list[np.ndarray]
     overloaded: list[np.ndarray]
     total: list[np.ndarray]
@@ -70,13 +72,16 @@ class PixelSums:
 
         return cls(
             arrays(np.uint16), arrays(np.uint16), arrays(np.uint16), arrays(np.uint16),
+            arrays(np.uint16),
             arrays(np.float32), arrays(np.float32), arrays(np.float32),
             arrays(np.float32, np.inf), arrays(np.float32, -np.inf),
         )
 
     def add(self, other: PixelSums) -> None:
         """Add the sums of other images."""
-        for name in ("valid", "high", "negative", "overloaded", "total", "expected", "variance"):
+        for name in (
+            "valid", "high", "near", "negative", "overloaded", "total", "expected", "variance",
+        ):
             for mine, theirs in zip(getattr(self, name), getattr(other, name)):
                 mine += theirs
         for mine, theirs in zip(self.least, other.least):
@@ -356,9 +361,15 @@ def survey_images(task: SurveyTask) -> Survey:
                 sums.variance[number], sums.least[number], sums.most[number],
             )
         survey.pixels.images += 1
-        if task.want_spots:
-            for still in group:
-                _stack(still, raw, task, bounds, rings, means, survey.spots)
+        near = [np.zeros(size, bool) for size in sizes]
+        for still in group:
+            rows = predict_spots(still, WIDEST, WIDEST_SIGMA, 0.0)
+            for mask, painted in zip(near, _around(rows, sizes)):
+                mask |= painted
+            if task.want_spots:
+                _stack(rows, raw, task, bounds, rings, means, survey.spots)
+        for count, mask in zip(survey.pixels.near, near):
+            count += mask
     return survey
 
 
@@ -385,9 +396,19 @@ def _first_guess(group: list[Still], sizes) -> list[np.ndarray]:
     return masks
 
 
-def _stack(still, raw, task, bounds, rings, means, sums: SpotSums) -> None:
+def _around(rows, sizes, radius: float = 1.5) -> list[np.ndarray]:
+    """The pixels within a radius (px) of the rows' centres."""
+    low, high = np.floor(rows.centre - radius), np.ceil(rows.centre + radius)
+    discs = replace(
+        rows,
+        bbox=np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=1).astype(np.int32),
+        ellipse=np.tile((1 / radius**2, 0.0, 1 / radius**2), (len(low), 1)),
+    )
+    return paint_bragg(spots_table(discs, 0, 0.5), sizes)
+
+
+def _stack(rows, raw, task, bounds, rings, means, sums: SpotSums) -> None:
     sums.stills += 1
-    rows = predict_spots(still, WIDEST, WIDEST_SIGMA, 0.0)
     q_bin = np.minimum((rows.q / task.q_max * Q_BINS).astype(np.int64), Q_BINS - 1)
     largest = WIDEST_SIGMA * np.hypot(WIDEST.size, WIDEST.angle * sums.q_of_bins())[q_bin]
     excitation_bin = (np.abs(rows.excitation) / largest * EXCITATION_BINS).astype(np.int64)

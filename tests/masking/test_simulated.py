@@ -1,0 +1,193 @@
+"""The whole mask on simulated stills, whose Bragg photons and bad pixels are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dials_diffuse.masking.mask import make_masks
+from dials_diffuse.masking.still_mask import StillMasker, complete_mask
+from dials_diffuse.phil.mask import phil_scope
+from dials_diffuse.simulation.settings import Settings
+from dials_diffuse.simulation.simulate import simulate
+from dials_diffuse.stills import group_by_image, stills_of
+
+
+def parameters(folder, **values):
+    params = phil_scope.fetch().extract()
+    params.nproc = 1
+    params.output.mask = str(folder / "pixels.mask")
+    for name, value in values.items():
+        *scopes, last = name.split("__")
+        scope = params
+        for part in scopes:
+            scope = getattr(scope, part)
+        setattr(scope, last, value)
+    return params
+
+
+def settings_of(stills=6, **groups):
+    settings = Settings.from_dict(groups)
+    settings.stills = stills
+    return settings
+
+
+def bragg_left(simulated, result, q_max=0.5):
+    """(part of the Bragg photons removed, part of the pixels removed) to q_max, 1/A."""
+    masker = StillMasker(result.reflections)
+    photons = left = pixels = masked = 0.0
+    groups = group_by_image(stills_of(result.experiments))
+    for group, still in zip(groups, simulated.simulator.stills):
+        expected = simulated.simulator.expected(still)["bragg"]
+        lengths = simulated.simulator.q_lengths(still)
+        for bragg, mask, q in zip(expected, masker.bragg(group), lengths):
+            inside = q < q_max
+            photons += bragg[inside].sum()
+            left += bragg[inside & ~mask].sum()
+            pixels += inside.sum()
+            masked += (inside & mask).sum()
+    return 1 - left / photons, masked / pixels
+
+
+@pytest.mark.parametrize("domain_size", [500, 1000])
+@pytest.mark.parametrize("mosaicity, bandwidth", [(0.05, 0.0), (0.05, 0.00425), (0.5, 0.0), (0.5, 0.00425)])
+def test_bragg_photons_go_and_most_pixels_stay(tmp_path, mosaicity, domain_size, bandwidth):
+    simulated = simulate(
+        settings_of(
+            crystal={"mosaicity": mosaicity, "domain_size": domain_size},
+            beam={"bandwidth": bandwidth},
+        ),
+        tmp_path,
+    )
+    result = make_masks(simulated.experiments, simulated.reflections, parameters(tmp_path))
+    removed, lost = bragg_left(simulated, result)
+    assert removed > 0.995
+    assert lost < 0.15
+    fit = result.size_fit
+    true = np.hypot(0.3762 / domain_size, np.radians(mosaicity) / 2.3548 * fit.q)
+    strong = fit.nodes > np.median(fit.nodes) / 2
+    assert np.median(fit.excitation[strong] / true[strong]) == pytest.approx(1, abs=0.25)
+
+
+def test_two_lattices_and_a_tilted_detector_of_four_panels(tmp_path):
+    simulated = simulate(
+        settings_of(4, crystal={"lattices": 2}, detector={"type": "tilted"}), tmp_path
+    )
+    result = make_masks(simulated.experiments, simulated.reflections, parameters(tmp_path))
+    assert len(result.experiments) == 8 and len(result.good) == 4
+    removed, lost = bragg_left(simulated, result)
+    assert removed > 0.995 and lost < 0.15
+    with pytest.raises(ValueError, match="several lattices"):
+        make_masks(
+            simulated.experiments,
+            simulated.reflections,
+            parameters(tmp_path, bragg__multi_lattice="exclude"),
+        )
+
+
+@pytest.fixture(scope="module")
+def defective(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("defective")
+    return simulate(
+        settings_of(
+            16,
+            defects={
+                "hot": 40, "dead": 40, "negative": 20, "beam_stop": 8.0, "beam_stop_arm": 3.0,
+            },
+            background={"air": 3.0},
+            exposure={"mean_photons": 8.0},
+        ),
+        folder,
+    )
+
+
+def test_planted_defects_are_found(defective, tmp_path):
+    result = make_masks(defective.experiments, defective.reflections, parameters(tmp_path))
+    planted = {kind: masks[0] for kind, masks in defective.simulator.defects.items()}
+    any_planted = np.any(list(planted.values()), axis=0)
+    removed = ~result.good[0]
+    found = {kind: (removed & mask).sum() / mask.sum() for kind, mask in planted.items()}
+    assert found["hot"] == 1
+    assert found["negative"] == 1
+    assert found["dead"] > 0.95
+    assert found["shadow"] > 0.99
+    for cause in ("hot", "cold", "negative", "overloaded", "stuck"):
+        assert (result.causes[cause][0] & ~any_planted).sum() == 0
+    # A rim around the shadow goes with it
+    assert (removed & ~any_planted).sum() < 0.02 * removed.size
+
+
+def test_bragg_spots_that_stay_in_place_are_no_hot_pixels(tmp_path):
+    simulated = simulate(settings_of(8, crystal={"orientation": "fixed"}), tmp_path)
+    result = make_masks(simulated.experiments, simulated.reflections, parameters(tmp_path))
+    assert result.causes["hot"][0].sum() == 0
+    assert result.causes["overloaded"][0].sum() == 0
+
+
+def test_without_bragg_the_mask_does_not_change_the_mean(tmp_path):
+    simulated = simulate(settings_of(6, bragg={"enabled": False}), tmp_path)
+    result = make_masks(simulated.experiments, simulated.reflections, parameters(tmp_path))
+    assert result.size_fit is None or not result.size_fit.reliable
+    masker = StillMasker(result.reflections)
+    inside = outside = expected_in = expected_out = 0.0
+    for group, still in zip(
+        group_by_image(stills_of(result.experiments)), simulated.simulator.stills
+    ):
+        (good,), (bragg,) = complete_mask(group, masker)
+        pixels = simulated.simulator.image(still)[0]
+        expected = simulated.simulator.expected(still)["total"][0]
+        assert bragg.any()
+        inside += pixels[good & bragg].sum()
+        outside += pixels[good & ~bragg].sum()
+        expected_in += expected[good & bragg].sum()
+        expected_out += expected[good & ~bragg].sum()
+    assert outside / expected_out == pytest.approx(1, abs=5 / np.sqrt(expected_out))
+    assert inside / expected_in == pytest.approx(1, abs=5 / np.sqrt(expected_in))
+
+
+def test_complete_mask_has_no_untrusted_pixel(defective, tmp_path):
+    result = make_masks(defective.experiments, defective.reflections, parameters(tmp_path))
+    groups = group_by_image(stills_of(result.experiments))
+    (good,), (bragg,) = complete_mask(groups[0], StillMasker(result.reflections))
+    pixels = groups[0][0].imageset.get_raw_data(0)[0].as_numpy_array()
+    assert not (good & (pixels < 0)).any()
+    assert (good & (pixels == 0)).any()
+    assert np.array_equal(good, result.good[0] & (pixels >= 0))
+
+
+def test_shoebox_method_masks_the_foreground_and_needs_shoeboxes(tmp_path):
+    settings = settings_of(3, bragg={"shoeboxes": True})
+    simulated = simulate(settings, tmp_path)
+    result = make_masks(
+        simulated.experiments, simulated.reflections, parameters(tmp_path, bragg__method="shoebox")
+    )
+    removed, lost = bragg_left(simulated, result)
+    assert removed > 0.5 and lost < 0.1
+    del simulated.reflections["shoebox"]
+    with pytest.raises(ValueError, match="shoeboxes"):
+        make_masks(
+            simulated.experiments,
+            simulated.reflections,
+            parameters(tmp_path, bragg__method="shoebox"),
+        )
+
+
+def test_halo_masks_all_within_its_radius(tmp_path):
+    simulated = simulate(settings_of(3), tmp_path)
+    radius = 0.004
+    result = make_masks(
+        simulated.experiments,
+        simulated.reflections,
+        parameters(tmp_path, bragg__method="halo", bragg__halo_radius=radius),
+    )
+    masker = StillMasker(result.reflections)
+    still = stills_of(result.experiments)[0]
+    (bragg,) = masker.bragg([still])
+    pixels = simulated.simulator._pixels[0]
+    q = simulated.simulator._q_vectors(pixels, simulated.simulator.stills[0].wavelength)
+    a = still.setting_matrix()
+    h = q @ np.linalg.inv(a).T
+    distance = np.linalg.norm((h - np.rint(h)) @ a.T, axis=-1)
+    close = (distance < 0.95 * radius) & (np.rint(h) != 0).any(axis=-1)
+    assert close.sum() > 100
+    assert (close & ~bragg).sum() <= 0.002 * close.sum()
