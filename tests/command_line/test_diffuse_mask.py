@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+
+from dxtbx.model.experiment_list import ExperimentList
+
+from dials.array_family import flex
+
+from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.command_line.diffuse_mask import run
+from dials_diffuse.io.bragg_mask import read_bragg_mask
+from dials_diffuse.masking.still_mask import StillMasker
+from dials_diffuse.simulation.settings import Settings
+from dials_diffuse.simulation.simulate import simulate
+from dials_diffuse.stills import stills_of
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    settings = Settings.from_dict({"detector": {"image_size": (150, 150), "pixel_size": 0.8}})
+    settings.stills = 5
+    simulate(settings, folder)
+    return folder
+
+
+@pytest.fixture
+def folder(made, tmp_path, monkeypatch):
+    """A copy of the simulated stills; the working directory."""
+    copy = tmp_path / "copy"
+    shutil.copytree(made, copy)
+    path = copy / "simulated.expt"
+    path.write_text(path.read_text().replace(str(made), str(copy)))
+    monkeypatch.chdir(copy)
+    return copy
+
+
+def fails(capsys, *arguments):
+    """The one line with which the command ends that must fail."""
+    with pytest.raises(SystemExit) as caught:
+        run([*arguments, "nproc=1"])
+    message = str(caught.value)
+    assert message.startswith("Sorry: ") and len(message.splitlines()) == 1
+    return message
+
+
+def test_files_agree_and_dials_obeys_the_mask(folder):
+    run(
+        ["simulated.expt", "simulated.refl", "nproc=2", "border=3", "output.json=mask.json",
+         "output.bragg_mask=bragg.h5"]
+    )
+    experiments, reflections = DataPair(
+        folder / "diffuse_masked.expt", folder / "diffuse_masked.refl"
+    ).load()
+    assert len(experiments) == 5
+    reflections.assert_experiment_identifiers_are_consistent(experiments)
+    with open("pixels.mask", "rb") as handle:
+        (stored,) = pickle.load(handle)
+    assert stored[:3, :].count(True) == 0 and stored.count(True) > 0.8 * 150**2
+    for experiment in experiments:
+        lookup = experiment.imageset.external_lookup.mask
+        assert lookup.filename.endswith("pixels.mask")
+        assert (lookup.data.tile(0).data() == stored).count(False) == 0
+        # dxtbx's own mask, which all of DIALS uses
+        assert (experiment.imageset.get_mask(0)[0] & ~stored).count(True) == 0
+    masker = StillMasker(reflections)
+    for number, still in enumerate(stills_of(experiments)):
+        (bragg,) = masker.bragg([still])
+        assert bragg.any()
+        assert np.array_equal(read_bragg_mask("bragg.h5", number)[0], bragg)
+    numbers = json.loads((folder / "mask.json").read_text())
+    assert numbers["pixels_removed"][0][0] == "panel"
+    assert sum(numbers["spots_per_still"]) == reflections.size()
+    html = (folder / "dials.diffuse_mask.html").read_text()
+    assert "Images with their masks" in html and "data:image/png" in html
+    with pytest.raises(ValueError, match="no image 99"):
+        read_bragg_mask("bragg.h5", 99)
+
+
+def test_the_result_does_not_depend_on_nproc(folder):
+    for nproc in (1, 2):
+        run(["simulated.expt", "simulated.refl", f"nproc={nproc}", f"output.reflections={nproc}.refl"])
+    one, two = (flex.reflection_table.from_file(f"{n}.refl") for n in (1, 2))
+    assert one.size() == two.size()
+    assert np.allclose(one["mask.ellipse"].as_double(), two["mask.ellipse"].as_double())
+
+
+def test_reflections_may_be_absent(folder):
+    run(["simulated.expt", "nproc=1"])
+    assert flex.reflection_table.from_file("diffuse_masked.refl").size() > 0
+
+
+def lookup(folder, mask):
+    """Give the stills a lookup mask."""
+    with open("lookup.mask", "wb") as handle:
+        pickle.dump((mask,), handle)
+    content = json.loads((folder / "simulated.expt").read_text())
+    for imageset in content["imageset"]:
+        imageset["mask"] = str(folder / "lookup.mask")
+    (folder / "simulated.expt").write_text(json.dumps(content))
+
+
+def test_an_existing_lookup_mask_is_combined(folder):
+    mask = flex.bool(flex.grid(150, 150), True)
+    mask[70:75, 20:40] = flex.bool(flex.grid(5, 20), False)
+    lookup(folder, mask)
+    run(["simulated.expt", "simulated.refl", "nproc=1", "untrusted.rectangle=0,10,0,10"])
+    with open("pixels.mask", "rb") as handle:
+        (stored,) = pickle.load(handle)
+    assert stored[70:75, 20:40].count(True) == 0
+    assert stored[0:10, 0:10].count(True) == 0
+    assert stored[80, 25]
+
+
+def test_a_mask_of_another_size(folder, capsys):
+    lookup(folder, flex.bool(flex.grid(150, 140), True))
+    assert "150" in fails(capsys, "simulated.expt", "simulated.refl")
+
+
+def test_nothing_left_of_the_detector(folder, capsys):
+    lookup(folder, flex.bool(flex.grid(150, 150), False))
+    assert "no pixel" in fails(capsys, "simulated.expt", "simulated.refl")
+    assert not (folder / "diffuse_masked.expt").exists()
+
+
+@pytest.mark.parametrize(
+    "argument, text",
+    [
+        ("border=75", "border"),
+        ("untrusted.panel=3", "panel"),
+        ("untrusted.polygon=1,2,3", "polygon"),
+        ("untrusted.pixel=500,2", "pixel"),
+        ("output.experiments=nowhere/masked.expt", "nowhere"),
+        ("bragg.method=shoebox", "shoebox"),
+        ("bragg.n_sigma=0", "n_sigma"),
+        ("bragg.methode=halo", "methode"),
+    ],
+)
+def test_parameters_that_make_no_sense(folder, capsys, argument, text):
+    assert text in fails(capsys, "simulated.expt", "simulated.refl", argument)
+    assert not (folder / "pixels.mask").exists()
+
+
+def test_d_min_above_d_max(folder, capsys):
+    assert "d_max" in fails(capsys, "simulated.expt", "d_min=5", "d_max=3")
+
+
+def test_no_crystal(folder, capsys):
+    content = json.loads((folder / "simulated.expt").read_text())
+    for experiment in content["experiment"]:
+        experiment.pop("crystal")
+    (folder / "simulated.expt").write_text(json.dumps(content))
+    assert "no crystal" in fails(capsys, "simulated.expt", "simulated.refl")
+
+
+def test_reflections_of_other_experiments(folder, capsys):
+    table = flex.reflection_table.from_file("simulated.refl")
+    identifiers = table.experiment_identifiers()
+    identifiers[2] = "another"
+    table.as_file("simulated.refl")
+    assert "does not match" in fails(capsys, "simulated.expt", "simulated.refl")
+
+
+def test_different_space_groups(folder, capsys):
+    content = json.loads((folder / "simulated.expt").read_text())
+    content["crystal"][1]["space_group_hall_symbol"] = " P 1"
+    (folder / "simulated.expt").write_text(json.dumps(content))
+    assert "space groups" in fails(capsys, "simulated.expt", "simulated.refl")
+
+
+def test_a_truncated_image_is_named_and_the_others_go_on(folder, capsys):
+    experiments = ExperimentList.from_file("simulated.expt", check_format=False)
+    broken = experiments[1].imageset.get_path(0)
+    with open(broken, "r+b") as handle:
+        handle.truncate(3000)
+    run(["simulated.expt", "simulated.refl", "nproc=1", "output.json=mask.json"])
+    failures = json.loads((folder / "mask.json").read_text())["failures"]
+    assert list(failures) == [broken]
+    # The still keeps its rows: whether its image can be used is for the next step to see
+    assert set(flex.reflection_table.from_file("diffuse_masked.refl")["id"]) == {0, 1, 2, 3, 4}
+    for experiment in experiments:
+        with open(experiment.imageset.get_path(0), "r+b") as handle:
+            handle.truncate(3000)
+    assert "None of the images" in fails(capsys, "simulated.expt", "simulated.refl")
+
+
+def test_neither_spots_nor_mosaicity(folder, capsys):
+    content = json.loads((folder / "simulated.expt").read_text())
+    for crystal in content["crystal"]:
+        for key in ("ML_half_mosaicity_deg", "ML_domain_size_ang"):
+            crystal.pop(key)
+        crystal["__id__"] = "crystal"
+    (folder / "simulated.expt").write_text(json.dumps(content))
+    message = fails(
+        capsys, "simulated.expt", "simulated.refl", "bragg.size=model"
+    )
+    assert "bragg.mosaicity" in message
+    run(["simulated.expt", "nproc=1", "bragg.size=model", "bragg.mosaicity=0.1",
+         "bragg.domain_size=1000", "dynamic.enable=False", "dynamic.shadow=False"])
+    assert flex.reflection_table.from_file("diffuse_masked.refl").size() > 0
+
+
+@pytest.mark.regression
+def test_thaumatin(thaumatin, run_in_tmp_path):
+    run(
+        [str(thaumatin / "integrated.expt"), str(thaumatin / "integrated.refl"), "nproc=2",
+         "dynamic.n_images=6", "report.n_images=3", "output.json=mask.json"]
+    )
+    numbers = json.loads((run_in_tmp_path / "mask.json").read_text())
+    for name, under, untrusted, before, after, *_ in numbers["images"][1:]:
+        assert float(under) < 18, name
+        assert after <= 0.01 * before
