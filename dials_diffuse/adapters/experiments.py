@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dxtbx.format.image import ImageBool
 from dxtbx.model.experiment_list import ExperimentList, ExperimentListFactory
+from dxtbx.serialize.filename import resolve_path
 
 from dials.array_family import flex
 
@@ -55,6 +58,7 @@ class ExperimentFile:
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
+        self._masks: dict[str, object] = {}
         try:
             self._content = json.loads(self.path.read_text())
             self._content["experiment"][0]
@@ -81,12 +85,34 @@ class ExperimentFile:
                         part[name].append(self._content[name][number])
                     experiment[name] = places[name, number]
             part["experiment"].append(experiment)
+        # To read the mask file of every imageset anew takes longer than its image does
+        folder = str(self.path.resolve().parent)
+        part["imageset"] = [dict(imageset) for imageset in part["imageset"]]
+        masks = [imageset.pop("mask", None) for imageset in part["imageset"]]
         try:
-            return ExperimentListFactory.from_dict(
-                part, check_format=True, directory=str(self.path.resolve().parent)
-            )
+            experiments = ExperimentListFactory.from_dict(part, check_format=True, directory=folder)
+            for index, experiment in zip(indices, experiments):
+                number = self._content["experiment"][index].get("imageset")
+                mask = masks[places["imageset", number]] if isinstance(number, int) else None
+                if mask:
+                    self._set_mask(experiment.imageset, resolve_path(mask, directory=folder))
+            return experiments
         except Exception as error:
             raise ValueError(f"Can't read experiments from {self.path}: {_first_line(error)}") from error
+
+
+    def _set_mask(self, imageset, filename: str) -> None:
+        if filename not in self._masks:
+            with open(filename, "rb") as handle:
+                self._masks = {filename: pickle.load(handle, encoding="bytes")}
+        lookup = imageset.external_lookup.mask
+        mask = self._masks[filename]
+        if lookup.filename != filename:
+            if not lookup.data.empty():
+                # a mask that the image format brings counts too
+                mask = tuple(m & lookup.data.tile(i).data() for i, m in enumerate(mask))
+            lookup.data = ImageBool(mask)
+            lookup.filename = filename
 
 
 def load_reflections(path: str | os.PathLike):

@@ -76,6 +76,51 @@ def _grown(keys, sums, size, at_least):
 
 
 @njit(cache=True)
+def _row_keys(qx, qy, qz, matrix, use, raw, low, high, bragg, keys):
+    """Keys of a row of pixels, -1 for those not to be used.
+
+    Without a branch, and in a function of its own, so that the compiler makes vector code of it:
+    half the time of the whole pass depends on that. So does adding an offset that makes
+    everything positive, where cutting off the decimals is the floor.
+    """
+    m00, m01, m02 = matrix[0, 0], matrix[0, 1], matrix[0, 2]
+    m10, m11, m12 = matrix[1, 0], matrix[1, 1], matrix[1, 2]
+    m20, m21, m22 = matrix[2, 0], matrix[2, 1], matrix[2, 2]
+    for j in range(keys.size):
+        x, y, z = np.float64(qx[j]), np.float64(qy[j]), np.float64(qz[j])
+        h = np.int32(m00 * x + m01 * y + m02 * z + (_OFFSET + 0.5))
+        k = np.int32(m10 * x + m11 * y + m12 * z + (_OFFSET + 0.5))
+        l = np.int32(m20 * x + m21 * y + m22 * z + (_OFFSET + 0.5))
+        key = (
+            (np.int64(h) << (2 * _BITS + 1))
+            | (np.int64(k) << (_BITS + 1))
+            | (np.int64(l) << 1)
+            | np.int64(bragg[j])
+        )
+        # written so that NaN is not trusted
+        good = use[j] & (raw[j] >= low) & (raw[j] <= high)
+        keys[j] = key if good else -1
+
+
+@njit(cache=True)
+def _apply_limits(raw, efficiency, background, dose, gain, pedestal, lowest, highest, keys):
+    """Set the keys of pixels with an intensity outside the limits to -1."""
+    for j in range(keys.size):
+        b = dose * background[j] if background.size else 0.0
+        intensity = ((raw[j] - pedestal) / gain - b) / efficiency[j]
+        if not (intensity >= lowest and intensity <= highest):
+            keys[j] = -1
+
+
+@njit(cache=True)
+def _sum_row(values, first, last):
+    total = 0.0
+    for j in range(first, last):
+        total += values[j]
+    return total
+
+
+@njit(cache=True)
 def _sum_pixels(
     raw, use, bragg, low, high, planes, efficiency, matrix, background, spread, shared,
     dose, gain, pedestal, lowest, highest,
@@ -85,22 +130,18 @@ def _sum_pixels(
     has_bragg, has_background = bragg.size > 0, background.size > 0
     has_spread, has_shared = spread.size > 0, shared.size > 0
     limited = lowest > -np.inf or highest < np.inf
+    no_bragg = np.zeros(n_fast, dtype=np.bool_)
+    no_background = np.zeros(0, dtype=background.dtype)
     size = 0
     keys_at, row_at, keys, sums = _grown(
         np.empty(0, dtype=np.int64), np.empty((0, 8), dtype=np.float64), size, n_fast
     )
-    h_of = np.empty(n_fast, dtype=np.int32)
-    k_of = np.empty(n_fast, dtype=np.int32)
-    l_of = np.empty(n_fast, dtype=np.int32)
+    row_keys = np.empty(n_fast + 1, dtype=np.int64)
     # Keys and rows of the ends of runs on the lines above: most runs continue one of them
     above_key = np.full(n_fast, -1, dtype=np.int64)
     above_at = np.zeros(n_fast, dtype=np.int64)
-    m00, m01, m02 = matrix[0, 0], matrix[0, 1], matrix[0, 2]
-    m10, m11, m12 = matrix[1, 0], matrix[1, 1], matrix[1, 2]
-    m20, m21, m22 = matrix[2, 0], matrix[2, 1], matrix[2, 2]
     for i in range(n_slow):
         use_i, raw_i, e_i = use[i], raw[i], efficiency[i]
-        qx_i, qy_i, qz_i = planes[0, i], planes[1, i], planes[2, i]
         first, last = 0, n_fast
         while first < n_fast and not use_i[first]:
             first += 1
@@ -110,54 +151,35 @@ def _sum_pixels(
             last -= 1
         if 2 * (size + n_fast) > keys_at.size:
             keys_at, row_at, keys, sums = _grown(keys, sums, size, size + n_fast)
-        # Indices first, in a loop without branches that the compiler turns into vector code
-        for j in range(first, last):
-            qx, qy, qz = np.float64(qx_i[j]), np.float64(qy_i[j]), np.float64(qz_i[j])
-            h_of[j] = np.int32(np.floor(m00 * qx + m01 * qy + m02 * qz + 0.5))
-            k_of[j] = np.int32(np.floor(m10 * qx + m11 * qy + m12 * qz + 0.5))
-            l_of[j] = np.int32(np.floor(m20 * qx + m21 * qy + m22 * qz + 0.5))
+        bragg_i = bragg[i] if has_bragg else no_bragg
+        _row_keys(
+            planes[0, i, first:last], planes[1, i, first:last], planes[2, i, first:last], matrix,
+            use_i[first:last], raw_i[first:last], low, high, bragg_i[first:last],
+            row_keys[first:last],
+        )  # fmt: skip
+        if limited:
+            _apply_limits(
+                raw_i[first:last], e_i[first:last],
+                background[i, first:last] if has_background else no_background,
+                dose, gain, pedestal, lowest, highest, row_keys[first:last],
+            )  # fmt: skip
+        row_keys[last] = -2
         j = first
         while j < last:
+            key = row_keys[j]
+            if key == -1:
+                j += 1
+                continue
             # A run: neighbouring pixels of one voxel and Bragg flag
             start = j
-            h, k, l = h_of[j], k_of[j], l_of[j]
-            flag = has_bragg and bragg[i, j]
-            n = 0
             adu, exposure, weighted = 0.0, 0.0, 0.0
-            b_sum, spread_sum, shared_sum = 0.0, 0.0, 0.0
-            while j < last and h_of[j] == h and k_of[j] == k and l_of[j] == l:
-                if has_bragg and bragg[i, j] != flag:
-                    break
-                value = raw_i[j]
-                # written so that NaN is not trusted
-                if use_i[j] and value >= low and value <= high:
-                    e = np.float64(e_i[j])
-                    b = 0.0
-                    if has_background:
-                        b = dose * np.float64(background[i, j])
-                    if limited:
-                        intensity = ((value - pedestal) / gain - b) / e
-                        if not (intensity >= lowest and intensity <= highest):
-                            j += 1
-                            continue
-                    n += 1
-                    adu += value
-                    exposure += e
-                    weighted += e * j
-                    b_sum += b
-                    if has_spread:
-                        spread_sum += spread[i, j]
-                    if has_shared:
-                        shared_sum += shared[i, j]
+            while row_keys[j] == key:
+                e = np.float64(e_i[j])
+                adu += raw_i[j]
+                exposure += e
+                weighted += e * j
                 j += 1
-            if n == 0:
-                continue
-            key = (
-                (np.int64(h + _OFFSET) << (2 * _BITS + 1))
-                | (np.int64(k + _OFFSET) << (_BITS + 1))
-                | (np.int64(l + _OFFSET) << 1)
-                | np.int64(flag)
-            )
+            n = j - start
             if above_key[start] == key:
                 at = above_at[start]
             elif above_key[j - 1] == key:
@@ -177,12 +199,15 @@ def _sum_pixels(
             row = sums[at]
             row[0] += n
             row[1] += (adu - n * pedestal) / gain
-            row[2] += b_sum
-            row[3] += dose * dose * spread_sum
-            row[4] += dose * shared_sum
             row[5] += exposure
             row[6] += weighted + 0.5 * exposure
             row[7] += (i + 0.5) * exposure
+            if has_background:
+                row[2] += dose * _sum_row(background[i], start, j)
+            if has_spread:
+                row[3] += dose * dose * _sum_row(spread[i], start, j)
+            if has_shared:
+                row[4] += dose * _sum_row(shared[i], start, j)
     return keys[:size].copy(), sums[:size].copy()
 
 
