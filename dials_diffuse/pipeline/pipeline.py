@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import libtbx
+
+from dials.util import progress
 
 from dials_diffuse.adapters.experiments import DataPair, load_experiments
 from dials_diffuse.adapters.system import resolve_nproc
@@ -56,6 +58,11 @@ class StepSummary:
     def seconds(self) -> float:
         """Time of all tasks together, in this run or in that which finished them"""
         return sum(task.seconds for task in self.tasks)
+
+    @property
+    def memory(self) -> float:
+        """The most that one process had, Mbyte"""
+        return max((task.memory for task in self.tasks), default=0.0)
 
     @property
     def skipped(self) -> int:
@@ -109,8 +116,7 @@ class Pipeline:
     Args:
         pairs: .expt and .refl files
         params: of `parameters`, or the extract of dials_diffuse.phil.process.phil_scope
-        folder: where everything is written
-        progress: called with (step, finished tasks, tasks) whenever a task has ended
+        folder: where everything is written, and what names in the parameters are relative to
 
     Raises:
         ValueError: parameters that contradict each other, no input.
@@ -121,7 +127,6 @@ class Pipeline:
         pairs: Sequence[tuple[str | os.PathLike, str | os.PathLike] | DataPair],
         params,
         folder: str | os.PathLike = ".",
-        progress: Callable[[str, int, int], None] | None = None,
     ):
         if not pairs:
             raise ValueError("No .expt file in the input")
@@ -133,7 +138,6 @@ class Pipeline:
             self.pairs.append((str(Path(expt).absolute()), str(Path(refl).absolute())))
         self.params = with_short_forms(params)
         self.folder = Path(folder).absolute()
-        self.progress = progress
         self.steps = [step for step in STEPS if step in self.params.steps]
         if not self.steps:
             raise ValueError("steps: no step was chosen")
@@ -145,7 +149,7 @@ class Pipeline:
                 "No composition is given: the map stays on a relative scale (composition.model, sequence or "
                 "formula would bring it to electrons^2)"
             )
-        self._phil = {step: step_phil(step, self.params) for step in STEPS}
+        self._phil = {step: step_phil(step, self.params, self.folder) for step in STEPS}
         self._result = PipelineResult()
 
     def run(self, lock: int | None = None) -> PipelineResult:
@@ -452,12 +456,13 @@ class Pipeline:
                 results[task.name] = found
         if results:
             logger.info("%s: %s from an earlier run", step, _count(len(results), "task is", "tasks are"))
-        for result in self._executor.run(to_run) if to_run else ():
+        for result in progress(self._executor.run(to_run), desc=step, total=len(to_run)) if to_run else ():
             results[result.name] = result
             self._state.add(result, keys[result.name])
-            if self.progress is not None:
-                self.progress(step, len(results), len(tasks))
-            logger.info("%s: %s in %.1f s", step, result.name, result.seconds)
+            logger.info(
+                "%s in %.1f s, %.0f Mbyte (%d of %d)",
+                result.name, result.seconds, result.memory, len(results), len(tasks),
+            )  # fmt: skip
         summary.tasks += [results[task.name] for task in tasks]
         summary.jsons += [task.path(task.json) for task in tasks if task.json]
         summary.stills = sum(task.stills for task in tasks) or summary.stills

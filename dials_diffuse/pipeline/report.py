@@ -81,7 +81,7 @@ def _size(folder: Path, names: list[str]) -> str:
 
 def summary_rows(result: PipelineResult, folder: Path) -> list[list[str]]:
     """A row a step, column names first."""
-    rows = [["step", "stills", "tasks", "from earlier runs", "time (s)", "output", "MB"]]
+    rows = [["step", "stills", "tasks", "from earlier runs", "time (s)", "memory (MB)", "output", "MB"]]
     for summary in result.steps:
         names = summary.outputs
         shown = names[0] if names else ""
@@ -94,12 +94,13 @@ def summary_rows(result: PipelineResult, folder: Path) -> list[list[str]]:
                 str(len(summary.tasks)),
                 str(summary.skipped),
                 f"{summary.seconds:.1f}",
+                f"{summary.memory:.0f}",
                 shown,
                 _size(folder, names),
             ]
         )
     for name, path in maps_of(result).items():
-        rows.append([name, "-", "-", "-", "-", path.name, _size(folder, [path.name])])
+        rows.append([name, *"-----", path.name, _size(folder, [path.name])])
     return rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from iotbx.phil import parse
@@ -83,7 +82,7 @@ def has_composition(params) -> bool:
     return any(getattr(params.absolute.composition, name) is not None for name in COMPOSITION)
 
 
-def _working(step: str, params):
+def _working(step: str, params, folder: Path):
     """Master scope of the step's command, and the same with the values of the pipeline's parameters."""
     master = STEP_SCOPES[step]
     values = master.extract()
@@ -93,10 +92,10 @@ def _working(step: str, params):
     working = master.format(values)
     path = getattr(params.step_phil, step)
     if path is not None:
-        if not os.path.isfile(path):
+        if not Path(folder, path).is_file():
             raise ValueError(f"step_phil.{step}: no such file: {path}")
         try:
-            from_file = parse(file_name=path)
+            from_file = parse(file_name=str(Path(folder, path)))
             working, unused = master.fetch(
                 sources=[from_file, master.fetch_diff(working)], track_unused_definitions=True
             )
@@ -109,12 +108,20 @@ def _working(step: str, params):
     return master, working
 
 
-def step_phil(step: str, params) -> tuple[str, tuple[str, ...]]:
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a sequence is too long a name
+        return False
+
+
+def step_phil(step: str, params, folder: Path) -> tuple[str, tuple[str, ...]]:
     """The parameters of a step that are not at their defaults.
 
     Args:
         step: its name
         params: extract of dials_diffuse.phil.process
+        folder: what file names in it are relative to
 
     Returns:
         (PHIL text, names of the files that are values in it)
@@ -122,7 +129,7 @@ def step_phil(step: str, params) -> tuple[str, tuple[str, ...]]:
     Raises:
         ValueError: the step's PHIL file can't be used.
     """
-    master, working = _working(step, params)
+    master, working = _working(step, params, folder)
     difference = master.fetch_diff(working)
     files = []
 
@@ -132,8 +139,8 @@ def step_phil(step: str, params) -> tuple[str, tuple[str, ...]]:
                 look(item)
             elif item.type.phil_type in ("path", "str"):
                 value = item.extract()
-                if isinstance(value, str) and os.path.isfile(value):
-                    files.append(str(Path(value).absolute()))
+                if isinstance(value, str) and _is_file(Path(folder, value)):
+                    files.append(str(Path(folder, value)))
 
     look(difference)
     return difference.as_str(), tuple(files)

@@ -111,6 +111,7 @@ class TaskResult:
         name: of the task
         seconds: wall-clock time
         attempts: how often its process was started
+        memory: the most that its process, or one of the process's workers, had, Mbyte
         empty: not one still could be used
         reason: why it is empty
         outputs: file name -> [size, time of change in ns]
@@ -120,6 +121,7 @@ class TaskResult:
     name: str
     seconds: float = 0.0
     attempts: int = 1
+    memory: float = 0.0
     empty: bool = False
     reason: str = ""
     outputs: dict[str, list[int]] = field(default_factory=dict)
@@ -140,6 +142,9 @@ def identity_of(path: Path) -> list:
     except OSError:
         return [str(path)]
     return [str(path), status.st_size, status.st_mtime_ns]
+
+
+_MAXRSS_UNIT = 1e-6 if sys.platform == "darwin" else 1024e-6
 
 
 class Children:
@@ -163,10 +168,13 @@ class Children:
             self._running.add(process)
             return process
 
-    def wait(self, process: subprocess.Popen) -> int:
-        """The exit code, once the process has ended and nothing of it is left."""
+    def wait(self, process: subprocess.Popen) -> tuple[int, float]:
+        """(exit code, most memory in Mbyte that it or a worker of it had), once the process has ended
+        and nothing of it is left."""
         try:
-            return process.wait()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return process.returncode, usage.ru_maxrss * _MAXRSS_UNIT
         finally:
             _kill_group(process)
             with self._lock:
@@ -188,8 +196,8 @@ def _kill_group(process: subprocess.Popen) -> None:
 
 def _run_once(
     task: Task, nproc: int | None, children: Children, inherit: tuple[int, ...]
-) -> tuple[int, str]:
-    """Exit code (negative: signal) and what was written to stderr."""
+) -> tuple[int, float, str]:
+    """Exit code (negative: signal), memory in Mbyte, and what was written to stderr."""
     with tempfile.TemporaryFile() as errors:
         process = children.start(
             task.command(nproc),
@@ -200,9 +208,9 @@ def _run_once(
             start_new_session=True,
             pass_fds=inherit,
         )
-        code = children.wait(process)
+        code, memory = children.wait(process)
         errors.seek(0)
-        return code, errors.read().decode(errors="replace")
+        return code, memory, errors.read().decode(errors="replace")
 
 
 def _last_line(text: str) -> str:
@@ -242,7 +250,7 @@ def run_task(
     for attempt in range(1, retries + 2):
         nproc = task.nproc if attempt <= retries or task.nproc is None else 1
         task.remove_leftovers()
-        code, errors = _run_once(task, nproc, children, inherit)
+        code, memory, errors = _run_once(task, nproc, children, inherit)
         if code == 0:
             missing = [name for name in task.outputs if not task.path(name).is_file()]
             if missing:
@@ -251,11 +259,12 @@ def run_task(
                 task.name,
                 time.monotonic() - start,
                 attempt,
+                memory,
                 outputs={name: identity_of(task.path(name))[1:] for name in task.outputs},
             )
         if code == NOTHING_LEFT and task.may_be_empty:
             return TaskResult(
-                task.name, time.monotonic() - start, attempt, empty=True, reason=_last_line(errors)
+                task.name, time.monotonic() - start, attempt, memory, empty=True, reason=_last_line(errors)
             )
         if code < 0:
             why = f"its process was killed by {_signal_name(-code)}"
