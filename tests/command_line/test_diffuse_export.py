@@ -82,6 +82,25 @@ def test_isotropic_part_removed_and_limits(folder):
     assert not (folder / "merged.mtz").exists()
 
 
+def test_all_batches_at_once_with_their_observations(folder):
+    """What a shell makes of diffuse_scaled_* and diffuse_merged.refl"""
+    experiments = ExperimentList.from_file(folder / "scaled.expt", check_format=False)
+    experiments[0].identifier = "two"
+    experiments[0].beam.set_wavelength(1.3)
+    experiments.as_file(folder / "scaled_2.expt")
+    observations = flex.reflection_table()
+    for name in ("counts", "exposure"):
+        observations[name] = flex.double([1.0])
+    observations["voxel"] = flex.miller_index([(1, 2, 3)])
+    observations.as_file(folder / "scaled.refl")
+    result = export(folder, "scaled.expt", "scaled.refl", "scaled_2.expt", "merged.refl")
+    assert not result.returncode and not result.stderr
+    (array, _) = iotbx.mtz.object(str(folder / "merged.mtz")).as_miller_arrays()
+    assert array.info().wavelength == pytest.approx(1.2)
+    result = export(folder, "scaled.expt", "scaled.refl")
+    assert result.returncode and "None of the .refl files is a merged map" in result.stderr
+
+
 def test_lost_models_come_from_the_copy(folder):
     result = export(folder, "lost.expt", "merged.refl", "models.json", "format=hkl")
     assert not result.returncode and not result.stderr

@@ -123,6 +123,18 @@ def test_mtz_by_gemmi(merged, tmp_path):
     assert len(np.unique(again, axis=0)) == len(voxel)
 
 
+def test_full_mtz_is_half_a_sphere_in_p1(merged, tmp_path):
+    write_format("mtz", tmp_path / "map.mtz", merged, "full")
+    mtz = iotbx.mtz.object(str(tmp_path / "map.mtz"))
+    array = mtz.as_miller_arrays()[0]
+    assert array.space_group().order_z() == 1
+    voxel = as_numpy(array.indices())
+    both = np.unique(np.concatenate([voxel, -voxel]), axis=0)
+    assert len(both) == 2 * len(voxel) - np.all(voxel == 0, axis=1).sum()
+    assert len(both) == merged.grid.multiplicity(merged.voxel).sum()
+    assert array.data().as_numpy_array() == pytest.approx(values_at(merged, voxel), rel=1e-6)
+
+
 @pytest.mark.parametrize("extent", ["full", "asymmetric"])
 def test_ccp4_by_iotbx_and_gemmi(merged, tmp_path, extent):
     path = str(tmp_path / "map.ccp4")
