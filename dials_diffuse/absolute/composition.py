@@ -54,6 +54,7 @@ class Part:
         ordered: contributes to Bragg intensities at high resolution
         distant: further pairs, tapered, None where not known
         distant_error: relative uncertainty of what the distant pairs contribute
+        number_error: relative uncertainty of how much there is of this part
     """
 
     name: str
@@ -62,6 +63,7 @@ class Part:
     ordered: bool = True
     distant: PairList | None = None
     distant_error: float = 0.0
+    number_error: float = 0.0
 
     @property
     def electrons(self) -> float:
@@ -149,6 +151,15 @@ class UnitCellInventory:
         cell, all shells together."""
         known = [part.distant.scaled(part.distant_error) for part in self.parts if part.distant is not None]
         return sum_pairs(known).debye_sum(q, tables)
+
+    def uncertainty(self, tables: AtomicTables = AtomicTables(), q: float = 0.5) -> float:
+        """Relative uncertainty of sum f^2 at |q| from how much there is of each part."""
+        total = self.sum_f_squared(np.array([q]), tables)[0]
+        square = 0.0
+        for part in self.parts:
+            own = sum(n * abs(form_factor(e, [q], tables)[0]) ** 2 for e, n in part.atoms.items())
+            square += (part.number_error * own / total) ** 2
+        return float(np.sqrt(square))
 
     def as_rows(self) -> list[list]:
         """The inventory as a table, the column names first."""
@@ -250,7 +261,9 @@ def chain_molecule(sequence: str) -> Molecule:
     return Molecule(elements, hydrogens, trigonal, bonds)
 
 
-def _solvent(volume: float, fraction: float, density: float, ordered_waters: float) -> Part | None:
+def _solvent(
+    volume: float, fraction: float, density: float, ordered_waters: float, error: float
+) -> Part | None:
     waters = volume * fraction * density / WATER_ELECTRONS - ordered_waters
     if waters <= 0:
         return None
@@ -261,6 +274,7 @@ def _solvent(volume: float, fraction: float, density: float, ordered_waters: flo
         ordered=False,
         distant=distant_pairs_of_water(waters),
         distant_error=0.3,
+        number_error=error,
     )
 
 
@@ -276,9 +290,11 @@ def _finish(
     macromolecule = sum(part.mass for part in parts) - ordered_waters * 18.015
     guess = 1 - macromolecule * PROTEIN_VOLUME / volume
     warnings = []
+    # density of the mother liquor, and the volume of the molecule where that was guessed from its mass
+    error = 0.03
     if solvent_content is None:
-        solvent_content = min(max(guess, 0.0), 1.0)
-    solvent = _solvent(volume, solvent_content, density, ordered_waters)
+        solvent_content, error = min(max(guess, 0.0), 1.0), 0.05
+    solvent = _solvent(volume, solvent_content, density, ordered_waters, error)
     matthews = volume / max(macromolecule, 1e-9)
     inventory = UnitCellInventory(
         parts + ([solvent] if solvent else []), volume, source, solvent_content, matthews, warnings

@@ -18,6 +18,9 @@ CITATIONS = """The absolute scale rests on these, please cite them:
   S. P. Meisburger, D. A. Case & N. Ando (2023) Nat. Commun. 14, 1228
   J. H. Hubbell et al. (1975) J. Phys. Chem. Ref. Data 4, 471-538 (incoherent scattering)"""
 
+# Pairs are tapered: below this |q| (1/A) the taper shows in the theory, not the crystal
+THEORY_FROM = 0.25
+
 _NAMES = {
     "high_q": "high q (Norman)",
     "krogh_moe": "Krogh-Moe",
@@ -72,13 +75,14 @@ def profile_plot(profile: RadialProfile, total: TotalScattering, absolute: Absol
     """All radial profiles on one absolute scale."""
     s = absolute.scale
     theory = total.theory
+    shown = np.where(profile.q >= THEORY_FROM, theory["total"], np.nan)
     lines = [
         _line("total, measured", profile.q, s * profile.total, line={"color": "#000000"}),
         _line("diffuse + incoherent, measured", profile.q, s * profile.diffuse, line={"color": "#0072b2"}),
         _line("Bragg, measured", profile.q, s * (profile.total - profile.diffuse), line={"color": "#d55e00"}),
         _line("sum f^2", profile.q, theory["sum_f_squared"], line={"color": "#009e73", "dash": "dash"}),
         _line("incoherent", profile.q, theory["incoherent"], line={"color": "#cc79a7", "dash": "dash"}),
-        _line("sum f^2 + pairs + incoherent", profile.q, theory["total"], line={"color": "#999999", "dash": "dot"}),
+        _line("sum f^2 + pairs + incoherent", profile.q, shown, line={"color": "#999999", "dash": "dot"}),
     ]
     return {
         "data": lines,
@@ -93,11 +97,11 @@ def profile_plot(profile: RadialProfile, total: TotalScattering, absolute: Absol
 
 def ratio_plot(profile: RadialProfile, total: TotalScattering, absolute: AbsoluteScale) -> dict:
     """Measured over expected total scattering."""
-    expected = total.theory["total"]
+    expected = np.where(profile.q >= THEORY_FROM, total.theory["total"], np.nan)
     ratio = absolute.scale * profile.total / expected
     error = absolute.scale * np.sqrt(profile.variance) / expected
     line = _line("total over theory", profile.q, ratio)
-    line["error_y"] = {"type": "data", "array": [float(f"{e:.4g}") for e in error]}
+    line["error_y"] = {"type": "data", "array": [float(f"{e:.4g}") if np.isfinite(e) else 0 for e in error]}
     return {
         "data": [line],
         "layout": _axes("Measured over expected total scattering", "|q| (1/A)", "ratio", range=[0.5, 1.5]),

@@ -188,7 +188,13 @@ def find_scale(
             "(estimate=fit uses what there is)"
         )
     used = by_name[chosen]
+    # what the estimates disagree about is not the composition, which they share: only then does it join
     warnings += _diagnose(estimates, used, fit, theory, settings, reach)
+    relative = inventory.uncertainty(tables)
+    if relative > 0:
+        for estimate in estimates:
+            estimate.parts["composition"] = relative * abs(estimate.scale)
+            estimate.error = _combine(estimate.parts)
     return TotalScattering(
         used.scale,
         used.error,

@@ -105,6 +105,21 @@ def test_solvent_and_ligands():
     assert wet.atoms["Ca"] == 8
 
 
+def test_uncertainty_of_the_solvent():
+    dry = inventory_from_sequence(THAUMATIN, 8, tetragonal(), solvent_content=0)
+    assert dry.uncertainty() == 0
+    guessed = inventory_from_sequence(THAUMATIN, 8, tetragonal())
+    given = inventory_from_sequence(THAUMATIN, 8, tetragonal(), solvent_content=0.58)
+    # the solvent's share of sum f^2, which is known to 5 or 3 %
+    q = np.array([0.5])
+    solvent = inventory_from_formula(
+        f"H {2 * guessed.parts[1].atoms['O']} O {guessed.parts[1].atoms['O']}", 1, tetragonal()
+    )
+    share = solvent.sum_f_squared(q)[0] / guessed.sum_f_squared(q)[0]
+    assert guessed.uncertainty() == pytest.approx(0.05 * share)
+    assert given.uncertainty() == pytest.approx(0.03 * share, rel=0.01)
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
