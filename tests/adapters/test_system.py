@@ -1,0 +1,84 @@
+"""Processes: order, laziness, and workers that die."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+import libtbx
+
+from dials_diffuse.adapters.system import cpu_count, map_in_processes, resolve_nproc
+
+_added = 0
+
+
+def square(x):
+    return x * x
+
+
+def set_added(value):
+    global _added
+    _added = value
+
+
+def add(x):
+    return x + _added, os.getpid()
+
+
+def die(x):
+    if x == 3:
+        os._exit(1)
+    return x
+
+
+def fail(x):
+    raise ValueError(f"item {x}")
+
+
+def test_number_of_processes():
+    assert cpu_count() >= 1
+    assert resolve_nproc(None) == resolve_nproc(libtbx.Auto) == cpu_count()
+    assert resolve_nproc(7) == 7
+    assert resolve_nproc(7, n_tasks=3) == 3
+    assert resolve_nproc(7, n_tasks=0) == 1
+
+
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_results_come_in_the_order_of_the_items(nproc):
+    assert list(map_in_processes(square, range(20), nproc)) == [x * x for x in range(20)]
+    assert list(map_in_processes(square, [], nproc)) == []
+
+
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_initializer(nproc):
+    results = list(map_in_processes(add, range(4), nproc, set_added, (10,)))
+    set_added(0)
+    assert [value for value, _ in results] == [10, 11, 12, 13]
+    assert (os.getpid() in {pid for _, pid in results}) is (nproc == 1)
+
+
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_items_are_taken_as_they_are_needed(nproc):
+    taken = []
+
+    def items():
+        for i in range(1000):
+            taken.append(i)
+            yield i
+
+    results = map_in_processes(square, items(), nproc)
+    assert next(results) == 0
+    assert len(taken) <= 2 * nproc + 1
+    results.close()
+
+
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_errors_of_the_function_are_passed_on(nproc):
+    with pytest.raises(ValueError, match="item 0"):
+        list(map_in_processes(fail, range(3), nproc))
+
+
+def test_a_worker_that_is_killed_is_an_error_not_a_hang():
+    with pytest.raises(ChildProcessError, match="nproc"):
+        list(map_in_processes(die, range(8), 2))
