@@ -257,6 +257,7 @@ class Pipeline:
             if not any(e.scan is not None and e.scan.get_num_images() > 1 for e in experiments):
                 converted.append(pair)
                 continue
+            _check_sweep(experiments, pair[0])
             out = tuple(numbered(name, number, len(pairs)) for name in ("stills.expt", "stills.refl"))
             converted.append(out)
             tasks.append(
@@ -467,6 +468,19 @@ class Pipeline:
         summary.jsons += [task.path(task.json) for task in tasks if task.json]
         summary.stills = sum(task.stills for task in tasks) or summary.stills
         return results
+
+
+def _check_sweep(experiments, name: str) -> None:
+    """Raises ValueError where dials.sequence_to_stills could not convert the experiments."""
+    for index, experiment in enumerate(experiments):
+        n_images = experiment.scan.get_num_images() if experiment.scan is not None else 0
+        if experiment.crystal is None:
+            raise ValueError(f"Experiment {index} of {name} has no crystal: index and integrate it first")
+        if experiment.crystal.num_scan_points != n_images + 1:
+            raise ValueError(
+                f"Experiment {index} of {name} is a sweep without a scan-varying crystal, which "
+                "dials.sequence_to_stills needs: refine it with dials.refine scan_varying=True"
+            )
 
 
 def _count(n: int, one: str, several: str) -> str:

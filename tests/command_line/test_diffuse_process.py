@@ -13,7 +13,15 @@ import time
 
 import pytest
 
-from dxtbx.model import ExperimentList
+from dxtbx.imageset import ImageSetFactory
+from dxtbx.model import (
+    Crystal,
+    Experiment,
+    ExperimentList,
+    GoniometerFactory,
+    ScanFactory,
+)
+from scitbx import matrix
 
 from dials.array_family import flex
 
@@ -23,10 +31,8 @@ OPTIONS = ["mp.nproc=2", "batch_size=2", "mask.bragg.size=model", "output.html=N
 PATIENCE = 120  # s, for a machine that is busy
 
 
-@pytest.fixture(scope="module")
-def stills(tmp_path_factory):
-    """A folder with simulated.expt, .refl and four small images"""
-    folder = tmp_path_factory.mktemp("stills")
+def simulate(folder, *options):
+    """simulated.expt, .refl and four small images"""
     from dials_diffuse.command_line.diffuse_simulate import run
 
     here = os.getcwd()
@@ -34,11 +40,16 @@ def stills(tmp_path_factory):
     try:
         run([
             "stills=4", "nproc=1", "detector.image_size=100,100", "detector.pixel_size=1.2",
-            "exposure.mean_photons=20", "output.html=None",
+            "exposure.mean_photons=20", "output.html=None", *options,
         ])  # fmt: skip
     finally:
         os.chdir(here)
     return folder
+
+
+@pytest.fixture(scope="module")
+def stills(tmp_path_factory):
+    return simulate(tmp_path_factory.mktemp("stills"))
 
 
 @pytest.fixture(scope="module")
@@ -304,3 +315,82 @@ def test_dask_with_a_killed_worker(stills, reference, tmp_path):
     _, errors = run.communicate()
     assert run.returncode == 0, errors
     assert same_map(tmp_path, reference)
+
+
+def as_sweep(stills, step):
+    """The stills of a crystal that turns about x, step degrees each, as the integrated sweep that they could
+    have come from: sweep.expt and sweep.refl."""
+    experiments = ExperimentList.from_file(str(stills / "simulated.expt"))
+    table = flex.reflection_table.from_file(str(stills / "simulated.refl"))
+    n = len(experiments)
+    goniometer = GoniometerFactory.known_axis((1, 0, 0))
+    scan = ScanFactory.make_scan((1, n), 0.1, (0, step), {i + 1: 0 for i in range(n)})
+    first = experiments[0]
+    imageset = ImageSetFactory.make_sequence(
+        str(stills / "images" / "still_#####.cbf"), list(range(1, n + 1)),
+        beam=first.beam, detector=first.detector, goniometer=goniometer, scan=scan,
+    )  # fmt: skip
+    # A still is taken in the middle of its image, half a step after the angle's start
+    half_back = matrix.col((1, 0, 0)).axis_and_angle_as_r3_rotation_matrix(-step / 2, deg=True)
+    crystal = Crystal(first.crystal)
+    crystal.set_A(half_back * matrix.sqr(first.crystal.get_A()))
+    crystal.set_A_at_scan_points([crystal.get_A()] * (n + 1))
+    sweep = Experiment(
+        identifier="sweep", beam=first.beam, detector=first.detector, goniometer=goniometer, scan=scan,
+        imageset=imageset, crystal=crystal,
+    )  # fmt: skip
+    image = list(table["id"])
+    boxes = table["shoebox"]
+    for i, box in enumerate(boxes):
+        box.bbox = (*box.bbox[:4], image[i], image[i] + 1)
+        boxes[i] = box
+    table["shoebox"] = boxes
+    table["bbox"] = boxes.bounding_boxes()
+    for number in list(table.experiment_identifiers().keys()):
+        del table.experiment_identifiers()[number]
+    table["id"] = flex.int(len(table), 0)
+    table["imageset_id"] = flex.int(len(table), 0)
+    table.experiment_identifiers()[0] = "sweep"
+    ExperimentList([sweep]).as_file(str(stills / "sweep.expt"))
+    table.as_file(str(stills / "sweep.refl"))
+
+
+def test_a_sweep_gives_the_observations_of_its_images_as_stills(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    simulate(data, "crystal.orientation=rotation", "crystal.rotation_step=1", "bragg.shoeboxes=True")
+    as_sweep(data, 1.0)
+    tables = {}
+    for name in ("simulated", "sweep"):
+        work = tmp_path / name
+        work.mkdir()
+        result = subprocess.run(
+            [
+                sys.executable, "-m", MODULE, str(data / f"{name}.expt"), str(data / f"{name}.refl"), *OPTIONS,
+                "steps=mask+extract", "mask.bragg.mosaicity=0.1", "mask.bragg.domain_size=1000",
+                "mask.dynamic.enable=False", "mask.dynamic.shadow=False",
+            ],
+            cwd=work, capture_output=True, text=True,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        files = [work / f"batches/diffuse_extracted_{i:04d}.refl" for i in (1, 2)]
+        tables[name] = [flex.reflection_table.from_file(str(path)) for path in files]
+    assert (tmp_path / "sweep" / "stills.expt").is_file()
+    for ours, theirs in zip(tables["simulated"], tables["sweep"]):
+        assert len(ours) == len(theirs) > 1000
+        for column in ("id", "voxel", "bragg", "counts"):
+            assert list(ours[column]) == list(theirs[column])
+        assert list(ours["exposure"]) == pytest.approx(list(theirs["exposure"]), rel=1e-9)
+
+
+def test_a_sweep_without_scan_points_is_refused(tmp_path):
+    simulate(tmp_path, "crystal.orientation=rotation", "crystal.rotation_step=1", "bragg.shoeboxes=True")
+    as_sweep(tmp_path, 1.0)
+    experiments = ExperimentList.from_file(str(tmp_path / "sweep.expt"), check_format=False)
+    experiments[0].crystal.reset_scan_points()
+    experiments.as_file(str(tmp_path / "sweep.expt"))
+    result = subprocess.run(
+        [sys.executable, "-m", MODULE, "sweep.expt", "sweep.refl"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert "refine it with dials.refine scan_varying=True" in result.stderr
