@@ -1,5 +1,5 @@
 # LIBTBX_SET_DISPATCHER_NAME dials.diffuse_process
-"""From integrated stills, or a sweep, to a map of diffuse scattering: all steps in one go.
+"""From images, integrated stills, or a sweep, to a map of diffuse scattering: all steps in one go.
 
 Runs dials.diffuse_mask, diffuse_extract, diffuse_grid, diffuse_scale and, where the contents of the unit cell
 are given, diffuse_absolute, each in a process of its own: their files, logs and reports are
@@ -13,6 +13,8 @@ Parameters of a step are in the scope of its name (mask.bragg.n_sigma=5), or in 
 for the step's own command (step_phil.mask=mask.phil).
 
 Usage:
+
+  dials.diffuse_process image*.cbf unit_cell=58,58,150,90,90,90 space_group=P41212
 
   dials.diffuse_process integrated.expt integrated.refl background=background.expt
 
@@ -44,9 +46,9 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     command = parse_command(
         args,
         phil=phil,
-        usage="dials.diffuse_process [options] integrated.expt integrated.refl [...]",
+        usage="dials.diffuse_process [options] integrated.expt integrated.refl [...] | image*.cbf",
         epilog=__doc__,
-        other_suffixes=(),
+        other_suffixes=None,
     )
     if command is None:
         return
@@ -56,7 +58,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     # Before the log is started: it may be that of a run that is going on
     with folder_lock(Path.cwd()) as lock:
         command.start_log()
-        pipeline = Pipeline(command.pairs, params)
+        pipeline = Pipeline(command.pairs, params, images=command.others)
         try:
             result = pipeline.run(lock)
         except (ValueError, OSError) as error:

@@ -21,10 +21,11 @@ STEP_SCOPES = {
 
 phil_str = (
     """
-steps = *mask *extract *grid *scale *absolute
+steps = *index *mask *extract *grid *scale *absolute
   .type = choice(multi=True)
   .help = "Steps to run, for instance steps=scale+absolute. Steps before them must have been run in this"
-          "folder. absolute is left out where no composition is given."
+          "folder. index (dials.stills_process) is for images only; absolute is left out where no composition"
+          "is given."
 resume = False
   .type = bool
   .help = "Leave out what is finished: steps and batches whose inputs, parameters and outputs are"
@@ -33,6 +34,15 @@ batch_size = Auto
   .type = int(value_min=1)
   .help = "Number of stills that are processed as one batch. Auto: one batch as long as a process stays below"
           "some hundred megabytes."
+unit_cell = None
+  .type = unit_cell
+  .help = "Unit cell, to index images with."
+space_group = None
+  .type = space_group
+  .help = "Space group, to index images with."
+reference_geometry = None
+  .type = path
+  .help = "An .expt whose detector and beam take the place of those of the images."
 background = None
   .type = str
   .help = "Empty shots (.expt), a map or a number of photons: see extract.background, which it sets."
@@ -88,6 +98,9 @@ step_phil
           "scope of the step goes before it."
   .expert_level = 1
 {
+  index = None
+    .type = path
+    .help = "Parameters of dials.stills_process."
 """
     + "".join(
         f"""

@@ -93,7 +93,7 @@ def parse_command(
     phil,
     usage: str,
     epilog: str | None,
-    other_suffixes: tuple[str, ...] = (".json",),
+    other_suffixes: tuple[str, ...] | None = (".json",),
     needs_input: bool = True,
     extra_reflections: bool = False,
 ) -> Command | None:
@@ -103,7 +103,7 @@ def parse_command(
         args: arguments, None for those of the process
         phil: the command's scope; must hold output.log
         usage, epilog: for -h
-        other_suffixes: file types the command takes besides .expt and .refl
+        other_suffixes: file types the command takes besides .expt and .refl; None: all (images)
         needs_input: without any input file, print the help and return None
         extra_reflections: tables without experiments (merged ones) are expected too: all .refl
             files are then in others, and no pair has one
@@ -125,11 +125,12 @@ def parse_command(
     experiments, reflections, others = [], [], []
     for name in names:
         path = Path(name)
-        known = (".expt", ".refl", *other_suffixes)
-        if path.suffix not in known:
+        known = (".expt", ".refl", *(other_suffixes or ()))
+        if path.suffix not in known and not (other_suffixes is None and path.is_file()):
             raise Sorry(
                 f"Unable to handle the argument {name!r}: neither a parameter nor a file of type "
                 + ", ".join(known)
+                + (", nor an image that is there" if other_suffixes is None else "")
             )
         if not path.is_file():
             raise Sorry(f"No such file: {name}")

@@ -24,6 +24,7 @@ from dials_diffuse.pipeline.steps import (
     STEPS,
     Files,
     has_composition,
+    index_phil,
     step_phil,
     with_short_forms,
 )
@@ -34,6 +35,7 @@ logger = logging.getLogger("dials.diffuse.pipeline")
 # A batch of so many pixels, or stills, takes some hundred megabytes
 _PIXELS_OF_A_BATCH = 5e8
 _STILLS_OF_A_BATCH = 500
+_IMAGES_OF_A_BATCH = 50  # to index
 
 
 @dataclass
@@ -114,9 +116,10 @@ class Pipeline:
     PosixPath('/data/run1/diffuse_merged.refl')
 
     Args:
-        pairs: .expt and .refl files
+        pairs: .expt and .refl files; none where images are given
         params: of `parameters`, or the extract of dials_diffuse.phil.process.phil_scope
         folder: where everything is written, and what names in the parameters are relative to
+        images: image files to index and integrate with dials.stills_process
 
     Raises:
         ValueError: parameters that contradict each other, no input.
@@ -127,9 +130,13 @@ class Pipeline:
         pairs: Sequence[tuple[str | os.PathLike, str | os.PathLike] | DataPair],
         params,
         folder: str | os.PathLike = ".",
+        images: Sequence[str | os.PathLike] = (),
     ):
-        if not pairs:
-            raise ValueError("No .expt file in the input")
+        if pairs and images:
+            raise ValueError("Give images, or .expt and .refl files, not both")
+        if not pairs and not images:
+            raise ValueError("No .expt file and no image in the input")
+        self.images = [str(Path(image).absolute()) for image in images]
         self.pairs = []
         for pair in pairs:
             expt, refl = (pair.experiments, pair.reflections) if isinstance(pair, DataPair) else pair
@@ -138,7 +145,7 @@ class Pipeline:
             self.pairs.append((str(Path(expt).absolute()), str(Path(refl).absolute())))
         self.params = with_short_forms(params)
         self.folder = Path(folder).absolute()
-        self.steps = [step for step in STEPS if step in self.params.steps]
+        self.steps = [step for step in STEPS if step in self.params.steps and (images or step != "index")]
         if not self.steps:
             raise ValueError("steps: no step was chosen")
         if "absolute" in self.steps and not has_composition(self.params):
@@ -149,7 +156,13 @@ class Pipeline:
                 "No composition is given: the map stays on a relative scale (composition.model, sequence or "
                 "formula would bring it to electrons^2)"
             )
-        self._phil = {step: step_phil(step, self.params, self.folder) for step in STEPS}
+        self._phil = {step: step_phil(step, self.params, self.folder) for step in STEP_SCOPES}
+        if "index" in self.steps:
+            from dials_diffuse.adapters.stills_processor import check_available
+
+            check_available()
+            if (params.unit_cell is None or params.space_group is None) and params.step_phil.index is None:
+                raise ValueError("Images are indexed with unit_cell= and space_group=: give both")
         self._result = PipelineResult()
 
     def run(self, lock: int | None = None) -> PipelineResult:
@@ -204,6 +217,7 @@ class Pipeline:
 
     def _run_steps(self) -> None:
         work = {
+            "index": self._index,
             "mask": self._mask,
             "extract": self._extract,
             "grid": self._grid,
@@ -237,6 +251,69 @@ class Pipeline:
                     f"steps: {needed_by} needs {name}, which is not in {self.folder}: run {step} too"
                 )
         return pairs
+
+    def _index(self, _: list[Files]) -> list[Files]:
+        size = self.params.batch_size
+        if size is None or size is libtbx.Auto:
+            size = _IMAGES_OF_A_BATCH
+        batches = [self.images[i : i + size] for i in range(0, len(self.images), size)]
+        n = len(batches)
+        if n > 1:
+            Path(self.folder, self.params.output.batches).mkdir(exist_ok=True)
+        phil = index_phil(self.params, self.folder)
+        reference = self.params.reference_geometry
+        tasks = []
+        for number, images in enumerate(batches):
+            out = self._batch_files("index", number, n)
+            name = numbered("index", number, n)
+            numbers = os.path.join(os.path.dirname(out[0]), f"dials.diffuse_{name}.json")
+            log = os.path.join(os.path.dirname(out[0]), f"dials.diffuse_{name}.log")
+            arguments = ["--output", *out, "--json", numbers, "--log", log]
+            if reference is not None:
+                arguments += ["--reference", str(Path(self.folder, reference))]
+            tasks.append(
+                Task(
+                    name=name,
+                    step="index",
+                    module="dials_diffuse.pipeline.index_images",
+                    folder=str(self.folder),
+                    inputs=tuple(images),
+                    outputs=out,
+                    arguments=tuple(arguments),
+                    phil=phil,
+                    phil_file="diffuse_index.phil",
+                    log=log,
+                    json=numbers,
+                    may_be_empty=n > 1,
+                    stills=len(images),
+                    watched=() if reference is None else (str(Path(self.folder, reference)),),
+                )
+            )
+        return self._batches_left(tasks, self._run("index", tasks), "Not one image could be integrated")
+
+    def _batches_left(
+        self, tasks: list[Task], results: dict[str, TaskResult], message: str
+    ) -> list[Files]:
+        """Files of the batches that hold something.
+
+        Raises:
+            ValueError: none does.
+        """
+        left = []
+        for task in tasks:
+            if results[task.name].empty:
+                self._result.empty[task.name] = results[task.name].reason
+                logger.warning(
+                    "Warning: not one of the %d stills of %s could be used: %s",
+                    task.stills,
+                    task.name,
+                    results[task.name].reason,
+                )
+            else:
+                left.append(task.outputs[:2])
+        if not left:
+            raise ValueError(f"{message}: {next(iter(self._result.empty.values()))}")
+        return left
 
     def _mask(self, pairs: list[Files]) -> list[Files]:
         pairs = self._as_stills(pairs)
@@ -299,24 +376,7 @@ class Pipeline:
             )
             images = _images(experiments[i] for i in indices)
             tasks.append(dataclasses.replace(task, watched=(*task.watched, *images)))
-        results = self._run("extract", tasks)
-        left = []
-        for task in tasks:
-            if results[task.name].empty:
-                self._result.empty[task.name] = results[task.name].reason
-                logger.warning(
-                    "Warning: not one of the %d stills of %s could be used: %s",
-                    task.stills,
-                    task.name,
-                    results[task.name].reason,
-                )
-            else:
-                left.append(task.outputs[:2])
-        if not left:
-            raise ValueError(
-                f"Not one still could be extracted: {next(iter(self._result.empty.values()))}"
-            )
-        return left
+        return self._batches_left(tasks, self._run("extract", tasks), "Not one still could be extracted")
 
     def _split(self, masked: Files, size: int, n: int) -> list[Files]:
         """The masked stills in n batches."""

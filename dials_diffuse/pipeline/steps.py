@@ -8,10 +8,11 @@ from iotbx.phil import parse
 
 from dials_diffuse.phil.process import STEP_SCOPES, phil_scope
 
-STEPS = tuple(STEP_SCOPES)
+STEPS = ("index", *STEP_SCOPES)
 Files = tuple[str, str]  # .expt, .refl
 
 STEP_FILES: dict[str, Files] = {
+    "index": ("integrated.expt", "integrated.refl"),
     "mask": ("diffuse_masked.expt", "diffuse_masked.refl"),
     "extract": ("diffuse_extracted.expt", "diffuse_extracted.refl"),
     "grid": ("diffuse_gridded.expt", "diffuse_gridded.refl"),
@@ -144,3 +145,22 @@ def step_phil(step: str, params, folder: Path) -> tuple[str, tuple[str, ...]]:
 
     look(difference)
     return difference.as_str(), tuple(files)
+
+
+def index_phil(params, folder: Path) -> str:
+    """Parameters of dials.stills_process, as PHIL: those of the file, then cell and space group.
+
+    Raises:
+        ValueError: the file is not there.
+    """
+    text = ""
+    path = params.step_phil.index
+    if path is not None:
+        if not Path(folder, path).is_file():
+            raise ValueError(f"step_phil.index: no such file: {path}")
+        text = Path(folder, path).read_text() + "\n"
+    if params.unit_cell is not None:
+        text += f"indexing.known_symmetry.unit_cell = {','.join(map(repr, params.unit_cell.parameters()))}\n"
+    if params.space_group is not None:
+        text += f'indexing.known_symmetry.space_group = "{params.space_group}"\n'
+    return text
