@@ -58,6 +58,11 @@ bragg
     .type = float(value_min=0, value_max=0.2)
     .help = "Relative standard deviation of the wavelength (0.004 for 1 % full width at"
             "half maximum). None: part of the size measured on the images, else 0."
+  other_spots = False
+    .type = bool
+    .help = "Read every image and mask groups of pixels more than 9 standard deviations"
+            "above their resolution ring that no indexed lattice explains: spots of"
+            "split crystals, salt or ice. Takes as long again as reading the images."
   multi_lattice = *mask exclude
     .type = choice
     .help = "Images with several lattices. mask: the spots of all lattices are masked on"

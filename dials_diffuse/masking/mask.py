@@ -15,6 +15,7 @@ from dials_diffuse.adapters.system import map_in_processes, resolve_nproc
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.masking import static
 from dials_diffuse.masking.dynamic import MIN_IMAGES, judge_pixels
+from dials_diffuse.masking.other_spots import find_other_spots
 from dials_diffuse.masking.prediction import (
     ObservedSpots,
     SpotRows,
@@ -76,6 +77,7 @@ class BraggSettings:
         fitted: shape measured on the images, or None
         mosaicity (rad), domain (1/Angstrom): standard deviations given by the user, or None
         bandwidth: relative, or None
+        other_spots: look at every image for bright groups that no lattice explains
         floor: what may be left of a spot, as function of |q|, ADU a pixel; None where unknown
     """
 
@@ -88,6 +90,7 @@ class BraggSettings:
     mosaicity: float | None
     domain: float | None
     bandwidth: float | None
+    other_spots: bool
     floor: object
 
     @classmethod
@@ -107,6 +110,7 @@ class BraggSettings:
             None if params.mosaicity is None else np.radians(params.mosaicity) / FWHM_PER_SIGMA,
             None if params.domain_size is None else SIGMA_TIMES_DOMAIN_SIZE / params.domain_size,
             params.bandwidth,
+            params.other_spots,
             fit.floor(params.residual) if fit and automatic else None,
         )
 
@@ -169,19 +173,41 @@ def integrated_spots(reflections, stills: list[Still]) -> list:
     return [(indices[a:b], counts[a:b]) for a, b in zip(edges[:-1], edges[1:])]
 
 
+# Pixels that are good in every image, for the worker processes that look at images
+_good: list[np.ndarray] | None = None
+
+
+def _start_worker(good) -> None:
+    global _good
+    _good = good
+
+
 def _predict(task):
-    still, spots, settings = task
-    try:
-        return settings.predict(still, spots), None
-    except (ValueError, RuntimeError, np.linalg.LinAlgError) as error:
-        return None, str(error)
+    """Rows of the stills on one image, rows of what else is bright there, and reasons of failures."""
+    group, spots, settings = task
+    rows, reasons = [], []
+    for still, observed in zip(group, spots):
+        try:
+            rows.append(settings.predict(still, observed))
+            reasons.append(None)
+        except (ValueError, RuntimeError, np.linalg.LinAlgError) as error:
+            rows.append(SpotRows.none())
+            reasons.append(str(error))
+    others, unread = SpotRows.none(), None
+    if settings.other_spots:
+        try:
+            others = find_other_spots(group, rows, _good, settings.padding)
+        except ValueError as error:
+            unread = str(error)
+    return rows, reasons, others, unread
 
 
-def bragg_rows(stills: list[Still], reflections, settings: BraggSettings, nproc: int):
-    """The table of Bragg rows of all stills, and identifier -> reason of those that failed.
+def bragg_rows(stills: list[Still], reflections, settings: BraggSettings, good, nproc: int):
+    """The table of Bragg rows of all stills, and what failed: identifier or path -> reason.
 
     Args:
         reflections: integrated ones, whose bright spots are masked further out, or None
+        good: pixels good in every image, a (n_slow, n_fast) bool array a panel
 
     Raises:
         ValueError: no still could be predicted.
@@ -189,16 +215,28 @@ def bragg_rows(stills: list[Still], reflections, settings: BraggSettings, nproc:
     table = _empty_table(stills)
     failures = {}
     spots = integrated_spots(reflections, stills)
-    tasks = ((still, observed, settings) for still, observed in zip(stills, spots))
-    found = map_in_processes(_predict, tasks, nproc)
-    for still, (rows, reason) in zip(stills, found):
-        if reason is not None:
-            failures[still.experiment.identifier] = reason
-            logger.warning("Still %d (%s) has no Bragg mask: %s", still.index, still.path, reason)
-            continue
-        table.extend(spots_table(rows, still.index, still.image_number))
-    if stills and len(failures) == len(stills):
-        raise ValueError(f"No still could be masked. {next(iter(failures.values()))}")
+    position = {still.index: number for number, still in enumerate(stills)}
+    groups = group_by_image(stills)
+    tasks = ((g, [spots[position[s.index]] for s in g], settings) for g in groups)
+    found = map_in_processes(
+        _predict, tasks, nproc, initializer=_start_worker, initargs=(good if settings.other_spots else None,)
+    )
+    for group, (rows, reasons, others, unread) in zip(groups, found):
+        for still, spots_of_still, reason in zip(group, rows, reasons):
+            if reason is not None:
+                failures[still.experiment.identifier] = reason
+                logger.warning("Still %d (%s) has no Bragg mask: %s", still.index, still.path, reason)
+            else:
+                table.extend(spots_table(spots_of_still, still.index, still.image_number))
+        if unread is not None:
+            failures[group[0].path] = unread
+            logger.warning("Left out: %s", unread)
+        elif len(others.panel):
+            bright = spots_table(others, group[0].index, group[0].image_number)
+            bright["flags"] = flex.size_t(bright.size(), bright.flags.strong)
+            table.extend(bright)
+    if stills and all(still.experiment.identifier in failures for still in stills):
+        raise ValueError(f"No still could be masked. {failures[stills[0].experiment.identifier]}")
     return table, failures
 
 
@@ -372,7 +410,9 @@ def make_masks(experiments, reflections, params) -> MaskResult:
             )
         settings = BraggSettings.from_params(bragg, fit)
         log_size(fit, settings, stills[0])
-        table, failed = bragg_rows(stills, reflections, settings, min(nproc, len(stills)))
+        table, failed = bragg_rows(
+            stills, reflections, settings, good, min(nproc, len(groups))
+        )
         failures.update(failed)
     as_flex = static.set_lookup_mask(imagesets, good, params.output.mask)
     return MaskResult(experiments, table, as_flex, good, causes, survey, fit, failures)

@@ -137,13 +137,20 @@ def test_nothing_left_of_the_detector(folder, capsys):
         ("untrusted.pixel=500,2", "pixel"),
         ("output.experiments=nowhere/masked.expt", "nowhere"),
         ("bragg.method=shoebox", "shoebox"),
-        ("bragg.n_sigma=0", "n_sigma"),
         ("bragg.methode=halo", "methode"),
     ],
 )
 def test_parameters_that_make_no_sense(folder, capsys, argument, text):
     assert text in fails(capsys, "simulated.expt", "simulated.refl", argument)
     assert not (folder / "pixels.mask").exists()
+
+
+def test_a_value_out_of_range(folder, capfd):
+    # Newer DIALS ends such a line itself
+    with pytest.raises(SystemExit) as caught:
+        run(["simulated.expt", "bragg.n_sigma=0"])
+    assert caught.value.code != 0
+    assert "n_sigma" in str(caught.value.code) + capfd.readouterr().err
 
 
 def test_d_min_above_d_max(folder, capsys):

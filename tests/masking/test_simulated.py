@@ -191,3 +191,17 @@ def test_halo_masks_all_within_its_radius(tmp_path):
     close = (distance < 0.95 * radius) & (np.rint(h) != 0).any(axis=-1)
     assert close.sum() > 100
     assert (close & ~bragg).sum() <= 0.002 * close.sum()
+
+
+def test_spots_of_a_lattice_that_was_not_indexed_are_found(tmp_path):
+    simulated = simulate(settings_of(4, crystal={"lattices": 2}), tmp_path)
+    known = simulated.experiments[::2]
+    left = {}
+    for other_spots in (False, True):
+        result = make_masks(known, None, parameters(tmp_path, bragg__other_spots=other_spots))
+        removed, lost = bragg_left(simulated, result)
+        left[other_spots] = 1 - removed
+        assert lost < 0.15
+    assert left[False] > 0.2
+    # What is left are spots too weak to stand out
+    assert left[True] < 0.2 * left[False]

@@ -1,0 +1,62 @@
+"""Seconds a still for its masks: prediction, painting, and the complete mask of an image.
+
+Usage: python benchmarks/bench_mask.py integrated.expt integrated.refl
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from dials.util import tabulate
+
+from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.images import read_raw, static_mask
+from dials_diffuse.masking.mask import BraggSettings, make_masks
+from dials_diffuse.masking.still_mask import StillMasker, complete_mask
+from dials_diffuse.phil.mask import phil_scope
+from dials_diffuse.stills import stills_of
+
+
+def timed(function, *args):
+    """(seconds, result) of a call."""
+    start = time.perf_counter()
+    result = function(*args)
+    return time.perf_counter() - start, result
+
+
+def main(expt: str, refl: str) -> None:
+    """Print the table for the stills of a pair of files."""
+    experiments, reflections = DataPair(Path(expt), Path(refl)).load()
+    params = phil_scope.fetch().extract()
+    params.nproc, params.dynamic.n_images = 1, 5
+    with tempfile.TemporaryDirectory() as folder:
+        params.output.mask = str(Path(folder) / "pixels.mask")
+        result = make_masks(experiments, reflections, params)
+    settings = BraggSettings.from_params(params.bragg, result.size_fit)
+    masker = StillMasker(result.reflections)
+    times = {"read": [], "predict": [], "paint Bragg": [], "complete mask": []}
+    for still in stills_of(result.experiments):
+        static = static_mask(still.imageset)
+        seconds, raw = timed(read_raw, still.imageset, still.image_index)
+        times["read"].append(seconds)
+        times["predict"].append(timed(settings.predict, still)[0])
+        times["paint Bragg"].append(timed(masker.bragg, [still])[0])
+        times["complete mask"].append(timed(complete_mask, [still], masker, raw, static)[0])
+    pixels = sum(mask.size for mask in result.good)
+    print(f"{len(times['read'])} stills of {pixels / 1e6:.1f} Mpixels, median and fastest")
+    rows = [
+        [name, f"{1e3 * np.median(values):.1f}", f"{1e3 * min(values):.1f}"]
+        for name, values in times.items()
+    ]
+    print(tabulate(rows, ["step", "ms", "ms"]))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
