@@ -345,7 +345,7 @@ def _krogh_moe(profile, theory, inventory, tables, settings, inside, best, other
     scale = scale_of(profile.total, stop, expected, cap_expected)
     scan = [
         (float(start), float(high), scale_of(profile.total, high, expected, cap_expected))
-        for high in np.arange(max(0.6 * stop, 0.4), stop - 0.005, 0.02)
+        for high in np.arange(min(max(0.6 * stop, 0.4), 0.8 * stop), stop - 0.005, 0.02)
     ]
     no_fill = scale_of(profile.total, stop, expected, cap_expected, fill=0.0)
     plain = scale_of(
@@ -452,9 +452,9 @@ def _fit(profile, theory, settings, inside) -> tuple[Estimate, Variant, list[Var
     scale, linear_error, level, level_error, chi2 = fitted(total, low, stop, best, kind)
     scan, others, shares = [], [], []
     tail = total[inside][-max(3, inside.sum() // 10) :].mean()
-    for start in np.arange(low, min(low + 0.2, stop - 0.1), 0.03):
+    for start in np.linspace(low, max(min(low + 0.18, stop - 0.05), low + 0.02), 7):
         for end in (stop, 0.9 * stop):
-            if end - start > 0.1:
+            if end - start > 0.05 - 1e-9:
                 variant = fitted.best(start, end, kind)
                 value = fitted(total, start, end, variant, kind)[0]
                 scan.append((float(start), float(end), float(value)))

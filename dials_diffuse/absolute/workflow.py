@@ -35,7 +35,11 @@ from dials_diffuse.absolute.total_scattering import (
     find_scale,
 )
 from dials_diffuse.absolute.wilson import NodeIntegrator, WilsonPlot, wilson_scale
-from dials_diffuse.adapters.experiments import DataPair, load_reflections
+from dials_diffuse.adapters.experiments import (
+    DataPair,
+    load_experiments,
+    load_reflections,
+)
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
 from dials_diffuse.io.model_copy import models_to_json, restore_models
@@ -95,14 +99,12 @@ class DataSummary:
 
     Attributes:
         grid: that of the experiments
-        symmetry: reference cell and the crystals' space group
         wavelength: mean, Angstrom
         experiments: of all pairs, with their scaling models
         profile: of total scattering
     """
 
     grid: VoxelGrid
-    symmetry: crystal.symmetry
     wavelength: float
     experiments: object
     profile: RadialProfile
@@ -147,15 +149,23 @@ def read_data(inputs: Inputs, model_copies: list[Path], shell_width: float, accu
         profile.count(len(stills))
         wavelengths += [still.beam.get_wavelength() for still in stills]
         everything.extend(experiments)
-    space_group = everything[0].crystal.get_space_group()
-    return DataSummary(
-        grid,
-        crystal.symmetry(
-            unit_cell=grid.unit_cell, space_group=space_group, assert_is_compatible_unit_cell=False
-        ),
-        float(np.mean(wavelengths)),
-        everything,
-        profile.profile(grid.d_min),
+    return DataSummary(grid, float(np.mean(wavelengths)), everything, profile.profile(grid.d_min))
+
+
+def symmetry_of(pair: DataPair, model_copies: list[Path]) -> crystal.symmetry:
+    """Reference cell of the grid and space group of the first crystal.
+
+    Raises:
+        ValueError: no crystal, or no grid.
+    """
+    experiments = load_experiments(pair.experiments, check_format=False)
+    for path in model_copies:
+        restore_models(experiments, path)
+    first = stills_of(experiments)[0].crystal
+    return crystal.symmetry(
+        unit_cell=grid_of(experiments).unit_cell,
+        space_group=first.get_space_group(),
+        assert_is_compatible_unit_cell=False,
     )
 
 
@@ -394,11 +404,13 @@ def run(inputs: Inputs, model_copies: list[Path], params) -> Result:
     """
     if not inputs.pairs:
         raise ValueError("Give diffuse_scaled.expt and diffuse_scaled.refl of dials.diffuse_scale too")
+    # a wrong composition shows before the data are read
+    symmetry = symmetry_of(inputs.pairs[0], model_copies)
+    inventory = inventory_of(params.composition, symmetry)
     integrator = NodeIntegrator()
     data = read_data(
         inputs, model_copies, params.total_scattering.shell_width, accumulators=[integrator]
     )
-    inventory = inventory_of(params.composition, data.symmetry)
     tables = tables_of(params.tables, data.wavelength)
     warnings = list(inventory.warnings)
     by_hand = params.scale is not None
