@@ -39,11 +39,12 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     params = command.params
     command.start_log()
 
-    from dials_diffuse.grid import summary
+    from dials_diffuse.grid import ambiguity, summary
     from dials_diffuse.grid.coverage import VoxelAccumulator
     from dials_diffuse.grid.gridding import (
         check_observations,
         define_grid,
+        define_grid_of,
         grid_table,
         settings_of,
         with_index_range,
@@ -54,13 +55,23 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.io.model_copy import models_to_json
     from dials_diffuse.report.html import plots_of, write_report
 
-    definition = define_grid(command.pairs, command.model_copies(), settings_of(params))
+    settings = settings_of(params)
+    definition = define_grid(command.pairs, command.model_copies(), settings)
+    resolution = None
+    if params.ambiguity.resolve:
+        resolution = ambiguity.resolve_files(command.pairs, definition, params.ambiguity)
+        if resolution is not None and resolution.chosen.any():
+            for experiments, chosen in zip(definition.experiments, resolution.files):
+                ambiguity.reindex_experiments(experiments, chosen, resolution.settings)
+            definition = define_grid_of(definition.experiments, settings)
     summary.log_cells(definition)
 
     sums, n_pairs = VoxelAccumulator(), len(command.pairs)
     for number, pair in enumerate(command.pairs):
         _, table = pair.load(check_format=False)
         check_observations(table, str(pair.reflections))
+        if resolution is not None:
+            ambiguity.reindex_table(table, resolution.files[number], resolution.settings)
         table = grid_table(
             table, definition.extracted, definition.grid, definition.excluded[number]
         )
@@ -82,6 +93,8 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         models |= models_to_json(experiments)
 
     sections = summary.report_sections(definition, grid, sums, rows)
+    if resolution is not None:
+        sections.insert(1, summary.ambiguity_section(resolution))
     if params.output.html:
         logger.info("Saving the report to %s", params.output.html)
         write_report(params.output.html, "dials.diffuse_grid", sections)
@@ -91,6 +104,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             "plots": plots_of(sections),
             "coverage": summary.coverage_numbers(rows),
             "cells": summary.cell_numbers(definition),
+            "ambiguity": resolution and summary.ambiguity_numbers(resolution),
         }
         with replacing(params.output.json) as temporary, open(temporary, "w") as handle:
             json.dump(content, handle)

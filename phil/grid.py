@@ -25,6 +25,9 @@ grid
     .type = str
     .help = "Laue group under which voxels are merged, as a symbol of it or of a space group in the"
             "setting of the data (P1 for none but Friedel's law). None: that of the crystals."
+  friedel = True
+    .type = bool
+    .help = "Merge h with -h. Diffuse scattering obeys Friedel's law but for anomalous scattering."
   reference_cell = None
     .type = unit_cell
     .help = "Cell that gives voxels their |q| and d. None: the median of the stills, made to obey the"
@@ -34,6 +37,27 @@ grid
     .help = "Leave out stills with a cell length or angle further than this from the reference"
             "(relative; angles in radian). None: cells beyond 6 robust standard deviations"
             "are reported and kept."
+}
+ambiguity
+  .help = "Lattices more symmetric than the Laue group (P4, P3, I23 ...) can be indexed in several settings."
+{
+  resolve = True
+    .type = bool
+    .help = "Find the setting of each still by correlating its intensities with those of the others, and"
+            "reindex. Nothing is done where the Laue group leaves no ambiguity, or where the intensities do"
+            "not tell."
+  max_delta = 2
+    .type = float(value_min=0)
+    .help = "Tolerance of the lattice symmetry, in degrees."
+    .expert_level = 1
+  n_reference = 200
+    .type = int(value_min=2)
+    .help = "Number of stills that are compared with each other; all others are compared with these."
+    .expert_level = 2
+  seed = 0
+    .type = int
+    .help = "Of the random starts."
+    .expert_level = 2
 }
 """
     + output_str("diffuse_grid", "diffuse_gridded.expt", "diffuse_gridded.refl")

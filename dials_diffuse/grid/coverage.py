@@ -122,7 +122,7 @@ def voxels_possible(grid: VoxelGrid, q_max: float) -> np.ndarray:
     from cctbx import miller
 
     symmetry = grid.supercell_symmetry()
-    indices = miller.build_set(symmetry, anomalous_flag=False, d_min=1 / q_max).indices()
+    indices = miller.build_set(symmetry, anomalous_flag=not grid.friedel, d_min=1 / q_max).indices()
     voxel = as_numpy(indices)
     voxel = voxel[grid.contains(voxel)]
     return np.linalg.norm(grid.q_of_voxel(voxel), axis=1)

@@ -48,6 +48,7 @@ class GridSettings:
         subdivide: n, a divisor of the extracted n; None: as extracted
         d_min, d_max: limits of the voxel centres, Angstrom; None: as extracted
         laue_group: None: that of the crystals
+        friedel: take h and -h for equal
         reference_cell: None: median of the stills
         max_cell_deviation: leave out stills whose cell is further from the reference (relative);
             None: report outliers but leave none out
@@ -57,6 +58,7 @@ class GridSettings:
     d_min: float | None = None
     d_max: float | None = None
     laue_group: sgtbx.space_group | None = None
+    friedel: bool = True
     reference_cell: uctbx.unit_cell | None = None
     max_cell_deviation: float | None = None
 
@@ -195,7 +197,8 @@ def settings_of(params) -> GridSettings:
         subdivide=params.subdivide and tuple(params.subdivide),
         d_min=params.d_min,
         d_max=params.d_max,
-        laue_group=group and laue_group_from_symbol(group),
+        laue_group=group and laue_group_from_symbol(group, params.grid.friedel),
+        friedel=params.grid.friedel,
         reference_cell=params.grid.reference_cell,
         max_cell_deviation=params.grid.max_cell_deviation,
     )
@@ -225,6 +228,15 @@ def define_grid(pairs, model_copies, settings: GridSettings) -> GridDefinition:
         for path in model_copies:
             restore_models(experiments, path)
         lists.append(experiments)
+    return define_grid_of(lists, settings)
+
+
+def define_grid_of(lists: list, settings: GridSettings) -> GridDefinition:
+    """Find the grid from experiment lists, one a file.
+
+    Raises:
+        ValueError: as define_grid.
+    """
     everything = [experiment for experiments in lists for experiment in experiments]
     extracted = grid_of(everything, any_cell=True)
     crystals = [experiment.crystal for experiment in everything]
@@ -244,7 +256,7 @@ def define_grid(pairs, model_copies, settings: GridSettings) -> GridDefinition:
     grid = extracted.replace(
         subdivide=settings.subdivide or extracted.subdivide,
         unit_cell=cell.unit_cell,
-        laue_group=settings.laue_group or laue_group_of(space_group),
+        laue_group=settings.laue_group or laue_group_of(space_group, settings.friedel),
         d_min=d_min,
         d_max=d_max,
         index_range=None,

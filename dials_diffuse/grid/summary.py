@@ -8,6 +8,7 @@ import numpy as np
 
 from dials.util import tabulate
 
+from dials_diffuse.grid.ambiguity import Resolution
 from dials_diffuse.grid.coverage import CoverageRow, VoxelAccumulator, coverage
 from dials_diffuse.grid.gridding import GridDefinition
 from dials_diffuse.grid.voxel_grid import VoxelGrid
@@ -194,6 +195,45 @@ def _coverage_plot(rows: list[CoverageRow]) -> dict:
         },
         "help": "Voxels of the asymmetric unit that were seen outside the Bragg mask.",
     }
+
+
+def ambiguity_numbers(resolution: Resolution) -> dict:
+    """Settings of the stills as plain JSON."""
+    return {
+        "settings": [setting.name for setting in resolution.settings],
+        "chosen": resolution.chosen.tolist(),
+        "gain": [round(float(gain), 3) for gain in resolution.gain],
+        "significance": None if np.isnan(resolution.significance) else resolution.significance,
+    }
+
+
+def ambiguity_section(resolution: Resolution) -> ReportSection:
+    """Settings of the stills, for the report."""
+    rows = [["setting", "stills"]]
+    for number, setting in enumerate(resolution.settings):
+        rows.append([setting.name, int((resolution.chosen == number).sum())])
+    counts, edges = np.histogram(resolution.gain, 50)
+    plot = {
+        "data": [
+            {
+                "type": "bar",
+                "x": (0.5 * (edges[1:] + edges[:-1])).round(4).tolist(),
+                "y": counts.tolist(),
+            }
+        ],
+        "layout": {
+            "title": {"text": "How clearly the setting shows"},
+            "xaxis": {"title": {"text": "best less next best setting (sigma)"}},
+            "yaxis": {"title": {"text": "stills"}},
+        },
+        "help": "Stills near 0 may be in the wrong setting.",
+    }
+    return ReportSection(
+        "Indexing ambiguity",
+        "The lattice is more symmetric than the Laue group: settings were chosen by correlation.",
+        tables=[rows],
+        plots={"ambiguity": plot},
+    )
 
 
 def report_sections(

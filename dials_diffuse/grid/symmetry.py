@@ -9,15 +9,17 @@ import numpy as np
 from cctbx import sgtbx
 
 
-def laue_group_of(space_group: sgtbx.space_group) -> sgtbx.space_group:
+def laue_group_of(space_group: sgtbx.space_group, friedel: bool = True) -> sgtbx.space_group:
     """The Laue group: point group operators (no centring, no screw parts) plus inversion,
-    in the setting of the space group.
+    in the setting of the space group. Without Friedel's law the point group itself.
     """
-    return space_group.build_derived_point_group().build_derived_laue_group()
+    point_group = space_group.build_derived_point_group()
+    return point_group.build_derived_laue_group() if friedel else point_group
 
 
-def laue_group_from_symbol(symbol: str) -> sgtbx.space_group:
-    """The Laue group of a space or point group given by any symbol cctbx reads.
+def laue_group_from_symbol(symbol: str, friedel: bool = True) -> sgtbx.space_group:
+    """The Laue group of a space or point group given by any symbol cctbx reads; without
+    Friedel's law its point group.
 
     Raises:
         ValueError: unknown symbol.
@@ -26,7 +28,7 @@ def laue_group_from_symbol(symbol: str) -> sgtbx.space_group:
         info = sgtbx.space_group_info(symbol)
     except RuntimeError as error:
         raise ValueError(f"Unknown symmetry {symbol!r}: give a space or Laue group symbol") from error
-    return laue_group_of(info.group())
+    return laue_group_of(info.group(), friedel)
 
 
 def symbol_of(group: sgtbx.space_group) -> str:

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dxtbx.model.experiment_list import ExperimentList
+
+from dials.array_family import flex
+
+from dials_diffuse.adapters.tables import as_numpy
+from dials_diffuse.grid.voxel_grid import grid_of
+from dials_diffuse.io.model_copy import models_to_json
+
+
+@pytest.fixture(scope="session")
+def make_extracted():
+    path = pathlib.Path(__file__).parent.parent / "grid" / "synthetic.py"
+    spec = importlib.util.spec_from_file_location("dials_diffuse_synthetic_for_commands", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module.make_extracted
+
+
+def run(folder, *arguments):
+    return subprocess.run(
+        [shutil.which("dials.diffuse_grid"), *arguments], cwd=folder, capture_output=True, text=True
+    )
+
+
+def load(folder, name="diffuse_gridded"):
+    experiments = ExperimentList.from_file(str(folder / f"{name}.expt"), check_format=False)
+    return experiments, flex.reflection_table.from_file(str(folder / f"{name}.refl"))
+
+
+def test_one_pair(make_extracted, tmp_path):
+    names, voxel, values, grid = make_extracted(tmp_path, 5, space_group="P 41 21 2")
+    result = run(tmp_path, *names, "output.json=grid.json", "d_min=6")
+    assert not result.returncode and not result.stderr
+    experiments, table = load(tmp_path)
+    found = grid_of(experiments)
+    assert found.d_min == 6 and found.laue_group == grid.laue_group
+    assert found.unit_cell.parameters() == pytest.approx(grid.unit_cell.parameters(), rel=1e-6)
+    before = load(tmp_path, "extracted")[1]
+    inside = found.contains(as_numpy(before["voxel"]))
+    assert table.size() == inside.sum() < before.size()
+    assert np.array_equal(as_numpy(table["asu_voxel"]), found.to_asu(as_numpy(table["voxel"])))
+    for name in ("counts", "exposure", "background", "id", "bragg"):
+        assert np.array_equal(as_numpy(table[name]), as_numpy(before[name])[inside])
+    asu = as_numpy(table["asu_voxel"])[~as_numpy(table["bragg"])]
+    assert found.index_range == tuple(zip(asu.min(axis=0), asu.max(axis=0)))
+    numbers = json.loads((tmp_path / "grid.json").read_text())
+    overall = numbers["coverage"][-1]
+    assert overall["seen"] == len(np.unique(asu, axis=0))
+    assert overall["observations"] == len(asu)
+    assert set(numbers["models"]) == {e.identifier for e in experiments}
+    assert (tmp_path / "dials.diffuse_grid.html").stat().st_size > 10_000
+
+
+def test_pairs_give_what_one_pair_gives(make_extracted, tmp_path):
+    for folder, n_files in ((tmp_path / "one", 1), (tmp_path / "three", 3)):
+        folder.mkdir()
+        names, *_ = make_extracted(folder, 6, n_files, space_group="P 3", cell=(40, 40, 60, 90, 90, 120))
+        result = run(folder, *names, "output.json=grid.json", "ambiguity.resolve=False")
+        assert not result.returncode and not result.stderr
+    coverage = [json.loads((tmp_path / part / "grid.json").read_text())["coverage"] for part in ("one", "three")]
+    assert coverage[0] == coverage[1]
+    whole = load(tmp_path / "one")[1]
+    parts = [load(tmp_path / "three", f"diffuse_gridded_{i:04d}") for i in (1, 2, 3)]
+    assert sum(table.size() for _, table in parts) == whole.size()
+    assert len({json.dumps(grid_of(experiments).to_dict()) for experiments, _ in parts}) == 1
+    assert [list(table.experiment_identifiers().values()) for _, table in parts] == [
+        [e.identifier for e in experiments] for experiments, _ in parts
+    ]
+
+
+def test_coarser_grid_keeps_every_count(make_extracted, tmp_path):
+    names, *_ = make_extracted(tmp_path, 4, space_group="P 41 21 2")
+    result = run(tmp_path, *names, "subdivide=1,1,1")
+    assert not result.returncode and not result.stderr
+    experiments, coarse = load(tmp_path)
+    fine = load(tmp_path, "extracted")[1]
+    assert grid_of(experiments).subdivide == (1, 1, 1)
+    # by brute force: every fine row, put where the coarse grid says its centre is
+    expected = {}
+    grid = grid_of(experiments)
+    inside = np.floor(as_numpy(fine["voxel"]) / 3 + 0.5).astype(int)
+    rows = zip(
+        as_numpy(fine["id"]), as_numpy(fine["bragg"]), inside, as_numpy(fine["counts"]),
+        as_numpy(fine["exposure"]), as_numpy(fine["num_pixels.valid"]), grid.contains(inside),
+    )  # fmt: skip
+    for still, bragg, voxel, counts, exposure, pixels, kept in rows:
+        if kept:
+            key = (still, bragg, *voxel)
+            expected[key] = expected.get(key, 0) + np.array([counts, exposure, pixels])
+    assert coarse.size() == len(expected)
+    columns = (as_numpy(coarse[n]) for n in ("id", "bragg", "voxel", "counts", "exposure", "num_pixels.valid"))
+    for still, bragg, voxel, *sums in zip(*columns):
+        assert sums == pytest.approx(expected[(still, bragg, *voxel)], rel=1e-9)
+
+
+def test_stills_in_two_settings_come_out_in_one(make_extracted, tmp_path):
+    names, voxel, values, grid = make_extracted(
+        tmp_path, 12, 2, subdivide=(2, 2, 2), exposure=0.5, d_min=4, swapped=("k,h,-l", {1, 4, 5, 9})
+    )
+    result = run(tmp_path, *names, "output.json=grid.json")
+    assert not result.returncode and not result.stderr
+    numbers = json.loads((tmp_path / "grid.json").read_text())["ambiguity"]
+    assert set(np.flatnonzero(numbers["chosen"])) == {1, 4, 5, 9}
+    # what is written merges to the truth
+    value_of = dict(zip(map(tuple, grid.to_asu(voxel)), values))
+    chi2, n = 0.0, 0
+    for number in (1, 2):
+        table = load(tmp_path, f"diffuse_gridded_{number:04d}")[1]
+        truth = np.array([value_of[tuple(v)] for v in as_numpy(table["asu_voxel"])])
+        expected = truth * as_numpy(table["exposure"]) + 0.5
+        chi2 += ((as_numpy(table["counts"]) - expected) ** 2 / expected).sum()
+        n += table.size()
+    assert chi2 / n == pytest.approx(1, abs=4 * np.sqrt(3 / n))
+
+
+def test_outlier_cells(make_extracted, tmp_path):
+    names, *_ = make_extracted(
+        tmp_path, 7, space_group="P 41 21 2", cells={3: (41, 41, 60, 90, 90, 90)}
+    )
+    result = run(tmp_path, *names, "output.json=grid.json")
+    assert not result.returncode
+    assert json.loads((tmp_path / "grid.json").read_text())["cells"]["outliers"] == [3]
+    assert 3 in set(load(tmp_path)[1]["id"])
+    result = run(tmp_path, *names, "grid.max_cell_deviation=0.01")
+    assert not result.returncode
+    experiments, table = load(tmp_path)
+    # its rows are gone, its experiment stays
+    assert len(experiments) == 7 and set(table["id"]) == {0, 1, 2, 4, 5, 6}
+    assert dict(table.experiment_identifiers())[3] == "still-3"
+    assert grid_of(experiments).unit_cell.parameters()[0] == pytest.approx(40, rel=1e-6)
+
+
+def test_other_laue_groups(make_extracted, tmp_path):
+    names, *_ = make_extracted(tmp_path, 3, space_group="P 41 21 2")
+    for arguments, order in ((["grid.laue_group=P4"], 8), (["grid.laue_group=P1"], 2), (["grid.friedel=False"], 8)):
+        result = run(tmp_path, *names, *arguments, "ambiguity.resolve=False")
+        assert not result.returncode and not result.stderr
+        grid = grid_of(load(tmp_path)[0])
+        assert grid.laue_group.order_z() == order
+    assert not grid.friedel
+
+
+def test_lost_models_come_from_the_copy(make_extracted, tmp_path):
+    names, *_ = make_extracted(tmp_path, 2, space_group="P 41 21 2")
+    experiments = load(tmp_path, "extracted")[0]
+    (tmp_path / "extract.json").write_text(json.dumps({"models": models_to_json(experiments)}))
+    for experiment in experiments:
+        experiment.scaling_model = None
+    experiments.as_file(str(tmp_path / "extracted.expt"))
+    result = run(tmp_path, *names)
+    assert result.returncode and "carries no grid" in result.stderr
+    result = run(tmp_path, *names, "extract.json")
+    assert not result.returncode and not result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["subdivide=3,1,3"], "against the symmetry"),
+        (["subdivide=2,2,2"], "can't be made of the extracted 3,3,3"),
+        (["grid.laue_group=P23"], "does not have the symmetry"),
+        (["grid.laue_group=P5"], "Unknown symmetry"),
+        (["grid.reference_cell=40,41,60,90,90,90"], "against the symmetry"),
+        (["d_min=9", "d_max=8"], "must be smaller"),
+        (["d_max=4"], "exclude the extracted range"),
+        (["output.experiments=absent/a.expt"], "Can't write"),
+    ],
+)
+def test_bad_parameters(make_extracted, tmp_path, arguments, message):
+    names, *_ = make_extracted(tmp_path, 2, space_group="P 41 21 2", d_min=7.0)
+    result = run(tmp_path, *names, *arguments)
+    assert result.returncode and message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_different_space_groups(make_extracted, tmp_path):
+    for number, group in enumerate(("P 4", "P 2 2 2")):
+        (tmp_path / str(number)).mkdir()
+        make_extracted(tmp_path / str(number), 1, space_group=group, d_min=8.0)
+    result = run(tmp_path, *(f"{i}/extracted.{kind}" for i in (0, 1) for kind in ("expt", "refl")))
+    assert result.returncode
+    assert "different" in result.stderr
