@@ -116,6 +116,12 @@ class Profile:
     photons: np.ndarray
     exposure: np.ndarray
 
+    @property
+    def unsubtracted(self) -> np.ndarray:
+        """(n,) intensity of the pixels outside the Bragg mask with the background still in it"""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self.photons / self.exposure
+
 
 @dataclass
 class ExtractedStill:

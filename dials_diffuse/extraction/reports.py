@@ -65,6 +65,10 @@ def sections(
         ),
     }  # fmt: skip
     if settings.background is not None:
+        profiles["extract_unsubtracted"] = _profile_plot(
+            stills, "unsubtracted", "Pixels outside the Bragg mask, before subtraction",
+            "The first figure with the background still in it: what the subtraction has taken away.",
+        )  # fmt: skip
         profiles["extract_background"] = _profile_plot(
             stills, "background", "Background that was subtracted",
             "Mean background of all pixels, divided by the same corrections.",
