@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dxtbx.model import ExperimentList
+
+from dials.array_family import flex
+
+from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.pipeline.rearrange import batches_of, join, split
+from dials_diffuse.simulation.settings import Settings
+from dials_diffuse.simulation.simulate import simulate
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Six lattices on three images"""
+    folder = tmp_path_factory.mktemp("stills")
+    settings = Settings(stills=3, nproc=1)
+    settings.crystal.lattices = 2
+    settings.detector.image_size = (60, 60)
+    settings.detector.pixel_size = 2.0
+    settings.bragg.strong = 1.0
+    simulate(settings, folder)
+    return DataPair(folder / "simulated.expt", folder / "simulated.refl")
+
+
+def rows(experiments, table):
+    """All that is in a pair, in an order that does not depend on ids"""
+    names = [e.identifier for e in experiments]
+    columns = zip(table["id"], table["miller_index"], table["xyzcal.px"], table["intensity.sum.value"])
+    return sorted((names[number], *values) for number, *values in columns)
+
+
+def load(names):
+    return DataPair(*names).load(check_format=False)
+
+
+def test_lattices_of_an_image_stay_together(pair):
+    experiments, _ = pair.load(check_format=False)
+    assert len(experiments) == 6
+    assert [len(batch) for batch in batches_of(experiments, 4)] == [4, 2]
+    assert [len(batch) for batch in batches_of(experiments, 3)] == [2, 2, 2]
+    assert [len(batch) for batch in batches_of(experiments, 1)] == [2, 2, 2]
+    assert sorted(i for batch in batches_of(experiments, 3) for i in batch) == list(range(6))
+
+
+def test_split_and_joined_again(pair, tmp_path):
+    names = [(tmp_path / f"{i}.expt", tmp_path / f"{i}.refl") for i in range(2)]
+    split(pair, 4, names)
+    parts = [load(name) for name in names]
+    assert [len(experiments) for experiments, _ in parts] == [4, 2]
+    for experiments, table in parts:
+        table.assert_experiment_identifiers_are_consistent(experiments)
+        assert set(table["id"]) == set(range(len(experiments)))
+    whole = rows(*pair.load(check_format=False))
+    assert sorted(row for part in parts for row in rows(*part)) == whole
+    joined = (tmp_path / "all.expt", tmp_path / "all.refl")
+    join([DataPair(*name) for name in names], joined)
+    assert rows(*load(joined)) == whole
+
+
+def test_not_a_bit_of_the_models_changes(pair, tmp_path):
+    names = [(tmp_path / f"{i}.expt", tmp_path / f"{i}.refl") for i in range(3)]
+    split(pair, 2, names)
+    before = json.loads(pair.experiments.read_text())
+    crystals = [before["crystal"][e["crystal"]] for e in before["experiment"]]
+    after = []
+    for expt, _ in names:
+        contents = json.loads(expt.read_text())
+        assert len(contents["detector"]) == 1
+        after += [contents["crystal"][e["crystal"]] for e in contents["experiment"]]
+    # batches keep the order where images do
+    assert after == crystals
+
+
+def test_lookup_masks_are_kept(pair, tmp_path):
+    experiments, table = pair.load()
+    mask = tmp_path / "pixels.mask"
+    import pickle
+
+    with open(mask, "wb") as handle:
+        pickle.dump((flex.bool(flex.grid(60, 60), True),), handle)
+    for imageset in experiments.imagesets():
+        imageset.external_lookup.mask.filename = str(mask)
+    experiments.as_file(str(tmp_path / "masked.expt"))
+    table.as_file(str(tmp_path / "masked.refl"))
+    names = [(tmp_path / f"{i}.expt", tmp_path / f"{i}.refl") for i in range(3)]
+    split(DataPair(tmp_path / "masked.expt", tmp_path / "masked.refl"), 2, names)
+    for expt, _ in names:
+        for experiment in ExperimentList.from_file(str(expt)):
+            assert experiment.imageset.external_lookup.mask.filename == str(mask)
+
+
+def test_a_still_that_comes_twice(pair, tmp_path):
+    with pytest.raises(ValueError, match="give each still once"):
+        join([pair, pair], (tmp_path / "all.expt", tmp_path / "all.refl"))
+    assert not list(tmp_path.iterdir())
