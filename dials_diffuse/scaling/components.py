@@ -52,14 +52,14 @@ class FreeParametersMixin:
     def free_parameters(self):
         if np.ndim(self._unit) == 0:
             return self._parameters / self._unit
-        return flex.double(np.linalg.solve(self._unit, self.values()).tolist())
+        return _as_flex(np.linalg.solve(self._unit, self.values()))
 
     @free_parameters.setter
     def free_parameters(self, parameters):
         if np.ndim(self._unit) == 0:
             self._parameters = parameters * self._unit
         else:
-            self._parameters = flex.double((self._unit @ np.array(parameters)).tolist())
+            self._parameters = _as_flex(self._unit @ flumpy.to_numpy(parameters))
 
     @property
     def free_parameter_esds(self):
@@ -85,11 +85,17 @@ class FreeParametersMixin:
 
     def values(self) -> np.ndarray:
         """The parameters as numpy array (a copy)"""
-        return np.array(self._parameters, dtype=float)
+        return flumpy.to_numpy(self._parameters).copy()
 
     def set_values(self, values: np.ndarray) -> None:
         """Set all parameters from numpy values"""
         self.parameters = flex.double(np.asarray(values, dtype=float).tolist())
+
+
+def _as_flex(values: np.ndarray) -> flex.double:
+    # through a name: flumpy shares the memory
+    out = np.require(values, np.float64, ["C", "W", "O"])
+    return flumpy.from_numpy(out)
 
 
 def whitening(normal_matrix: np.ndarray) -> np.ndarray:
@@ -174,13 +180,12 @@ class RadialOffset(_SelectedData):
 
     @property
     def free_parameters(self):
-        free = np.linalg.solve(np.atleast_2d(self._unit), self.values() - self._along())
-        return flex.double(free.tolist())
+        return _as_flex(np.linalg.solve(self._unit, self.values() - self._along()))
 
     @free_parameters.setter
     def free_parameters(self, parameters):
-        values = np.atleast_2d(self._unit) @ np.array(parameters) + self._along()
-        self._parameters = flex.double(values.tolist())
+        values = self._unit @ flumpy.to_numpy(parameters) + self._along()
+        self._parameters = _as_flex(values)
 
     def calculate_scales_and_derivatives(self, block_id=0):
         """Values (flex.double) and derivatives (sparse, observations x parameters)"""

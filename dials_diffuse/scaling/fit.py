@@ -145,10 +145,11 @@ def build_models(
     x0, x1, y0, y1 = survey.extent
     extent = (x0 - 1e-6, x1 + 1e-6, y0 - 1e-6, y1 + 1e-6)
     n = settings.sensitivity_parameters
+    grid = source.grid.to_dict()
     models = []
     for begin in start:
         model = DiffuseScalingModel.create(
-            source.grid.to_dict(),
+            grid,
             offset={
                 "n_parameters": settings.offset_parameters,
                 "q_max": survey.q_max * (1 + 1e-6),

@@ -108,8 +108,8 @@ class DiffuseScaler:
         self.prior_strength = prior_strength
         self.data = self._sort(observations, prior, readout_noise, bragg)
         if rmsd_tolerance is None:
-            # the functional is a chi^2: stop when it falls by less than a thousandth
-            rmsd_tolerance = max(1e-13, 5e-4 / max(self.data.size, 1))
+            # the functional is a chi^2: stop when it falls by less than a hundredth
+            rmsd_tolerance = max(1e-13, 5e-3 / max(self.data.size, 1))
         # names that DIALS's refineries ask for
         self.params = SimpleNamespace(
             scaling_refinery=SimpleNamespace(rmsd_tolerance=rmsd_tolerance)
@@ -123,6 +123,11 @@ class DiffuseScaler:
         self.direction_weights = (
             first["sensitivity"].table_weights() if "sensitivity" in first else np.ones((1, 0))
         )
+        # units of the free parameters, as the components hold them, stacked
+        n = self.radial_weights.shape[1]
+        self.scale_units = np.ones(len(models))
+        self.offset_units = np.broadcast_to(np.eye(n), (len(models), n, n))
+        self.slopes = np.zeros((len(models), n))
         self.update_for_minimisation()
         self.update_weights()
 
@@ -251,13 +256,16 @@ class DiffuseScaler:
             slopes = -np.linalg.solve(of_c, cross[..., None])[..., 0]
             if both:
                 of_b = of_b + np.einsum("sp,sp->s", cross, slopes)
-            for model, unit, slope in zip(self.models, whitening(of_c), slopes):
+            self.offset_units = whitening(of_c)
+            self.slopes = slopes if both else np.zeros_like(slopes)
+            for model, unit, slope in zip(self.models, self.offset_units, slopes):
                 model.components["offset"].unit = unit
                 model.components["offset"].follow(
                     model.components["scale"] if both else None, slope
                 )
-        for model, curvature in zip(self.models, of_b):
-            model.components["scale"].unit = float(1.0 / np.sqrt(curvature))
+        self.scale_units = 1.0 / np.sqrt(of_b)
+        for model, unit in zip(self.models, self.scale_units):
+            model.components["scale"].unit = float(unit)
         if "panel" in terms:
             of = terms["panel"][1]
             self.shared["panel"].unit = whitening(np.diag(of_d) + of.T @ of)

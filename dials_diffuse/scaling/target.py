@@ -178,19 +178,22 @@ class DiffuseScalingTarget(ScalingTarget):
         return residuals, intensity, block.exposure, detector, g
 
     def _in_order(self, gradients: dict) -> flex.double:
-        parts = []
-        for number, manager in enumerate(self.scaler.data_managers):
-            for name, component in manager.components.items():
-                if name not in self.names:
-                    continue
-                of = gradients[name]
-                if name in ("scale", "offset"):
-                    of = np.atleast_1d(of[number])
-                if name == "scale" and "offset" in manager.components and "offset" in self.names:
-                    # c follows b
-                    of = of + manager.components["offset"].slope @ gradients["offset"][number]
-                parts.append(component.free_gradient(of))
-        return flex.double(np.concatenate(parts).tolist())
+        """Derivatives by the free parameters: still after still, then the detector"""
+        stills, detector = [], []
+        first = self.scaler.models[0].components
+        if "scale" in self.names:
+            of = gradients["scale"]
+            if "offset" in first and "offset" in self.names:
+                # c follows b
+                of = of + np.sum(self.scaler.slopes * gradients["offset"], axis=1)
+            stills.append((of * self.scaler.scale_units)[:, None])
+        if "offset" in first and "offset" in self.names:
+            stills.append(np.einsum("sp,spq->sq", gradients["offset"], self.scaler.offset_units))
+        for name, component in self.scaler.shared.items():
+            if name in self.names:
+                detector.append(component.free_gradient(gradients[name]))
+        parts = [np.concatenate(stills, axis=1).ravel()] if stills else []
+        return _flex(np.concatenate([*parts, *detector]))
 
 
 def _flex(values: np.ndarray) -> flex.double:
