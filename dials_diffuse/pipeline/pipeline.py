@@ -226,13 +226,15 @@ class Pipeline:
         }
         if not self.params.resume:
             self._state.forget_steps(self.steps)
+        # What is given stands in for what index, or nothing, has made
         files: list[Files] | None = self.pairs
-        for number, step in enumerate(STEPS):
+        for before, step in zip(("", *STEPS), STEPS):
             if step not in self.steps:
-                files = None
+                if self.images or step != "index":
+                    files = None
                 continue
             if files is None:
-                files = self._earlier(STEPS[number - 1], step)
+                files = self._earlier(before, step)
             files = work[step](files)
             self._state.set_pairs(step, files)
             self._result.pairs = files
