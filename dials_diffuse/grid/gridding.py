@@ -22,7 +22,7 @@ from dials_diffuse.adapters.tables import (
     size_t_column,
     vec3_column,
 )
-from dials_diffuse.grid.expand import pack_voxels, unpack_voxels
+from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.grid.reference_cell import (
     ReferenceCell,
     common_space_group,
@@ -150,14 +150,11 @@ def grid_table(table, extracted: VoxelGrid, grid: VoxelGrid, excluded: Sequence[
     factor = coarsening(extracted.subdivide, grid.subdivide)
     if table.size() and np.any(factor > 1):
         table = _joined(table, coarser_voxels(as_numpy(table["voxel"]), factor))
-    # Symmetry and limits once a voxel, not once an observation
-    unique, inverse = np.unique(pack_voxels(as_numpy(table["voxel"])), return_inverse=True)
-    voxels = unpack_voxels(unique)
-    asu = grid.to_asu(voxels)
-    table["asu_voxel"] = miller_index_column(asu[inverse])
+    asu = grid.to_asu(as_numpy(table["voxel"]))
+    table["asu_voxel"] = miller_index_column(asu)
     inside = grid.contains(asu)
     if not inside.all():
-        table = table.select(bool_column(inside[inverse]))
+        table = table.select(bool_column(inside))
     for number in list(table.experiment_identifiers().keys()):
         del table.experiment_identifiers()[number]
     for number, name in identifiers.items():

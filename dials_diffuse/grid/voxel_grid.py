@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from cctbx import crystal, miller, sgtbx, uctbx
+from cctbx import crystal, sgtbx, uctbx
 
-from dials_diffuse.adapters.tables import as_numpy, miller_index_column
+from dials_diffuse.adapters.tables import miller_index_column
+from dials_diffuse.grid.asymmetric_unit import asymmetric_unit
 from dials_diffuse.grid.symmetry import check_subdivide, group_from_hall, symbol_of
 
 
@@ -117,10 +118,8 @@ class VoxelGrid:
         )
 
     def to_asu(self, voxel: np.ndarray) -> np.ndarray:
-        """Voxels (N, 3) -> symmetry-equivalent voxels in the asymmetric unit (N, 3) int32"""
-        indices = miller_index_column(voxel)
-        miller.map_to_asu(self.laue_group.type(), not self.friedel, indices)
-        return as_numpy(indices)
+        """Voxels (N, 3) -> symmetry-equivalent voxels in the asymmetric unit of cctbx (N, 3) int32"""
+        return asymmetric_unit(self.laue_group).map(voxel)
 
     def multiplicity(self, voxel: np.ndarray) -> np.ndarray:
         """Number of symmetry-equivalent voxels (N,), each counted once"""
@@ -129,8 +128,10 @@ class VoxelGrid:
 
     def contains(self, voxel: np.ndarray) -> np.ndarray:
         """(N,) bool: voxel centre within the resolution limits (not the index range)"""
+        inside = np.ones(len(voxel), dtype=bool)
+        if self.d_min is None and self.d_max is None:
+            return inside
         d = self.d_of_voxel(voxel)
-        inside = np.ones(len(d), dtype=bool)
         if self.d_min is not None:
             inside &= d >= self.d_min
         if self.d_max is not None:
