@@ -81,6 +81,9 @@ restraints
   sensitivity_smoothness = 0.1
     .type = float(value_min=1e-6)
     .help = "Of the second differences of a."
+  sensitivity_rings = 0.001
+    .type = float(value_min=1e-6)
+    .help = "Of the mean of a over a ring of |q|, around 1: it can't be told from the intensity."
 }
 fit
   .help = "Refinement of the scaling model."

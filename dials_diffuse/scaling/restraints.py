@@ -6,7 +6,8 @@ Free without restraints (I_v, b, c, a, d give the same expectations when):
   ln a = mean ln d = 0 over the observations of the fit;
 - c_i -> c_i - b_i f(|q|), I -> I + f for any f: fixed by convention, the smallest c_i / b_i is 0 at each |q|;
 - a -> a f(|q|), I -> I / f with one wavelength and no c: whatever of a depends on |q| only can't be told from
-  the intensities; the restraint keeps it at 1, and likewise rings of panels in d;
+  the intensities; the mean of a over each ring of |q| is held at 1, firmly, because the data have
+  nothing to say against it and what little drift they cause would end up in the map;
 - parameters of a, c and d where there are no observations: smooth continuation, or 1.
 
 Each restraint is a normal prior, its sigma in the scope `restraints`.
@@ -29,6 +30,7 @@ class RestraintSettings:
         panel: of d around 1
         sensitivity: of a around 1
         sensitivity_smoothness: of second differences of a
+        sensitivity_rings: of the mean of a over a ring of |q|, around 1
         scale: of b around what the still's radial profile says, as a fraction of it
     """
 
@@ -37,6 +39,7 @@ class RestraintSettings:
     panel: float = 0.05
     sensitivity: float = 0.2
     sensitivity_smoothness: float = 0.1
+    sensitivity_rings: float = 0.001
     scale: float = 1.0
 
 
@@ -56,6 +59,23 @@ def grid_second_differences(n_x: int, n_y: int) -> np.ndarray:
             np.kron(second_differences(n_y), np.eye(n_x)),
         )
     )
+
+
+def ring_means(scaler) -> np.ndarray:
+    """(rings, parameters): mean of a over the observations of each ring of |q| = matrix @ parameters.
+
+    Rings are half as wide as the distance between the smoother's positions.
+    """
+    component = scaler.shared["sensitivity"]
+    x, y = component.bin_centres()
+    radius = np.hypot(x, y)
+    width = np.diff(component.extent[:2])[0] / (2 * max(component.shape))
+    ring = (radius / width).astype(int)
+    seen = np.bincount(scaler.data.direction, scaler.data.weight > 0, minlength=len(radius))
+    total = np.bincount(ring, seen)
+    table = np.zeros((len(total), component.n_params))
+    np.add.at(table, ring, seen[:, None] * scaler.direction_weights)
+    return table[total > 0] / total[total > 0, None]
 
 
 class Restraints:
@@ -90,6 +110,7 @@ class Restraints:
                 (
                     np.eye(component.n_params) / settings.sensitivity,
                     grid_second_differences(*component.shape) / settings.sensitivity_smoothness,
+                    ring_means(scaler) / settings.sensitivity_rings,
                 )
             )
 

@@ -19,6 +19,7 @@ from dials_diffuse.scaling.restraints import (
     apply_conventions,
     lift_offsets,
     lowest_offset,
+    ring_means,
 )
 from dials_diffuse.scaling.scaler import DiffuseScaler
 from dials_diffuse.scaling.target import DiffuseScalingTarget
@@ -185,3 +186,36 @@ def test_jacobian_of_residuals_against_finite_differences(problem):
                 above, below = (evaluate(start + s * step, True)[0] for s in (1, -1))
                 numeric = (np.array(above) - np.array(below)) / 2e-3
                 np.testing.assert_allclose(jacobian[:, i], numeric, atol=1e-7)
+
+
+def test_ring_means_of_the_sensitivity(problem):
+    """Against means taken observation by observation"""
+    scaler, _ = problem
+    component = scaler.shared["sensitivity"]
+    x, y = component.bin_centres()
+    values = scaler.direction_weights @ component.values()
+    width = (component.extent[1] - component.extent[0]) / (2 * max(component.shape))
+    rings: dict[int, list[float]] = {}
+    for direction, weight in zip(scaler.data.direction, scaler.data.weight):
+        if weight > 0:
+            ring = int(np.hypot(x[direction], y[direction]) / width)
+            rings.setdefault(ring, []).append(values[direction])
+    expected = [np.mean(rings[ring]) for ring in sorted(rings)]
+    np.testing.assert_allclose(ring_means(scaler) @ component.values(), expected, rtol=1e-10)
+
+
+def test_a_radial_drift_costs_more_than_a_tilt(problem):
+    """What depends on |q| only can't be told from the intensities"""
+    scaler, restraints = problem
+    component = scaler.shared["sensitivity"]
+    x, y = (values.ravel() for values in np.meshgrid(*(np.linspace(-1, 1, n) for n in component.shape)))
+
+    def cost(values):
+        component.set_values(1 + values)
+        residuals, _ = restraints.terms(scaler)["sensitivity"]
+        return np.sum(residuals**2)
+
+    radial = 0.05 * (x**2 + y**2 - np.mean(x**2 + y**2))
+    tilt = 0.05 * x
+    assert np.std(radial) < np.std(tilt)
+    assert cost(radial) > 5 * cost(tilt)
