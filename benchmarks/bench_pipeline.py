@@ -21,7 +21,7 @@ from pathlib import Path
 
 from dials.util import tabulate
 
-SIMULATION = ["detector.image_size=60,60", "detector.pixel_size=2", "exposure.mean_photons=20", "output.html=None"]
+SIMULATION = ["detector.image_size=100,100", "detector.pixel_size=1.2", "exposure.mean_photons=20", "output.html=None"]
 
 
 def command(module: str, *args: str, cwd: Path) -> float:
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--dask", action="store_true", help="a dask LocalCluster instead of child processes")
     parser.add_argument("--folder", type=Path, default=None, help="where to work (default: a temporary folder)")
     options = parser.parse_args()
-    chain = ["mask.bragg.size=model", "extract.d_min=3"]
+    chain = ["mask.bragg.size=model"]
     if options.batch_size:
         chain.append(f"batch_size={options.batch_size}")
     if options.dask:
