@@ -80,7 +80,9 @@ class VoxelAccumulator:
         rows = [np.searchsorted(keys, part.keys) for part in (self, other)]
 
         def spread(name):
-            out = np.zeros((2, len(keys)), dtype=getattr(self, name).dtype)
+            # sums of an empty table are whole numbers, whatever they are sums of
+            kind = np.result_type(getattr(self, name), getattr(other, name))
+            out = np.zeros((2, len(keys)), dtype=kind)
             for number, part in enumerate((self, other)):
                 out[number, rows[number]] = getattr(part, name)
             return out

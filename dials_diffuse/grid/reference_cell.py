@@ -62,7 +62,8 @@ def reference_cell(
     Args:
         cells: of the stills
         space_group: of the stills, in their setting
-        given: take this one instead of the median
+        given: take this one instead of the median (what deviates from the symmetry by less than
+            1 % is made to obey it)
         max_deviation: largest deviation (relative, radian) of a cell that is no outlier; None:
             outliers are beyond 6 robust standard deviations of the set, and 0.3 %
 
@@ -77,7 +78,7 @@ def reference_cell(
             raise ValueError(
                 f"The reference cell {given} is against the symmetry of space group {space_group.info()}"
             )
-        unit_cell = given
+        unit_cell = space_group.average_unit_cell(given)
     else:
         unit_cell = space_group.average_unit_cell(uctbx.unit_cell(tuple(median)))
     centre = np.array(unit_cell.parameters())
