@@ -38,13 +38,13 @@ USAGE = "dials.diffuse_extract [options] diffuse_masked.expt diffuse_masked.refl
 def _write_batch(params, number, batch, grid) -> dict:
     """Write the (experiment, ExtractedStill) of a batch; returns the JSON copy of its models."""
     from dials_diffuse.adapters.experiments import ensure_identifiers
-    from dials_diffuse.extraction.extract import batch_names
     from dials_diffuse.extraction.observations import (
         add_derived_columns,
         observation_table,
     )
     from dials_diffuse.grid.voxel_grid import attach_grid
     from dials_diffuse.io.atomic import replacing
+    from dials_diffuse.io.batches import batch_name
     from dials_diffuse.io.model_copy import models_to_json
 
     # Stills that failed stay, without rows, so that ids are those of the input
@@ -54,7 +54,11 @@ def _write_batch(params, number, batch, grid) -> dict:
     ensure_identifiers(experiments, table)
     if params.output.derived:
         add_derived_columns(table, experiments, grid)
-    expt, refl = batch_names(params.output.experiments, params.output.reflections, number)
+    n_batches = 1 if params.output.batch_size is None else None
+    expt, refl = (
+        batch_name(name, number, n_batches)
+        for name in (params.output.experiments, params.output.reflections)
+    )
     logger.info("Saving %d observations of %d stills to %s and %s", table.size(), len(experiments), expt, refl)
     with replacing(expt) as new_expt, replacing(refl) as new_refl:
         experiments.as_file(new_expt)
@@ -107,14 +111,13 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             stills.append(still)
             batch.append((experiment, still))
             if size is not None and len(batch) == size:
-                number += 1
                 models |= _write_batch(params, number, batch, grid)
-                batch = []
+                number, batch = number + 1, []
         failed = [still for still in stills if still.error]
         if len(failed) == len(stills):
             raise NothingLeft(f"Not one still could be extracted: {failed[0].error}")
         if batch:
-            models |= _write_batch(params, None if size is None else number + 1, batch, grid)
+            models |= _write_batch(params, number, batch, grid)
 
     logger.info("\n%s", tabulate(extract.summary_rows(stills), headers="firstrow", tablefmt="psql"))
     if failed:

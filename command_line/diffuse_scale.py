@@ -16,7 +16,6 @@ Usage:
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from libtbx import Auto
 
@@ -24,14 +23,6 @@ from dials_diffuse.adapters.command import handle_errors, parse_command
 from dials_diffuse.phil.scale import phil_scope
 
 logger = logging.getLogger("dials.diffuse.scale")
-
-
-def numbered(name: str, number: int, n_pairs: int) -> str:
-    """name, or name_0001 and so on when there are several pairs"""
-    if n_pairs == 1:
-        return name
-    path = Path(name)
-    return str(path.with_name(f"{path.stem}_{number + 1:04d}{path.suffix}"))
 
 
 def values_of(scope) -> dict:
@@ -58,6 +49,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
 
     # they bring numba along, which -h need not wait for
     from dials_diffuse.io.atomic import replacing
+    from dials_diffuse.io.batches import batch_name
     from dials_diffuse.io.map_file import write_map
     from dials_diffuse.report.html import plots_of
     from dials_diffuse.scaling.bragg import BraggSettings
@@ -104,11 +96,11 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     for number in range(n_pairs):
         experiments, table = source.load(number)
         apply_to_table(scaled, number, experiments, table)
-        name = numbered(params.output.reflections, number, n_pairs)
+        name = batch_name(params.output.reflections, number, n_pairs)
         logger.info("Saving scaled observations to %s", name)
         with replacing(name) as temporary:
             table.as_file(temporary)
-        name = numbered(params.output.experiments, number, n_pairs)
+        name = batch_name(params.output.experiments, number, n_pairs)
         logger.info("Saving experiments with scaling models to %s", name)
         with replacing(name) as temporary:
             experiments.as_file(temporary)

@@ -528,14 +528,6 @@ def check_folders(*paths: str | None) -> None:
             raise ValueError(f"Can't write {path}: no permission to write to {folder}")
 
 
-def batch_names(experiments: str, reflections: str, number: int | None) -> tuple[Path, Path]:
-    """Names of the files of a batch: NAME_0001.expt, NAME_0001.refl; number None: as they are."""
-    names = Path(experiments), Path(reflections)
-    if number is None:
-        return names
-    return tuple(name.with_name(f"{name.stem}_{number:04d}{name.suffix}") for name in names)
-
-
 def summary_rows(stills: Sequence[ExtractedStill]) -> list[list[str]]:
     """A table of the stills, column names first; failures with "-"."""
     rows = [["still", "image", "pixels", "photons", "photons/pixel", "exposure (s)", "observations"]]

@@ -15,6 +15,7 @@ from dials.util import progress
 
 from dials_diffuse.adapters.experiments import DataPair, load_experiments
 from dials_diffuse.adapters.system import resolve_nproc
+from dials_diffuse.io.batches import batch_name
 from dials_diffuse.phil.process import STEP_SCOPES
 from dials_diffuse.pipeline.executors import DaskExecutor, LocalExecutor
 from dials_diffuse.pipeline.rearrange import batches_of
@@ -96,14 +97,6 @@ class PipelineResult:
 def automatic_batch_size(n_pixels: int) -> int:
     """Stills in a batch, for detectors of n_pixels"""
     return int(min(_STILLS_OF_A_BATCH, max(10, _PIXELS_OF_A_BATCH // max(1, n_pixels))))
-
-
-def numbered(name: str, number: int, n: int) -> str:
-    """name, or name_0001 and so on where there are several (as the commands name them)"""
-    if n == 1:
-        return name
-    path = Path(name)
-    return str(path.with_name(f"{path.stem}_{number + 1:04d}{path.suffix}"))
 
 
 class Pipeline:
@@ -267,7 +260,7 @@ class Pipeline:
         tasks = []
         for number, images in enumerate(batches):
             out = self._batch_files("index", number, n)
-            name = numbered("index", number, n)
+            name = batch_name("index", number, n)
             numbers = os.path.join(os.path.dirname(out[0]), f"dials.diffuse_{name}.json")
             log = os.path.join(os.path.dirname(out[0]), f"dials.diffuse_{name}.log")
             arguments = ["--output", *out, "--json", numbers, "--log", log]
@@ -337,11 +330,11 @@ class Pipeline:
                 converted.append(pair)
                 continue
             _check_sweep(experiments, pair[0])
-            out = tuple(numbered(name, number, len(pairs)) for name in ("stills.expt", "stills.refl"))
+            out = tuple(batch_name(name, number, len(pairs)) for name in ("stills.expt", "stills.refl"))
             converted.append(out)
             tasks.append(
                 Task(
-                    name=numbered("stills", number, len(pairs)),
+                    name=batch_name("stills", number, len(pairs)),
                     step="stills",
                     module="dials.command_line.sequence_to_stills",
                     folder=str(self.folder),
@@ -369,7 +362,7 @@ class Pipeline:
             out = self._batch_files("extract", number, n)
             task = self._task(
                 "extract",
-                numbered("extract", number, n),
+                batch_name("extract", number, n),
                 [names[number]],
                 out,
                 batch=n > 1,
@@ -422,7 +415,7 @@ class Pipeline:
         return tuple(os.path.join(self.params.output.batches, name) for name in files)
 
     def _batch_files(self, step: str, number: int, n: int) -> Files:
-        return tuple(numbered(name, number, n) for name in self._in_batches(STEP_FILES[step], n))
+        return tuple(batch_name(name, number, n) for name in self._in_batches(STEP_FILES[step], n))
 
     def _rearrange(
         self, name: str, step: str, inputs: Sequence[str], outputs: Sequence[str], more: Sequence[str] = ()

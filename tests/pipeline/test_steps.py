@@ -4,7 +4,7 @@ import pytest
 
 from dials_diffuse.phil.process import STEP_SCOPES, phil_scope
 from dials_diffuse.pipeline import Pipeline, parameters
-from dials_diffuse.pipeline.pipeline import automatic_batch_size, numbered
+from dials_diffuse.pipeline.pipeline import automatic_batch_size
 from dials_diffuse.pipeline.steps import STEPS, index_phil, step_phil, with_short_forms
 
 
@@ -101,8 +101,3 @@ def test_batches_are_smaller_for_larger_detectors():
     assert automatic_batch_size(10_000) == 500
     assert automatic_batch_size(6_200_000) == 80
     assert automatic_batch_size(10**9) == 10
-
-
-def test_numbers_in_names():
-    assert numbered("batches/a.expt", 0, 1) == "batches/a.expt"
-    assert numbered("batches/a.expt", 0, 2) == "batches/a_0001.expt"
