@@ -403,7 +403,10 @@ def fit(
             continue
         trial, rows = fitter.refine(more, scaler.models)
         new_chi2, _ = fitter.free_chi2(trial.models, weights)
-        better = new_chi2 < chi2
+        n_more = fitter.n_parameters(more) - fitter.n_parameters(names)
+        better = is_real_gain(
+            chi2, new_chi2, n_more, len(fitter.free), len(fitter.observations)
+        )
         trials.append(_trial(more, chi2_of(trial), new_chi2, better))
         if better:
             names, scaler = more, trial
@@ -414,6 +417,22 @@ def fit(
     )
     _finish(scaler, fitter, result)
     return result
+
+
+def is_real_gain(chi2: float, new_chi2: float, n_more: int, n_free: int, n_fit: int) -> bool:
+    """True if the free set's chi^2 fell by more than useless parameters make it fall by chance.
+
+    Parameters that mean nothing change the expectations of the fit's observations by n_more
+    units of variance altogether, those of the free set by its share r = n_free / n_fit of that.
+    The free set's sum of squares then rises by n_more r on the average, with a standard
+    deviation of 2 sqrt(n_more r). Three of these are asked for.
+
+    Args:
+        chi2, new_chi2: of the free set per observation, without and with the parameters
+        n_more: number of parameters that were added
+        n_free, n_fit: observations in the free set and in the fit
+    """
+    return bool(n_free * (chi2 - new_chi2) > 6 * np.sqrt(n_more * n_free / n_fit))
 
 
 def _trial(names, chi2, free_chi2, kept: bool) -> dict:

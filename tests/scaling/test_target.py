@@ -10,7 +10,12 @@ from dials.algorithms.scaling.active_parameter_managers import (
 )
 from dials.array_family import flex
 
-from dials_diffuse.scaling.fit import COMPONENTS, chi2_of, still_covariances
+from dials_diffuse.scaling.fit import (
+    COMPONENTS,
+    chi2_of,
+    is_real_gain,
+    still_covariances,
+)
 from dials_diffuse.scaling.model import DiffuseScalingModel
 from dials_diffuse.scaling.observations import observations_of
 from dials_diffuse.scaling.restraints import (
@@ -219,3 +224,20 @@ def test_a_radial_drift_costs_more_than_a_tilt(problem):
     tilt = 0.05 * x
     assert np.std(radial) < np.std(tilt)
     assert cost(radial) > 5 * cost(tilt)
+
+
+def test_useless_parameters_are_no_gain():
+    """Linear least squares with columns that have nothing to do with the data, many times over"""
+    rng = np.random.default_rng(8)
+    n_fit, n_free, n_more = 400, 100, 10
+    gains, kept = 0, 0
+    for _ in range(400):
+        design, y = rng.normal(size=(n_fit + n_free, n_more)), rng.normal(size=n_fit + n_free)
+        solution = np.linalg.lstsq(design[:n_fit], y[:n_fit], rcond=None)[0]
+        before = np.mean(y[n_fit:] ** 2)
+        after = np.mean((y[n_fit:] - design[n_fit:] @ solution) ** 2)
+        gains += after < before
+        kept += is_real_gain(before, after, n_more, n_free, n_fit)
+    assert gains > 40  # a mere comparison is often fooled
+    assert kept <= 2
+    assert is_real_gain(1.2, 1.0, n_more, n_free, n_fit)
