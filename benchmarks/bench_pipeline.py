@@ -5,7 +5,7 @@
     python benchmarks/bench_pipeline.py --stills 200 --dask     # the same on a dask LocalCluster
 
 Simulates the largest set once, and runs the first stills of it. Times are wall-clock times of whole runs, start of
-processes and compilation included; memory is the most that one process of a step had.
+processes included, compilation not; memory is the most that one process of a step had.
 """
 
 from __future__ import annotations
@@ -83,6 +83,7 @@ def main() -> None:
 
         n = options.speedup_stills or min(options.stills)
         batch = options.batch_size or max(1, n // 8)
+        run_chain(parent, min(6, most), [*chain, "mp.nproc=1"], parent)  # compiles
         rows, first = [], None
         for nproc in (1, 2):
             result = run_chain(parent, n, [*chain, f"batch_size={batch}", f"mp.nproc={nproc}"], parent)
