@@ -33,11 +33,12 @@ from dials_diffuse.adapters.tables import (
     size_t_column,
     vec3_column,
 )
+from dials_diffuse.grid.expand import pack_voxels, unpack_voxels
 from dials_diffuse.grid.symmetry import laue_group_of
 from dials_diffuse.grid.voxel_grid import VoxelGrid, attach_grid
 
 CELL = (58.0, 58.0, 150.0, 90, 90, 90)
-D_MIN = 2.0
+D_MIN = 1.7  # more than 80,000 voxels on each Ewald sphere
 WAVELENGTH = 1.0
 
 
@@ -64,8 +65,8 @@ def write_batch(folder: pathlib.Path, number: int, n_stills: int, n_observations
         phi = rng.uniform(0, 2 * np.pi, cosine.size)
         sine = np.sqrt(1 - cosine**2)
         q = np.stack([sine * np.cos(phi), sine * np.sin(phi), 1 - cosine], axis=1) / WAVELENGTH
-        found = np.unique(grid.voxel_of_hkl(q @ np.linalg.inv(a).T), axis=0)
-        voxels.append(found[rng.permutation(len(found))[:n_observations]])
+        found = np.unique(pack_voxels(grid.voxel_of_hkl(q @ np.linalg.inv(a).T)))
+        voxels.append(unpack_voxels(found[rng.permutation(len(found))[:n_observations]]))
         axes = np.linalg.inv(a)
         crystal = Crystal(*(tuple(axis) for axis in axes), group)
         experiments.append(
