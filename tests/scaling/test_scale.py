@@ -198,9 +198,9 @@ def test_components_stay_only_if_the_free_set_agrees(make_truth, tmp_path):
     plain = scale(
         source_of(make_truth(n_stills=20, n_obs=2000, n_voxels=500), tmp_path), FitSettings()
     )
-    free = [t["free_chi2"] for t in plain.fit.trials]
-    kept = [t["free_chi2"] for t in plain.fit.trials if t["kept"]]
-    assert kept[-1] == min(free)
+    # the truth has scales only: what the others gain on the free set is chance
+    assert len(plain.fit.trials) > 1
+    assert list(plain.fit.components) == ["scale"]
     folder = tmp_path / "offset"
     folder.mkdir()
     rings = scale(
