@@ -74,7 +74,8 @@ def map_in_processes(
                 for item in itertools.islice(queue, 1):
                     waiting.append(pool.submit(function, item))
                 yield result
-        except BrokenProcessPool as error:
+        # ConnectionError: killed while it was being started (fork server)
+        except (BrokenProcessPool, ConnectionError) as error:
             raise ChildProcessError(
                 "A worker process was killed (out of memory?): "
                 "try a smaller nproc or output.batch_size"
