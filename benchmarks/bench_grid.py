@@ -61,7 +61,7 @@ def write_batch(folder: pathlib.Path, number: int, n_stills: int, n_observations
     for still in range(n_stills):
         a = rotation(rng) @ b
         # uniform over the cap of the sphere; more than enough, then each voxel once
-        cosine = rng.uniform(np.cos(two_theta), 1, 3 * n_observations)
+        cosine = rng.uniform(np.cos(two_theta), 1, 6 * n_observations)
         phi = rng.uniform(0, 2 * np.pi, cosine.size)
         sine = np.sqrt(1 - cosine**2)
         q = np.stack([sine * np.cos(phi), sine * np.sin(phi), 1 - cosine], axis=1) / WAVELENGTH
