@@ -38,7 +38,7 @@ from dials_diffuse.grid.symmetry import laue_group_of
 from dials_diffuse.grid.voxel_grid import VoxelGrid, attach_grid
 
 CELL = (58.0, 58.0, 150.0, 90, 90, 90)
-D_MIN = 1.6  # more than 80,000 voxels on each Ewald sphere
+D_MIN = 1.4  # at least 80,000 voxels on the Ewald sphere of any orientation
 WAVELENGTH = 1.0
 
 
