@@ -179,8 +179,8 @@ def refine_cycle(scaler, restraints, names: list[str], settings: FitSettings) ->
     )
     before = target.rmsds(None, None)[0]
     refinery = scaling_refinery(settings.engine, scaler, target, manager, settings.max_iterations)
-    refinery.run()
-    manager.set_param_vals(refinery.x)
+    start = manager.get_param_vals().deep_copy()
+    manager.set_param_vals(run_refinery(refinery, start))
     if "scale" in names and getattr(refinery, "parameter_var_cov", None) is not None:
         set_scale_esds(scaler, manager, np.array(refinery.parameter_var_cov))
     scaler.update_for_minimisation()
@@ -194,6 +194,23 @@ def refine_cycle(scaler, restraints, names: list[str], settings: FitSettings) ->
         "rmsd_end": target.rmsds(None, None)[0],
         "reason": refinery.history.reason_for_termination,
     }
+
+
+def run_refinery(refinery, start):
+    """Run one of DIALS's refineries and return the best parameters.
+
+    The line search of L-BFGS gives up with an error where rounding is all that is left
+    to gain; the last accepted step is the answer then.
+    """
+    try:
+        refinery.run()
+    except RuntimeError as error:
+        if "lbfgs" not in str(error):
+            raise
+        logger.debug("The minimiser stopped: %s", error)
+        steps = refinery.history.get_nrows()
+        return refinery.history["parameter_vector"][-1] if steps else start
+    return refinery.x
 
 
 def set_scale_esds(scaler: DiffuseScaler, manager, covariance: np.ndarray) -> None:

@@ -107,7 +107,9 @@ def expected_variances(
             e = exposure[k] * a[direction[k]] * d[panel[k]]
             i = still[k]
             systematic = relative[k] * e * b[i] * expected
-            out[k] = max(e * (b[i] * expected + c[i, radial[k]]), 0.0) + floor[k] + systematic**2
+            signal = e * b[i] * expected
+            # An offset on its way through negative values must not make an observation certain
+            out[k] = max(signal + e * c[i, radial[k]], 0.05 * signal) + floor[k] + systematic**2
 
 
 @njit(cache=True)
