@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -163,27 +164,40 @@ def test_from_stills_to_a_map(reference):
 
 @needs_proc
 def test_one_batch_gives_the_same_map_though_a_worker_is_killed(stills, reference, tmp_path):
-    run = start(stills, tmp_path, "batch_size=4", "output.html=page.html")
+    noticed = "one of its worker processes was killed, trying again"
+    for attempt in range(6):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        run = start(stills, folder, "batch_size=4", "output.html=page.html")
 
-    def worker():
-        everything = processes()
-        for extract, (parent, line) in everything.items():
-            if parent == run.pid and "diffuse_extract " in line:
-                below = descendants(extract)
-                # Not the servers that multiprocessing starts beside them, by the method of starting
-                return [
-                    pid for pid, line in below.items()
-                    if "resource_tracker" not in line
-                    and not ("forkserver" in line and everything.get(pid, (0,))[0] == extract)
-                ]  # fmt: skip
-        return []
+        def worker(parent_of_extract=run.pid):
+            everything = processes()
+            for extract, (parent, line) in everything.items():
+                if parent == parent_of_extract and "diffuse_extract " in line:
+                    below = descendants(extract)
+                    # Not the servers that multiprocessing starts beside them, by the method of starting
+                    return [
+                        pid for pid, line in below.items()
+                        if "resource_tracker" not in line
+                        and not ("forkserver" in line and everything.get(pid, (0,))[0] == extract)
+                    ]  # fmt: skip
+            return []
 
-    os.kill(wait_for(worker, "a worker of the extraction", run)[0], signal.SIGKILL)
-    _, errors = run.communicate()
-    assert run.returncode == 0, errors
-    assert same_map(tmp_path, reference)
-    assert "one of its worker processes was killed, trying again" in (tmp_path / "dials.diffuse_process.log").read_text()
-    page = (tmp_path / "page.html").read_text()
+        while run.poll() is None:
+            pids = worker()
+            if pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pids[0], signal.SIGKILL)
+                break
+        _, errors = run.communicate()
+        assert run.returncode == 0, errors
+        assert same_map(folder, reference)
+        # The stills are so small that a worker may have done its work before the signal came
+        if noticed in (folder / "dials.diffuse_process.log").read_text():
+            break
+    else:
+        pytest.fail("no killed worker was noticed in six runs")
+    page = (folder / "page.html").read_text()
     assert "extract_diffuse" in page and "dials.diffuse_scale" in page
 
 
