@@ -132,7 +132,7 @@ def scan_plot(estimates: list[Estimate]) -> dict:
 
 def wilson_plot(plot: WilsonPlot) -> dict:
     """ln of mean |F|^2 over expectation against q^2, and the line through it."""
-    good = plot.mean > 0
+    good = (plot.mean > 0) & (plot.expected > 0)
     x = plot.q[good] ** 2
     y = np.log(plot.mean[good] / plot.expected[good])
     points = _line("mean |F|^2 / sum f^2", x, y, mode="markers")
