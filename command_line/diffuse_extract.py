@@ -77,6 +77,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.adapters.experiments import load_experiments
     from dials_diffuse.adapters.system import resolve_nproc
     from dials_diffuse.extraction import extract, reports
+    from dials_diffuse.geometry import warn_of_unknown_sensors
     from dials_diffuse.io.pixel_file import pixel_file
     from dials_diffuse.report.html import plots_of, write_report
     from dials_diffuse.stills import NothingLeft
@@ -92,6 +93,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     for pair in command.pairs:
         everything.extend(load_experiments(pair.experiments, check_format=False))
     grid = extract.reference_grid(everything, settings)
+    warn_of_unknown_sensors(everything[0].detector, everything[0].beam, settings.corrections)
     nproc = resolve_nproc(params.nproc, len(everything))
     logger.info("Extracting %d stills with %d process(es)", len(everything), nproc)
     background = extract.background_for(command.pairs[0], settings)

@@ -262,3 +262,22 @@ def test_an_impossible_wavelength_is_refused(wavelength):
     source = Beam.from_dict({**beam().to_dict(), "wavelength": wavelength})
     with pytest.raises(ValueError, match="wavelength"):
         compute_panel(one_panel()[0], source, PLAIN)
+
+
+@pytest.mark.parametrize("thickness, unknown", [(0.0, True), (0.45, False)])
+def test_unknown_sensors_are_told(thickness, unknown, caplog):
+    from dxtbx.model import Beam, Detector
+
+    from dials_diffuse.extraction.corrections import CorrectionSettings
+    from dials_diffuse.geometry import warn_of_unknown_sensors
+
+    detector, beam = Detector(), Beam((0, 0, 1), 1.0)
+    panel = detector.add_panel()
+    panel.set_image_size((10, 10))
+    if thickness:
+        panel.set_material("Si")
+        panel.set_thickness(thickness)
+        panel.set_mu(3.8)
+    assert warn_of_unknown_sensors(detector, beam, CorrectionSettings()) == unknown
+    assert ("sensor.material=" in caplog.text) == unknown
+    assert not warn_of_unknown_sensors(detector, beam, CorrectionSettings(efficiency=False))
