@@ -102,8 +102,13 @@ crystal
             "from still to still."
   rotation_step = 0.5
     .type = float
-    .help = "Degrees about the lab's x axis. The crystal stands still in the middle of"
-            "each step."
+    .help = "Degrees about the lab's x axis."
+  rotation_samples = 1
+    .type = int(value_min=1)
+    .help = "Number of angles that stand for that rotation while an image is exposed. 1: the"
+            "crystal stands still in the middle of the step. output.reflections are those of"
+            "the middle in any case."
+    .expert_level = 1
   lattices = 1
     .type = int(value_min=1)
     .help = "Number of crystals in the beam on every image."

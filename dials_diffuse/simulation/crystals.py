@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class StillState:
         shift: of the detector, mm further from the source.
         offset: amplitude of c(|q|), 0 to 1.
         start_angle, angle_width: degrees that the header tells: of a rotation
-            series, else 0. The crystal stands still in the middle of them.
+            series, else 0. The crystals are those in the middle of them.
         lattices: the crystals in the beam; none on an empty shot.
     """
 
@@ -82,6 +83,26 @@ def random_rotation(generator: np.random.Generator) -> np.ndarray:
             [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
         ]
     )
+
+
+def _about_x(angle: float):
+    """Rotation by an angle in degrees about the lab's x axis, that of the goniometer."""
+    return matrix.col((1, 0, 0)).axis_and_angle_as_r3_rotation_matrix(angle, deg=True)
+
+
+def during_exposure(still: StillState, samples: int) -> list[Lattice]:
+    """The crystals of a still at `samples` angles evenly spread over its rotation,
+    each with its share of the scale: together they scatter as the crystals that turn."""
+    if still.angle_width == 0 or samples == 1:
+        return still.lattices
+    moments = []
+    for lattice in still.lattices:
+        for sample in range(samples):
+            turn = _about_x(still.angle_width * ((sample + 0.5) / samples - 0.5))
+            crystal = copy.deepcopy(lattice.crystal)
+            crystal.set_A(turn * matrix.sqr(crystal.get_A()))
+            moments.append(replace(lattice, crystal=crystal, scale=lattice.scale / samples))
+    return moments
 
 
 def make_crystal(unit_cell, space_group, rotation: np.ndarray, mosaicity: float, domain_size: float):
@@ -130,6 +151,8 @@ def draw_stills(settings: Settings) -> list[StillState]:
     """
     if settings.stills < 1 or settings.crystal.lattices < 1:
         raise ValueError("at least one still and one lattice are needed")
+    if settings.crystal.rotation_samples < 1:
+        raise ValueError("crystal.rotation_samples must be at least 1")
     if settings.crystal.orientation not in ("random", "fixed", "rotation"):
         raise ValueError(f"unknown crystal.orientation {settings.crystal.orientation!r}")
     space_group = space_group_of(settings.crystal.space_group)
@@ -160,9 +183,7 @@ def draw_stills(settings: Settings) -> list[StillState]:
             if settings.crystal.orientation != "random":
                 rotation = first[number]
             if settings.crystal.orientation == "rotation":
-                turn = matrix.col((1, 0, 0)).axis_and_angle_as_r3_rotation_matrix(
-                    still.start_angle + still.angle_width / 2, deg=True
-                )
+                turn = _about_x(still.start_angle + still.angle_width / 2)
                 rotation = np.array(turn).reshape(3, 3) @ rotation
             cell = _cell(settings, space_group, generator)
             crystal = make_crystal(

@@ -291,10 +291,11 @@ class Simulator:
             For each of COMPONENTS and "total" a list of one (S, F) array a panel, photons.
         """
         pixels_of_panels = self._pixels_of(still)
-        peaks = [self.peaks(still, lattice) for lattice in still.lattices]
+        lattices = crystals.during_exposure(still, self.settings.crystal.rotation_samples)
+        peaks = [self.peaks(still, lattice) for lattice in lattices]
         result: dict[str, list[np.ndarray]] = {name: [] for name in (*COMPONENTS, "total")}
         for number, pixels in enumerate(pixels_of_panels):
-            parts = self._panel_rates(still, number, pixels, peaks)
+            parts = self._panel_rates(still, number, pixels, lattices, peaks)
             dose = still.exposure_time * still.transmission
             lit = ~self.defects["shadow"][number]
             total = np.zeros(pixels.shape)
@@ -305,7 +306,9 @@ class Simulator:
             result["total"].append(total)
         return result
 
-    def _panel_rates(self, still, number: int, pixels: PanelPixels, peaks) -> dict[str, np.ndarray]:
+    def _panel_rates(
+        self, still, number: int, pixels: PanelPixels, lattices, peaks
+    ) -> dict[str, np.ndarray]:
         q_vectors = self._q_vectors(pixels, still.wavelength)
         q = np.linalg.norm(q_vectors, axis=-1)
         response = (
@@ -316,7 +319,7 @@ class Simulator:
         to_photons = response * self.photons_per_electron2
         parts = {name: np.zeros(pixels.shape) for name in COMPONENTS}
         flat_q = np.ascontiguousarray(q_vectors.reshape(-1, 3))
-        for lattice, lattice_peaks in zip(still.lattices, peaks):
+        for lattice, lattice_peaks in zip(lattices, peaks):
             hkl = flat_q @ np.linalg.inv(lattice.setting).T
             diffuse = self.truth.intensity(hkl).reshape(pixels.shape)
             parts["diffuse"] += lattice.scale * to_photons * diffuse

@@ -81,7 +81,9 @@ class CrystalSettings:
         space_group: symbol.
         orientation: "random" (each still its own), "fixed" (all the same) or
             "rotation" (one orientation turned by `rotation_step` about x).
-        rotation_step: degrees per still; the crystal stands still in the middle of it.
+        rotation_step: degrees per still.
+        rotation_samples: number of angles that stand for that rotation while an image
+            is exposed; 1: the crystal stands still in the middle of it.
         lattices: number of crystals in the beam on every image.
         cell_spread: relative standard deviation of the cell lengths from still to still.
         mosaicity: full width at half maximum of the orientations' spread, degrees.
@@ -92,6 +94,7 @@ class CrystalSettings:
     space_group: str = "P 43 21 2"
     orientation: str = "random"
     rotation_step: float = 0.5
+    rotation_samples: int = 1
     lattices: int = 1
     cell_spread: float = 0.0
     mosaicity: float = 0.1

@@ -328,3 +328,28 @@ def test_bad_settings_say_what_is_wrong(change, message):
 def test_unknown_setting():
     with pytest.raises(ValueError, match="beam.colour is not a setting"):
         Settings.from_dict({"beam": {"colour": "blue"}})
+
+
+def test_a_crystal_that_turns_scatters_as_the_mean_of_its_orientations():
+    turning = small(
+        stills=1,
+        crystal={"orientation": "rotation", "rotation_step": 1.0, "rotation_samples": 2},
+        scale={"spread": 0},
+        exposure={"photons_per_electron2": 1e3},
+    )
+    standing = small(
+        stills=2,
+        crystal={"orientation": "rotation", "rotation_step": 0.5},
+        scale={"spread": 0},
+        exposure={"photons_per_electron2": 1e3},
+    )
+    one = Simulator(turning)
+    two = Simulator(standing)
+    found = one.expected(one.stills[0])
+    expected = [two.expected(still) for still in two.stills]
+    assert not np.allclose(expected[0]["bragg"][0], expected[1]["bragg"][0])
+    for name in COMPONENTS:
+        mean = 0.5 * (expected[0][name][0] + expected[1][name][0])
+        np.testing.assert_allclose(found[name][0], mean, rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match="rotation_samples must be at least 1"):
+        Simulator(small(crystal={"rotation_samples": 0}))
