@@ -6,7 +6,7 @@ from iotbx.phil import parse
 
 from dials_diffuse.phil.common import nproc_str, output_str
 
-scope_str = (
+phil_str = (
     """
 model
   .help = "Components of the model: counts - background is expected to be"
@@ -178,4 +178,4 @@ seed = 42
     )
 )
 
-phil_scope = parse(scope_str)
+phil_scope = parse(phil_str)
