@@ -10,9 +10,12 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
+from dials_diffuse.simulation.images import file_stem
+from dials_diffuse.simulation.simulate import is_simulated
 from dials_diffuse.simulation.truth import DiffuseTruth
 
 
@@ -57,22 +60,30 @@ def without_shell_mean(values: np.ndarray, q: np.ndarray, n_shells: int = 20) ->
     return values - mean[shell]
 
 
-def true_scales(record: dict, identifiers: list[str]) -> np.ndarray:
-    """True b (N,) of the experiments with these identifiers, divided by their mean.
+def true_scales(record: dict, experiments) -> np.ndarray:
+    """True b (N,) of experiments, divided by their mean.
+
+    An experiment is known by its identifier or, where DIALS has made it anew from the images
+    of a rotation series of one lattice, by the name of its image.
 
     Raises:
         ValueError: an experiment is not of this simulation.
     """
-    known = {
-        identifier: scale
-        for still in record["stills"]
-        for identifier, scale in zip(still["identifiers"], still["scales"])
-    }
-    missing = [name for name in identifiers if name not in known]
-    if missing:
-        raise ValueError(f"Experiment {missing[0]} is not of this simulation")
-    scales = np.array([known[name] for name in identifiers])
-    return scales / scales.mean()
+    by_identifier, by_image = {}, {}
+    for still in record["stills"]:
+        by_identifier.update(zip(still["identifiers"], still["scales"]))
+        if len(still["scales"]) == 1:
+            by_image[file_stem("still", still["image"])] = still["scales"][0]
+    scales = []
+    for experiment in experiments:
+        name = experiment.identifier
+        scale = by_identifier.get(name)
+        if scale is None and not is_simulated(name) and experiment.imageset is not None:
+            scale = by_image.get(Path(experiment.imageset.get_path(0)).stem)
+        if scale is None:
+            raise ValueError(f"Experiment {name} is not of this simulation")
+        scales.append(scale)
+    return np.array(scales) / np.mean(scales)
 
 
 def best_possible_merge(
@@ -106,6 +117,7 @@ def compare_with_truth(
     merged,
     min_stills: int = 3,
     d_range: tuple[float, float] | None = None,
+    voxels: np.ndarray | None = None,
 ) -> MapComparison:
     """Compare diffuse_merged.refl (or diffuse_absolute.refl) with the simulated truth.
 
@@ -116,6 +128,7 @@ def compare_with_truth(
         merged: diffuse_merged.refl, unit photons/(s sr)
         min_stills: compare voxels seen by at least so many stills
         d_range: (d_min, d_max) to compare in, Angstrom
+        voxels: (M, 3) indices of the only voxels to compare
 
     Raises:
         ValueError: the files belong to another simulation, or nothing is left to compare.
@@ -126,7 +139,7 @@ def compare_with_truth(
         record = json.load(handle)
     truth = DiffuseTruth.from_dict(record["truth"])
     unit = record["photons_per_electron2"]
-    b_true = true_scales(record, [e.identifier for e in experiments])
+    b_true = true_scales(record, experiments)
 
     hkl = as_numpy(merged["hkl"])
     q = truth.q(hkl)
@@ -140,6 +153,8 @@ def compare_with_truth(
     merged_voxels = as_numpy(merged["voxel"])
     rows["voxel"] = _position_in(merged_voxels, as_numpy(scaled["asu_voxel"]))
     used &= rows["voxel"] >= 0
+    if voxels is not None:
+        keep &= _position_in(voxels, merged_voxels) >= 0
     rows = {name: values[used] for name, values in rows.items()}
     best = best_possible_merge(rows, b_true, expected, len(merged_voxels))
 

@@ -40,6 +40,11 @@ class Shot:
     angle_width: float = 0.0
 
 
+def file_stem(name: str, index: int) -> str:
+    """Name without suffix of the file of an image, index from 0, that has one of its own."""
+    return f"{name}_{index + 1:05d}"
+
+
 def is_normal_to_beam(detector, tolerance: float = 1e-6) -> bool:
     """True for one panel whose axes are the lab's x and -y, as miniCBF supposes."""
     if len(detector) != 1:

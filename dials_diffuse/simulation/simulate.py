@@ -71,9 +71,17 @@ class SimulatedSet:
                 self.sequence.as_file(name)
 
 
+_IDENTIFIER = "simulated-"
+
+
 def experiment_identifier(settings: Settings, number: int) -> str:
     """Identifier of an experiment; the same in every run with the same seed."""
-    return f"simulated-{settings.seed}-{number:06d}"
+    return f"{_IDENTIFIER}{settings.seed}-{number:06d}"
+
+
+def is_simulated(identifier: str) -> bool:
+    """True for an identifier that `experiment_identifier` made."""
+    return identifier.startswith(_IDENTIFIER)
 
 
 def truth_record(simulator: Simulator) -> dict:
@@ -209,7 +217,9 @@ def _write_images(
     if len(groups) == 1 and len(stills) > 1:
         paths = [folder / f"{name}{suffix}"]
     else:
-        paths = [folder / f"{name}_{index + 1:05d}{suffix}" for index in range(len(groups))]
+        paths = [
+            folder / f"{image_files.file_stem(name, index)}{suffix}" for index in range(len(groups))
+        ]
     tasks = [
         (still, str(paths[number]) if kind == "cbf" else None)
         for number, group in enumerate(groups)

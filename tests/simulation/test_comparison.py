@@ -3,6 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dxtbx.imageset import ImageSetFactory
+from dxtbx.model import Experiment
+
 from dials_diffuse.simulation.comparison import (
     _position_in,
     best_possible_merge,
@@ -52,8 +55,30 @@ def test_best_merge_is_unbiased_and_has_the_least_variance():
     assert np.mean((best - truth) ** 2 * information) == pytest.approx(1, abs=0.07)
 
 
-def test_scales_of_another_simulation_are_refused():
-    record = {"stills": [{"identifiers": ["a", "b"], "scales": [1.0, 3.0]}]}
-    assert true_scales(record, ["b", "a"]).tolist() == [1.5, 0.5]
-    with pytest.raises(ValueError, match="c is not of this simulation"):
-        true_scales(record, ["a", "c"])
+def experiments_of(*stills):
+    """Experiments of (identifier, name of the image)"""
+    return [
+        Experiment(
+            identifier=identifier,
+            imageset=ImageSetFactory.make_imageset([f"/data/{name}.cbf"], check_format=False),
+        )
+        for identifier, name in stills
+    ]
+
+
+def test_scales_follow_the_identifier_or_the_image_and_another_simulation_is_refused():
+    record = {
+        "stills": [
+            {"image": 0, "identifiers": ["simulated-1-0"], "scales": [1.0]},
+            {"image": 1, "identifiers": ["simulated-1-1"], "scales": [3.0]},
+            {"image": 2, "identifiers": ["simulated-1-2", "simulated-1-3"], "scales": [3.0, 1.0]},
+        ]
+    }
+    found = true_scales(record, experiments_of(("simulated-1-1", "a"), ("simulated-1-0", "b")))
+    assert found.tolist() == [1.5, 0.5]
+    # what dials.sequence_to_stills has made of the images has new identifiers, or none
+    found = true_scales(record, experiments_of(("a-hash", "still_00001"), ("", "still_00002")))
+    assert found.tolist() == [0.5, 1.5]
+    for other in (("simulated-2-0", "still_00001"), ("a-hash", "still_00004"), ("a-hash", "still_00003")):
+        with pytest.raises(ValueError, match=f"{other[0]} is not of this simulation"):
+            true_scales(record, experiments_of(("simulated-1-0", "still_00001"), other))
