@@ -3,12 +3,13 @@ SHELL := /bin/bash
 VENV := $(CURDIR)/.venv
 PYTEST_ARGS ?=
 
-.PHONY: help setup test demo lint clean
+.PHONY: help setup test demo docs lint clean
 
 help:
 	@echo "make setup  .venv with DIALS and dials_diffuse (PYTHON=... names a Python with DIALS)"
 	@echo "make demo   simulated stills with a known truth, reduced to a map and compared with it"
 	@echo "make test   the test suite (PYTEST_ARGS=... are passed on)"
+	@echo "make docs   the pages of docs/commands, from the commands themselves"
 	@echo "make lint   ruff"
 	@echo "make clean  remove .venv, demo/ and caches"
 
@@ -20,6 +21,9 @@ test: setup
 
 demo: setup
 	@PATH="$(VENV)/bin:$$PATH" .ci/demo
+
+docs: setup
+	@$(VENV)/bin/python docs/generate_commands.py
 
 lint: setup
 	@$(VENV)/bin/python -m ruff --version >/dev/null 2>&1 || $(VENV)/bin/python -m pip -q install ruff
