@@ -1,0 +1,54 @@
+"""The Python examples of docs/ run as they are, on four small simulated stills."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
+_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def run_snippets(page: str) -> dict:
+    """Names that the examples of a page have left; each starts without those of the others"""
+    found = _BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
+    assert len(found) > 1
+    left: dict = {}
+    for code in found:
+        names: dict = {}
+        exec(compile(code, page, "exec"), names)
+        left |= names
+    return left
+
+
+def test_examples(run_in_tmp_path):
+    from dials_diffuse.command_line import diffuse_extract, diffuse_simulate
+
+    diffuse_simulate.run([
+        "stills=4", "nproc=1", "detector.image_size=100,100", "detector.pixel_size=1.2",
+        "exposure.mean_photons=20", "output.html=None", "output.experiments=integrated.expt",
+        "output.reflections=integrated.refl",
+    ])  # fmt: skip
+    result = run_snippets("python_api.md")["result"]
+    assert result.absolute == run_in_tmp_path / "diffuse_absolute.refl" and result.absolute.is_file()
+    assert pathlib.Path("run.html").is_file() and pathlib.Path("run.json").is_file()
+
+    # what else the examples read
+    diffuse_extract.run([
+        "diffuse_masked.expt", "diffuse_masked.refl", "output.pixels=pixels.h5", "nproc=1", "output.html=None",
+    ])  # fmt: skip
+    shutil.copy("dials.diffuse_scale.json", "scale.json")
+    left = run_snippets("files.md")
+    assert set(left["good"][0].ravel()) == {True, False} and left["bragg"][0].any()
+    assert left["scaled"][left["diffuse"]].mean() == pytest.approx(np.mean(left["merged"]["intensity"]), rel=0.3)
+    assert len(left["b"]) == 4 and np.mean(left["b"]) == pytest.approx(1)
+    assert left["grid"].subdivide == (1, 1, 1) and left["n"] == [1, 1, 1]
+    assert np.isfinite(left["hk0"]).any()
+    assert left["pixels"].q.shape == (len(left["pixels"]), 3)
+    assert len(left["hkl"]) == len(left["merged"]["intensity"])
+    assert left["units"] == "photons/(s sr)" and left["volume"].shape[0] == len(left["h"])
+    assert -1 <= left["numbers"]["statistics"]["overall"]["cc_half_anisotropic"] <= 1
