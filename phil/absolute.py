@@ -93,12 +93,13 @@ total_scattering
     .expert_level = 1
   fit_from = 0.32
     .type = float(value_min=0)
-    .help = "Where the fit of the profile begins, 1/A: below it, longer distances than those of bonded"
-            "and 1-3 neighbours interfere."
+    .help = "Where the fit of the profile begins, 1/A: below it, longer distances than those of neighbours"
+            "(up to 8 A) interfere."
     .expert_level = 1
   pairs = *auto none
     .type = choice
-    .help = "Interference of bonded and 1-3 neighbours: where the composition tells them (model, sequence), or never."
+    .help = "Interference of neighbouring atoms (up to 8 A): auto takes it into account where the composition tells"
+            "the distances (model, sequence, bulk solvent); none: never."
     .expert_level = 1
   b_relative = None
     .type = float(value_min=0)
@@ -116,10 +117,10 @@ wilson
 {
   q_min = 0.3
     .type = float(value_min=0)
-    .help = "Begin of the Wilson plot's straight part, 1/A."
+    .help = "Where the straight part of the Wilson plot begins, 1/A."
   q_max = None
     .type = float(value_min=0)
-    .help = "End of it, 1/A. None: the end of the data."
+    .help = "Where it ends, 1/A. None: at the end of the data."
   reflections = None
     .type = path
     .help = "Integrated reflections of the same stills (the .refl that dials.diffuse_mask was given): their merged"

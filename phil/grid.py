@@ -10,8 +10,8 @@ phil_str = (
     """
 subdivide = None
   .type = ints(size=3, value_min=1)
-  .help = "Voxels per reciprocal cell edge along a*, b*, c*, coarser than extracted: a divisor of the"
-          "extracted number, an odd number of times smaller. None: as extracted."
+  .help = "Voxels per reciprocal cell edge along a*, b*, c*, fewer than extracted. The extracted number over this"
+          "one must be odd (9 to 3 or 1, 3 to 1), so that fine voxels lie within coarse ones. None: as extracted."
 d_min = None
   .type = float(value_min=0)
   .help = "Leave out voxels beyond this resolution, in Angstrom. None: as extracted."
