@@ -113,7 +113,7 @@ def _page(command: str, docstring: str, parameters: str) -> str:
     text = re.sub(r"^(?=  )", "  ", text, flags=re.MULTILINE)
     return (
         f"{_NOTE}# {command}\n\n{text}\n\n## Parameters\n\n"
-        "`-c` prints those of level 0, `-c -e 1` and `-c -e 2` more of them.\n\n" + parameters
+        "`-c` prints those of level 0, `-c -e 2` all of them, `-c -e 2 -a 1` with their help.\n\n" + parameters
     )
 
 
