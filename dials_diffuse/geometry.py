@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import hashlib
 import json
 import logging
@@ -55,6 +56,13 @@ class PanelGeometry:
     @property
     def nbytes(self) -> int:
         return self.planes.nbytes + self.efficiency.nbytes
+
+    @functools.cached_property
+    def largest_component(self) -> float:
+        """A bound of the components of q, 1/Angstrom"""
+        # |q| is convex on a flat panel: no pixel exceeds the corners by more than rounding
+        corners = self.planes[:, :: max(1, self.shape[0] - 1), :: max(1, self.shape[1] - 1)]
+        return 1.01 * float(np.abs(corners).max()) + 1e-6
 
     def q_length(self) -> np.ndarray:
         """(n_slow, n_fast) float32 |q| = 1/d, 1/Angstrom"""
@@ -279,7 +287,8 @@ class GeometryCache:
             return None
         with open(f"{self._path(key)}.json") as handle:
             shapes = json.load(handle)
-        flat = np.load(self._path(key), mmap_mode="r").view(np.ndarray)
+        # Private, not read-only: numba would compile everything once more for read-only arrays
+        flat = np.load(self._path(key), mmap_mode="c").view(np.ndarray)
         panels, start = [], 0
         for n_slow, n_fast in shapes:
             size = n_slow * n_fast

@@ -37,9 +37,10 @@ from dials_diffuse.extraction.background import (
     photons_of_image,
 )
 from dials_diffuse.extraction.corrections import CorrectionSettings
-from dials_diffuse.extraction.kernel import sum_panel
-from dials_diffuse.extraction.observations import StillObservations, from_panel_sums
+from dials_diffuse.extraction.kernel import VoxelSums
+from dials_diffuse.extraction.observations import StillObservations
 from dials_diffuse.extraction.pixels import corrected_pixels
+from dials_diffuse.extraction.profile import Profile, radial_profile
 from dials_diffuse.geometry import GeometryCache, geometry_key
 from dials_diffuse.grid.symmetry import check_subdivide, laue_group_of
 from dials_diffuse.grid.voxel_grid import VoxelGrid
@@ -48,8 +49,6 @@ from dials_diffuse.masking.still_mask import StillMasker
 from dials_diffuse.stills import Still, group_by_image, stills_of
 
 logger = logging.getLogger("dials.diffuse.extract")
-
-PROFILE_STEP = 0.005  # width of the bins of radial profiles in |q|, 1/Angstrom
 
 
 @dataclass(frozen=True)
@@ -95,32 +94,6 @@ class ExtractionSettings:
             raise ValueError(f"exposure_time={self.exposure_time} must be a positive number of seconds")
         if self.d_min is not None and self.d_max is not None and self.d_min >= self.d_max:
             raise ValueError(f"d_min={self.d_min} must be smaller than d_max={self.d_max}")
-
-
-@dataclass
-class Profile:
-    """Mean corrected intensity of a still against |q|.
-
-    Attributes:
-        q: (n,) centres of the bins, 1/Angstrom
-        diffuse: (n,) intensity of the pixels outside the Bragg mask, photons/(s sr), NaN where none
-        total: (n,) the same of all pixels, Bragg included
-        background: (n,) what was subtracted from both
-        photons, exposure: (n,) sums behind the diffuse profile
-    """
-
-    q: np.ndarray
-    diffuse: np.ndarray
-    total: np.ndarray
-    background: np.ndarray
-    photons: np.ndarray
-    exposure: np.ndarray
-
-    @property
-    def unsubtracted(self) -> np.ndarray:
-        """(n,) intensity of the pixels outside the Bragg mask with the background still in it"""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return self.photons / self.exposure
 
 
 @dataclass
@@ -233,6 +206,7 @@ class Extractor:
         self.geometries = GeometryCache(settings.corrections, folder)
         self._keys = self._geometry_keys()
         self._use: dict[tuple, list[np.ndarray]] = {}
+        self._sums = VoxelSums()
 
     def __reduce__(self):
         return (Extractor, self._arguments)
@@ -327,7 +301,8 @@ class Extractor:
             default if limit is None else limit * seconds
             for limit, default in ((settings.min_intensity, -np.inf), (settings.max_intensity, np.inf))
         )
-        sums, pixels = [], []
+        sums, pixels = self._sums, []
+        sums.start(dose)
         for panel_number, panel in enumerate(still.detector):
             values, trusted = raw[panel_number], trusted_bounds(panel)
             if values.shape != use[panel_number].shape:
@@ -345,7 +320,7 @@ class Extractor:
             usable = use[panel_number]
             if dynamic is not None:
                 usable = usable & dynamic[panel_number]
-            background = None
+            background = (None, None, None)
             if self.background is not None:
                 background = self.background.panel(panel_number)
             if settings.pixels:
@@ -356,59 +331,24 @@ class Extractor:
                         tuple(limit / seconds for limit in limits),
                     )  # fmt: skip
                 )
-            sums.append(
-                sum_panel(
-                    values, usable, trusted, geometry.panels[panel_number], matrix,
-                    bragg=bragg[panel_number], background=background, gain=gain,
-                    pedestal=pedestal, dose=dose, intensity=limits,
-                )  # fmt: skip
-            )
-        observations = from_panel_sums(
-            sums, range(len(sums)), still.image_number, seconds
-        )
-        columns = observations.columns
-        diffuse = ~columns["bragg"]
-        if not columns["num_pixels.valid"].sum():
+            sums.add_panel(
+                panel_number, values, usable, trusted, geometry.panels[panel_number], matrix,
+                bragg[panel_number], background, gain, pedestal, limits,
+            )  # fmt: skip
+        if not len(sums):
             raise ValueError(f"Not a single usable pixel on {still.path} (mask, limits, trusted range)")
+        columns = sums.columns(seconds, still.image_number)
+        profile = radial_profile(columns, np.linalg.inv(matrix))
         return ExtractedStill(
             index=still.index,
             path=still.path,
-            observations=observations,
-            num_observations=len(observations),
-            num_pixels=int(columns["num_pixels.valid"][diffuse].sum()),
-            photons=float(columns["counts"][diffuse].sum()),
+            observations=StillObservations(columns),
+            num_observations=len(sums),
+            num_pixels=profile.num_pixels,
+            photons=float(profile.photons.sum()),
             exposure_time=seconds,
-            profile=radial_profile(columns, still.setting_matrix() @ np.diag(1 / np.array(settings.subdivide))),
+            profile=profile,
             pixels=CorrectedDiffusePixelList.joined(pixels) if pixels else None,
-        )
-
-
-def radial_profile(columns: dict[str, np.ndarray], a_over_n: np.ndarray) -> Profile:
-    """Profile of a still from its observations, each at its voxel's centre.
-
-    Args:
-        columns: of StillObservations
-        a_over_n: (3, 3) matrix from voxels to q in 1/Angstrom
-    """
-    q = np.linalg.norm(columns["voxel"] @ a_over_n.T, axis=1)
-    bins = (q / PROFILE_STEP).astype(np.int64)
-    n = int(bins.max()) + 1 if len(bins) else 0
-    diffuse = ~columns["bragg"]
-
-    def binned(name, rows=slice(None)):
-        return np.bincount(bins[rows], columns[name][rows], n)
-
-    exposure, all_exposure = binned("exposure", diffuse), binned("exposure")
-    background = binned("background")
-    photons = binned("counts", diffuse)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return Profile(
-            q=(np.arange(n) + 0.5) * PROFILE_STEP,
-            diffuse=(photons - binned("background", diffuse)) / exposure,
-            total=(binned("counts") - background) / all_exposure,
-            background=background / all_exposure,
-            photons=photons,
-            exposure=exposure,
         )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numba import njit
 
@@ -11,77 +9,38 @@ from numba import njit
 _BITS = 20
 _OFFSET = 1 << (_BITS - 1)
 _MASK = (1 << _BITS) - 1
-# What the columns of the sums are
-N, COUNTS, BACKGROUND, SPREAD, SHARED, EXPOSURE, FAST, SLOW = range(8)
+_UNUSED = -1
+# Columns of observations and what they are in numpy; all but the id
+COLUMNS = {
+    "panel": (np.uint64, ()),
+    "voxel": (np.int32, (3,)),
+    "xyzobs.px.value": (np.float64, (3,)),
+    "bragg": (np.bool_, ()),
+    "num_pixels.valid": (np.int32, ()),
+    "counts": (np.float64, ()),
+    "background": (np.float64, ()),
+    "background.variance": (np.float64, ()),
+    "exposure": (np.float64, ()),
+}
 
+# What the columns of the sums are; those that every pixel has come first, side by side
+_N, _ADU, _EXPOSURE, _FAST, _SLOW, _BACKGROUND, _SPREAD, _SHARED = range(8)
+_COLUMNS = 8
+_LARGEST = float(np.finfo(np.float64).max)
 
-@dataclass(frozen=True)
-class PanelSums:
-    """Sums over the pixels of one panel by voxel and Bragg flag, in order of first pixel.
-
-    Attributes:
-        voxel: (N, 3) int32
-        bragg: (N,) bool
-        num_pixels: (N,) int32
-        counts: (N,) sum of photons
-        background: (N,) sum of the background photons
-        background_variance: (N,) its variance: independent part of each pixel added up, plus the
-            square of the sum of the parts that pixels share
-        exposure: (N,) sum of E, sr
-        fast, slow: (N,) mean position weighted by E, px (centre of the first pixel 0.5)
-    """
-
-    voxel: np.ndarray
-    bragg: np.ndarray
-    num_pixels: np.ndarray
-    counts: np.ndarray
-    background: np.ndarray
-    background_variance: np.ndarray
-    exposure: np.ndarray
-    fast: np.ndarray
-    slow: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.num_pixels)
-
-
-@njit(cache=True)
-def _slot(keys, key):
-    """Where a key is, or would be put, in an open-addressing table (size a power of two)."""
-    last = keys.size - 1
-    # Fibonacci hashing; the upper bits are the well mixed ones
-    at = ((key * 0x9E3779B97F4A7C1) >> 24) & last
-    while keys[at] != -1 and keys[at] != key:
-        at = (at + 1) & last
-    return at
-
-
-@njit(cache=True)
-def _grown(keys, sums, size, at_least):
-    """The same keys and sums with more room, and a table of at least twice as many slots."""
-    slots = 4096
-    while slots < 2 * at_least:
-        slots *= 4
-    keys_at = np.full(slots, -1, dtype=np.int64)
-    row_at = np.empty(slots, dtype=np.int32)
-    more_keys = np.empty(slots // 2, dtype=np.int64)
-    more_sums = np.zeros((slots // 2, 8), dtype=np.float64)
-    more_keys[:size] = keys[:size]
-    more_sums[:size] = sums[:size]
-    for row in range(size):
-        slot = _slot(keys_at, keys[row])
-        keys_at[slot] = keys[row]
-        row_at[slot] = row
-    return keys_at, row_at, more_keys, more_sums
+_ONE = np.uint64(1)
+# Fibonacci hashing; the upper bits of the product are the well mixed ones
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_SHIFT = np.uint64(36)
 
 
 @njit(cache=True)
 def _row_keys(qx, qy, qz, matrix, use, raw, low, high, bragg, keys):
     """Keys of a row of pixels, -1 for those not to be used.
 
-    Without a branch, and in a function of its own, so that the compiler makes vector code of it:
-    half the time of the whole pass depends on that. So does adding an offset that makes
-    everything positive, where cutting off the decimals is the floor.
+    Without a branch, and in a function of its own, so that the compiler makes vector code of it.
+    So does adding an offset that makes everything positive, where cutting off the decimals is
+    the floor.
     """
     m00, m01, m02 = matrix[0, 0], matrix[0, 1], matrix[0, 2]
     m10, m11, m12 = matrix[1, 0], matrix[1, 1], matrix[1, 2]
@@ -99,49 +58,178 @@ def _row_keys(qx, qy, qz, matrix, use, raw, low, high, bragg, keys):
         )
         # written so that NaN is not trusted
         good = use[j] & (raw[j] >= low) & (raw[j] <= high)
-        keys[j] = key if good else -1
+        keys[j] = key if good else _UNUSED
 
 
 @njit(cache=True)
 def _apply_limits(raw, efficiency, background, dose, gain, pedestal, lowest, highest, keys):
     """Set the keys of pixels with an intensity outside the limits to -1."""
     for j in range(keys.size):
-        b = dose * background[j] if background.size else 0.0
+        b = 0.0
+        if background is not None:
+            b = dose * background[j]
         intensity = ((raw[j] - pedestal) / gain - b) / efficiency[j]
         if not (intensity >= lowest and intensity <= highest):
-            keys[j] = -1
+            keys[j] = _UNUSED
 
 
 @njit(cache=True)
-def _sum_row(values, first, last):
-    total = 0.0
-    for j in range(first, last):
-        total += values[j]
-    return total
+def _find_runs(keys, first, raw, efficiency, background, spread, shared, ends, so_far):
+    """Runs of a row (neighbouring pixels of one key), and the sums of the row up to each one's end.
+
+    Where a run ends can't be foretold, and a wrong guess of the processor costs as much as several
+    pixels. So there is no branch: every pixel writes where its run ends so far, and the last one's stays.
+
+    Args:
+        keys: of the pixels from index `first` on
+        raw, efficiency, background, spread, shared: of the same pixels; None for what there isn't
+        ends: (n,) int32, filled with the last pixel of each run, counted from first
+        so_far: (n, 8) filled with the sums over all used pixels of the row up to that one; the
+            columns of their number and of slow are left alone
+
+    Returns:
+        number of runs
+    """
+    run = np.uint64(0)
+    last = keys[0]
+    adu = 0
+    exposure = weighted = b = v = s = 0.0
+    for j in range(keys.size):
+        key = keys[j]
+        run += np.uint64(key != last)
+        last = key
+        good = key != _UNUSED
+        adu += raw[j] if good else 0
+        e = np.float64(efficiency[j]) if good else 0.0
+        exposure += e
+        weighted += e * (first + j)
+        ends[run] = j
+        so_far[run, _ADU] = adu
+        so_far[run, _EXPOSURE] = exposure
+        so_far[run, _FAST] = weighted
+        if background is not None:
+            b += np.float64(background[j]) if good else 0.0
+            so_far[run, _BACKGROUND] = b
+        if spread is not None:
+            v += np.float64(spread[j]) if good else 0.0
+            so_far[run, _SPREAD] = v
+        if shared is not None:
+            s += np.float64(shared[j]) if good else 0.0
+            so_far[run, _SHARED] = s
+    return np.int64(run) + 1
+
+
+@njit(cache=True)
+def _add_runs(
+    n_runs, line, row_keys, ends, so_far, background, spread, shared, table, keys, sums, size, oldest
+):  # fmt: skip
+    """Add the runs of a row to the sums of their keys.
+
+    Args:
+        n_runs: number of runs; line: slow index of the row
+        row_keys, ends, so_far: see _find_runs
+        background, spread, shared: None for what there isn't
+        table: hash table (open addressing, size a power of two) of the rows of keys; what is
+            below `oldest` is as good as empty
+        keys, sums: (n,), (n, 8), with room for all runs
+        size: number of keys that there are
+
+    Returns:
+        number of keys that there are then
+    """
+    mask = np.uint64(table.size - 1)
+    start = 0
+    adu = exposure = weighted = b = v = s = 0.0
+    for run in range(np.uint64(n_runs)):
+        end = ends[run]
+        n, start = end + 1 - start, end + 1
+        key = row_keys[np.uint64(end)]
+        if key == _UNUSED:
+            continue
+        slot = ((np.uint64(key) * _GOLDEN) >> _SHIFT) & mask
+        while True:
+            at = np.uint64(table[slot])
+            if at < oldest:
+                at = np.uint64(size)
+                table[slot] = size
+                keys[at] = key
+                sums[at] = 0.0
+                size += 1
+                break
+            if keys[at] == key:
+                break
+            slot = (slot + _ONE) & mask
+        run_exposure = so_far[run, _EXPOSURE] - exposure
+        sums[at, _N] += n
+        sums[at, _ADU] += so_far[run, _ADU] - adu
+        sums[at, _EXPOSURE] += run_exposure
+        sums[at, _FAST] += so_far[run, _FAST] - weighted + 0.5 * run_exposure
+        sums[at, _SLOW] += (line + 0.5) * run_exposure
+        adu, exposure, weighted = so_far[run, _ADU], so_far[run, _EXPOSURE], so_far[run, _FAST]
+        if background is not None:
+            sums[at, _BACKGROUND] += so_far[run, _BACKGROUND] - b
+            b = so_far[run, _BACKGROUND]
+        if spread is not None:
+            sums[at, _SPREAD] += so_far[run, _SPREAD] - v
+            v = so_far[run, _SPREAD]
+        if shared is not None:
+            sums[at, _SHARED] += so_far[run, _SHARED] - s
+            s = so_far[run, _SHARED]
+    return size
+
+
+@njit(cache=True)
+def _grown(table, keys, sums, size, oldest, room):
+    """Table, keys and sums with the same contents and room for that many keys more, at most half of
+    the table full of this panel's."""
+    slots = table.size
+    while slots < 2 * (size - oldest + room):
+        slots *= 2
+    if slots > table.size:
+        table = np.zeros(slots, dtype=np.int32)
+        mask = np.uint64(slots - 1)
+        for row in range(oldest, size):
+            slot = ((np.uint64(keys[row]) * _GOLDEN) >> _SHIFT) & mask
+            while table[slot] >= oldest:
+                slot = (slot + _ONE) & mask
+            table[slot] = row
+    if keys.size < size + room:
+        more = max(2 * keys.size, size + room)
+        more_keys = np.empty(more, dtype=np.int64)
+        more_sums = np.empty((more, _COLUMNS), dtype=np.float64)
+        more_keys[:size] = keys[:size]
+        more_sums[:size] = sums[:size]
+        keys, sums = more_keys, more_sums
+    return table, keys, sums
+
+
+@njit(cache=True)
+def _part(plane, line, first, last):
+    """Pixels of a row, None where there is no plane."""
+    if plane is None:
+        return None
+    return plane[line, first:last]
 
 
 @njit(cache=True)
 def _sum_pixels(
     raw, use, bragg, low, high, planes, efficiency, matrix, background, spread, shared,
-    dose, gain, pedestal, lowest, highest,
+    dose, gain, pedestal, lowest, highest, table, keys, sums, size,
 ):  # fmt: skip
-    """Sums by key; see sum_panel for the arguments. Returns keys (N,), sums (N, 8)."""
+    """Add the pixels of a panel to the sums of a still.
+
+    See VoxelSums.add_panel for the arguments. Returns table, keys and sums (others, where they had
+    to grow) and the number of keys.
+    """
     n_slow, n_fast = use.shape
-    has_bragg, has_background = bragg.size > 0, background.size > 0
-    has_spread, has_shared = spread.size > 0, shared.size > 0
     limited = lowest > -np.inf or highest < np.inf
-    no_bragg = np.zeros(n_fast, dtype=np.bool_)
-    no_background = np.zeros(0, dtype=background.dtype)
-    size = 0
-    keys_at, row_at, keys, sums = _grown(
-        np.empty(0, dtype=np.int64), np.empty((0, 8), dtype=np.float64), size, n_fast
-    )
-    row_keys = np.empty(n_fast + 1, dtype=np.int64)
-    # Keys and rows of the ends of runs on the lines above: most runs continue one of them
-    above_key = np.full(n_fast, -1, dtype=np.int64)
-    above_at = np.zeros(n_fast, dtype=np.int64)
+    row_keys = np.empty(n_fast, dtype=np.int64)
+    ends = np.empty(n_fast, dtype=np.int32)
+    so_far = np.empty((n_fast, _COLUMNS), dtype=np.float64)
+    # Keys of other panels are not met again
+    oldest = size
     for i in range(n_slow):
-        use_i, raw_i, e_i = use[i], raw[i], efficiency[i]
+        use_i = use[i]
         first, last = 0, n_fast
         while first < n_fast and not use_i[first]:
             first += 1
@@ -149,143 +237,152 @@ def _sum_pixels(
             continue
         while not use_i[last - 1]:
             last -= 1
-        if 2 * (size + n_fast) > keys_at.size:
-            keys_at, row_at, keys, sums = _grown(keys, sums, size, size + n_fast)
-        bragg_i = bragg[i] if has_bragg else no_bragg
+        if 2 * (size - oldest + n_fast) > table.size or size + n_fast > keys.size:
+            table, keys, sums = _grown(table, keys, sums, size, oldest, n_fast)
+        these, raw_i, e_i = row_keys[first:last], raw[i, first:last], efficiency[i, first:last]
+        b_i = _part(background, i, first, last)
+        v_i = _part(spread, i, first, last)
+        s_i = _part(shared, i, first, last)
         _row_keys(
             planes[0, i, first:last], planes[1, i, first:last], planes[2, i, first:last], matrix,
-            use_i[first:last], raw_i[first:last], low, high, bragg_i[first:last],
-            row_keys[first:last],
+            use_i[first:last], raw_i, low, high, bragg[i, first:last], these,
         )  # fmt: skip
         if limited:
-            _apply_limits(
-                raw_i[first:last], e_i[first:last],
-                background[i, first:last] if has_background else no_background,
-                dose, gain, pedestal, lowest, highest, row_keys[first:last],
-            )  # fmt: skip
-        row_keys[last] = -2
-        j = first
-        while j < last:
-            key = row_keys[j]
-            if key == -1:
-                j += 1
-                continue
-            # A run: neighbouring pixels of one voxel and Bragg flag
-            start = j
-            adu, exposure, weighted = 0.0, 0.0, 0.0
-            while row_keys[j] == key:
-                e = np.float64(e_i[j])
-                adu += raw_i[j]
-                exposure += e
-                weighted += e * j
-                j += 1
-            n = j - start
-            if above_key[start] == key:
-                at = above_at[start]
-            elif above_key[j - 1] == key:
-                at = above_at[j - 1]
-            else:
-                slot = _slot(keys_at, key)
-                if keys_at[slot] == -1:
-                    keys_at[slot] = key
-                    row_at[slot] = size
-                    keys[size] = key
-                    size += 1
-                at = np.int64(row_at[slot])
-            above_key[start] = key
-            above_at[start] = at
-            above_key[j - 1] = key
-            above_at[j - 1] = at
-            row = sums[at]
-            row[0] += n
-            row[1] += (adu - n * pedestal) / gain
-            row[5] += exposure
-            row[6] += weighted + 0.5 * exposure
-            row[7] += (i + 0.5) * exposure
-            if has_background:
-                row[2] += dose * _sum_row(background[i], start, j)
-            if has_spread:
-                row[3] += dose * dose * _sum_row(spread[i], start, j)
-            if has_shared:
-                row[4] += dose * _sum_row(shared[i], start, j)
-    return keys[:size].copy(), sums[:size].copy()
-
-
-_NOTHING = np.zeros((0, 0), dtype=np.float32)
-_NO_MASK = np.zeros((0, 0), dtype=bool)
-
-
-def sum_panel(
-    raw: np.ndarray,
-    use: np.ndarray,
-    trusted: tuple[float, float],
-    panel,
-    matrix: np.ndarray,
-    bragg: np.ndarray | None = None,
-    background: tuple[np.ndarray, np.ndarray | None, np.ndarray | None] | None = None,
-    dose: float = 1.0,
-    gain: float = 1.0,
-    pedestal: float = 0.0,
-    intensity: tuple[float, float] = (-np.inf, np.inf),
-) -> PanelSums:
-    """Sum the pixels of a panel by the voxel that they fall into.
-
-    Args:
-        raw: (n_slow, n_fast) int32 or float64 ADU
-        use: (n_slow, n_fast) bool, pixels to use (static and dynamic mask, limits, step)
-        trusted: smallest and largest value that counts, ADU
-        panel: its PanelGeometry
-        matrix: (3, 3) from q in 1/Angstrom to fine-grid coordinates: diag(n) A^-1; the voxel is
-            floor(matrix q + 1/2)
-        bragg: (n_slow, n_fast) bool, True under a Bragg spot: kept in rows of their own
-        background: expected photons of each pixel, with the variance of what is each pixel's own
-            error and the standard deviation of what neighbouring pixels share ((n_slow, n_fast)
-            float32 each, None for none), all per unit of dose
-        dose: what the background is multiplied by
-        gain: ADU per photon
-        pedestal: ADU
-        intensity: limits of (photons - background)/E of a pixel
-
-    Returns:
-        the sums; positions in px, exposure in sr (not yet times the exposure time)
-
-    Raises:
-        ValueError: voxel indices beyond +-2^19.
-    """
-    mean, spread, shared = background or (None, None, None)
-    if raw.dtype != np.int32:
-        raw = np.ascontiguousarray(raw, dtype=np.float64)
-    largest = np.abs(matrix).sum(axis=1).max() * _longest_q(panel)
-    if not largest < _OFFSET - 1:
-        raise ValueError(
-            f"Voxel indices up to {largest:.3g} are beyond the limit of {_OFFSET - 1}: check the unit "
-            "cell, or give a smaller subdivide"
+            _apply_limits(raw_i, e_i, b_i, dose, gain, pedestal, lowest, highest, these)
+        n_runs = _find_runs(these, first, raw_i, e_i, b_i, v_i, s_i, ends, so_far)
+        size = _add_runs(
+            n_runs, i, these, ends, so_far, b_i, v_i, s_i, table, keys, sums, size, np.uint64(oldest)
         )
-    keys, sums = _sum_pixels(
-        raw, use, _NO_MASK if bragg is None else bragg, *map(float, trusted), panel.planes,
-        panel.efficiency, np.ascontiguousarray(matrix, dtype=np.float64),
-        *(_NOTHING if part is None else part for part in (mean, spread, shared)),
-        float(dose), float(gain), float(pedestal), *map(float, intensity),
-    )  # fmt: skip
-    voxel = np.empty((len(keys), 3), dtype=np.int32)
-    for axis, shift in enumerate((2 * _BITS + 1, _BITS + 1, 1)):
-        voxel[:, axis] = ((keys >> shift) & _MASK) - _OFFSET
-    with np.errstate(invalid="ignore", divide="ignore"):
-        fast, slow = sums[:, FAST] / sums[:, EXPOSURE], sums[:, SLOW] / sums[:, EXPOSURE]
-    return PanelSums(
-        voxel=voxel,
-        bragg=(keys & 1).astype(bool),
-        num_pixels=sums[:, N].astype(np.int32),
-        counts=sums[:, COUNTS].copy(),
-        background=sums[:, BACKGROUND].copy(),
-        background_variance=sums[:, SPREAD] + sums[:, SHARED] ** 2,
-        exposure=sums[:, EXPOSURE].copy(),
-        fast=fast,
-        slow=slow,
-    )
+    return table, keys, sums, size
 
 
-def _longest_q(panel) -> float:
-    # |q| is convex on a flat panel: no pixel exceeds the corners by more than rounding
-    corners = panel.planes[:, :: max(1, panel.shape[0] - 1), :: max(1, panel.shape[1] - 1)]
-    return 1.01 * float(np.abs(corners).max()) + 1e-6
+@njit(cache=True)
+def _fill_columns(
+    keys, sums, parts, panels, gains, pedestals, dose, seconds, image_number,
+    panel, voxel, position, bragg, num_pixels, counts, background, variance, exposure,
+):  # fmt: skip
+    """Fill the columns of a still: rows parts[i] to parts[i + 1] are those of panels[i]."""
+    for i in range(panels.size):
+        for row in range(parts[i], parts[i + 1]):
+            at = row - parts[0]
+            key = keys[row]
+            panel[at] = panels[i]
+            voxel[at, 0] = ((key >> (2 * _BITS + 1)) & _MASK) - _OFFSET
+            voxel[at, 1] = ((key >> (_BITS + 1)) & _MASK) - _OFFSET
+            voxel[at, 2] = ((key >> 1) & _MASK) - _OFFSET
+            bragg[at] = (key & 1) == 1
+            n, e = sums[row, _N], sums[row, _EXPOSURE]
+            position[at, 0] = sums[row, _FAST] / e
+            position[at, 1] = sums[row, _SLOW] / e
+            position[at, 2] = image_number
+            num_pixels[at] = np.int32(n)
+            counts[at] = (sums[row, _ADU] - n * pedestals[i]) / gains[i]
+            background[at] = dose * sums[row, _BACKGROUND]
+            common = dose * sums[row, _SHARED]
+            variance[at] = dose * dose * sums[row, _SPREAD] + common * common
+            exposure[at] = e * seconds
+
+
+class VoxelSums:
+    """Sums over the pixels of one still by panel, voxel and Bragg flag.
+
+    The memory is kept from still to still: to get it anew from the system costs more than to add up
+    the pixels of several rows.
+    """
+
+    def __init__(self):
+        self._table = np.zeros(1 << 12, dtype=np.int32)
+        self._keys = np.empty(1 << 12, dtype=np.int64)
+        self._sums = np.empty((1 << 12, _COLUMNS), dtype=np.float64)
+        self.start(1.0)
+
+    def start(self, dose: float) -> None:
+        """Forget everything, for a new still.
+
+        Args:
+            dose: what the background is multiplied by
+        """
+        self._dose = float(dose)
+        self._table[:] = 0
+        # Row 0 stands for an empty place of the table
+        self._size = 1
+        self._parts: list[tuple[int, int, float, float]] = []
+
+    def __len__(self) -> int:
+        return self._size - 1
+
+    def add_panel(
+        self,
+        number: int,
+        raw: np.ndarray,
+        use: np.ndarray,
+        trusted: tuple[float, float],
+        panel,
+        matrix: np.ndarray,
+        bragg: np.ndarray,
+        background: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] = (None, None, None),
+        gain: float = 1.0,
+        pedestal: float = 0.0,
+        intensity: tuple[float, float] = (-np.inf, np.inf),
+    ) -> None:
+        """Sum the pixels of a panel by the voxel that they fall into.
+
+        Args:
+            number: of the panel; each may come once a still
+            raw: (n_slow, n_fast) int32 or float64 ADU
+            use: (n_slow, n_fast) bool, pixels to use (static and dynamic mask, limits, step): of
+                these, efficiency and background must be finite
+            trusted: smallest and largest value that counts, ADU
+            panel: its PanelGeometry
+            matrix: (3, 3) from q in 1/Angstrom to fine-grid coordinates: diag(n) A^-1; the voxel is
+                floor(matrix q + 1/2)
+            bragg: (n_slow, n_fast) bool, True under a Bragg spot: kept in rows of their own
+            background: expected photons of each pixel, with the variance of what is each pixel's own
+                error and the standard deviation of what neighbouring pixels share ((n_slow, n_fast)
+                float32 each, None for none), all per unit of dose
+            gain: ADU per photon
+            pedestal: ADU
+            intensity: limits of (photons - background)/E of a pixel
+
+        Raises:
+            ValueError: voxel indices beyond +-2^19.
+        """
+        if raw.dtype != np.int32:
+            raw = np.ascontiguousarray(raw, dtype=np.float64)
+        largest = np.abs(matrix).sum(axis=1).max() * panel.largest_component
+        if not largest < _OFFSET - 1:
+            raise ValueError(
+                f"Voxel indices up to {largest:.3g} are beyond the limit of {_OFFSET - 1}: check the unit "
+                "cell, or give a smaller subdivide"
+            )
+        # An infinite value would spoil the sums of the rest of its row
+        low, high = max(trusted[0], -_LARGEST), min(trusted[1], _LARGEST)
+        first = self._size
+        self._table, self._keys, self._sums, self._size = _sum_pixels(
+            raw, use, bragg, low, high, panel.planes, panel.efficiency, matrix, *background,
+            self._dose, float(gain), float(pedestal), float(intensity[0]), float(intensity[1]),
+            self._table, self._keys, self._sums, first,
+        )  # fmt: skip
+        self._parts.append((number, first, float(gain), float(pedestal)))
+
+    def columns(self, exposure_time: float, image_number: float) -> dict[str, np.ndarray]:
+        """The columns of the observations, in order of panels and of first pixel, all but the id.
+
+        Args:
+            exposure_time: s
+            image_number: z of xyzobs.px.value
+
+        Returns:
+            name -> (N,) or (N, 3) array; background.variance is that of what each pixel has by itself
+            added up, plus the square of the sum of what pixels share; positions are means
+            weighted by E, px (centre of the first pixel 0.5)
+        """
+        n = len(self)
+        columns = {name: np.empty((n, *shape), dtype=kind) for name, (kind, shape) in COLUMNS.items()}
+        numbers, starts, gains, pedestals = zip(*self._parts)
+        _fill_columns(
+            self._keys, self._sums, np.array([*starts, self._size]), np.array(numbers, dtype=np.uint64),
+            np.array(gains), np.array(pedestals), self._dose, float(exposure_time), float(image_number),
+            *columns.values(),
+        )  # fmt: skip
+        return columns

@@ -47,37 +47,6 @@ class StillObservations:
         return len(self.columns["counts"])
 
 
-def from_panel_sums(
-    sums: Sequence, panels: Sequence[int], image_number: float, exposure_time: float
-) -> StillObservations:
-    """Columns of the observations of one still.
-
-    Args:
-        sums: PanelSums, one a panel
-        panels: their panel numbers
-        image_number: z of xyzobs.px.value
-        exposure_time: s
-    """
-
-    def joined(name, shape=(0,)):
-        return np.concatenate([getattr(s, name) for s in sums]) if len(sums) else np.empty(shape)
-
-    fast, slow = joined("fast"), joined("slow")
-    return StillObservations(
-        {
-            "panel": np.repeat(np.asarray(panels, dtype=np.uint64), [len(s) for s in sums]),
-            "voxel": joined("voxel", (0, 3)),
-            "xyzobs.px.value": np.stack([fast, slow, np.full(len(fast), image_number)], axis=1),
-            "bragg": joined("bragg"),
-            "num_pixels.valid": joined("num_pixels"),
-            "counts": joined("counts"),
-            "background": joined("background"),
-            "background.variance": joined("background_variance"),
-            "exposure": joined("exposure") * exposure_time,
-        }
-    )
-
-
 def observation_table(stills: Sequence[StillObservations | None]) -> flex.reflection_table:
     """The observations of several stills as one table, ids counted from 0; None has no rows.
 

@@ -14,7 +14,7 @@ def corrected_pixels(
     geometry,
     panel: int,
     exposure_time: float,
-    background: tuple | None = None,
+    background: tuple = (None, None, None),
     dose: float = 1.0,
     gain: float = 1.0,
     pedestal: float = 0.0,
@@ -32,7 +32,7 @@ def corrected_pixels(
         geometry: PanelGeometry
         panel: its number
         exposure_time: t, s
-        background: (mean, spread, shared) in photons per unit of dose, see kernel.sum_panel
+        background: (mean, spread, shared) in photons per unit of dose, see VoxelSums.add_panel
         dose: what the background is multiplied by
         gain, pedestal: ADU per photon, ADU
         intensity: limits, photons/(s sr)
@@ -42,13 +42,13 @@ def corrected_pixels(
     photons = (raw[slow, fast] - pedestal) / gain
     exposure = exposure_time * geometry.efficiency[slow, fast].astype(np.float64)
     expected = variance = 0.0
-    if background is not None:
-        mean, spread, shared = background
+    mean, spread, shared = background
+    if mean is not None:
         expected = dose * mean[slow, fast].astype(np.float64)
-        if spread is not None:
-            variance = variance + dose**2 * spread[slow, fast].astype(np.float64)
-        if shared is not None:
-            variance = variance + (dose * shared[slow, fast].astype(np.float64)) ** 2
+    if spread is not None:
+        variance = variance + dose**2 * spread[slow, fast].astype(np.float64)
+    if shared is not None:
+        variance = variance + (dose * shared[slow, fast].astype(np.float64)) ** 2
     value = (photons - expected) / exposure
     sigma = np.sqrt(np.maximum(photons, 0) + variance) / exposure
     inside = (value >= intensity[0]) & (value <= intensity[1])

@@ -7,7 +7,7 @@ import pytest
 
 from dxtbx.model import BeamFactory, DetectorFactory
 
-from dials_diffuse.extraction.kernel import sum_panel
+from dials_diffuse.extraction.kernel import VoxelSums
 from dials_diffuse.geometry import detector_geometry
 
 
@@ -36,6 +36,15 @@ A = np.array([[0.021, 0.011, -0.004], [-0.010, 0.022, 0.003], [0.006, -0.001, 0.
 MATRIX = np.diag([3, 3, 2]) @ np.linalg.inv(A)
 
 
+def sum_panel(raw, use, trusted, panel, matrix, bragg=None, dose=1.0, seconds=1.0, **others):
+    """Columns of a still that has this panel only."""
+    sums = VoxelSums()
+    sums.start(dose)
+    bragg = np.zeros(raw.shape, dtype=bool) if bragg is None else bragg
+    sums.add_panel(0, raw, use, trusted, panel, matrix, bragg, **others)
+    return sums.columns(seconds, 0.5)
+
+
 def brute_force(raw, use, trusted, panel, matrix, bragg, background, variance, shared, gain, pedestal):
     voxel = np.floor(np.einsum("ij,abj->abi", matrix, panel.q.astype(float)) + 0.5).astype(int)
     with np.errstate(invalid="ignore"):
@@ -62,45 +71,48 @@ def test_sums_are_those_of_a_plain_loop(panel, image, kind, gain, pedestal):
     generator = np.random.default_rng(4)
     background, variance, shared = generator.random((3, 70, 90)).astype(np.float32)
     found = sum_panel(
-        raw, use, (0, 1000), panel, MATRIX, bragg, (background, variance, shared), 2.0, gain, pedestal
-    )
+        raw, use, (0, 1000), panel, MATRIX, bragg, dose=2.0, seconds=3.0,
+        background=(background, variance, shared), gain=gain, pedestal=pedestal,
+    )  # fmt: skip
     expected = brute_force(
         raw, use, (0, 1000), panel, MATRIX, bragg, 2 * background, 4 * variance, 2 * shared, gain, pedestal
     )
-    keys = [(*map(int, v), bool(b)) for v, b in zip(found.voxel, found.bragg)]
+    keys = [(*map(int, v), bool(b)) for v, b in zip(found["voxel"], found["bragg"])]
     assert len(set(keys)) == len(keys) == len(expected)
     assert set(keys) == set(expected)
     table = np.array([expected[key] for key in keys])
-    assert np.array_equal(found.num_pixels, table[:, 0])
-    assert np.allclose(found.counts, table[:, 1], rtol=1e-12)
-    assert np.allclose(found.background, table[:, 2], rtol=1e-12)
-    assert np.allclose(found.background_variance, table[:, 3] + table[:, 4] ** 2, rtol=1e-12)
-    assert np.allclose(found.exposure, table[:, 5], rtol=1e-12)
-    assert np.allclose(found.fast, table[:, 6] / table[:, 5], rtol=1e-12)
-    assert np.allclose(found.slow, table[:, 7] / table[:, 5], rtol=1e-12)
+    assert np.array_equal(found["num_pixels.valid"], table[:, 0])
+    # relative to the sums of a row of pixels, from which these are told apart
+    assert np.allclose(found["counts"], table[:, 1], rtol=1e-12)
+    assert np.allclose(found["background"], table[:, 2], rtol=1e-12)
+    assert np.allclose(found["background.variance"], table[:, 3] + table[:, 4] ** 2, rtol=1e-12)
+    assert np.allclose(found["exposure"], 3.0 * table[:, 5], rtol=1e-12)
+    position = np.column_stack([table[:, 6] / table[:, 5], table[:, 7] / table[:, 5], [0.5] * len(table)])
+    assert np.allclose(found["xyzobs.px.value"], position, rtol=1e-12)
+    assert not found["panel"].any()
 
 
 def test_without_masks_every_pixel_is_counted_once(panel, image):
     raw = np.ones((70, 90), dtype=np.int32)
     found = sum_panel(raw, np.ones(raw.shape, dtype=bool), (0, 10), panel, MATRIX)
-    assert found.num_pixels.sum() == found.counts.sum() == raw.size
-    assert found.exposure.sum() == pytest.approx(panel.efficiency.sum(dtype=np.float64))
-    assert not found.bragg.any() and not found.background.any()
+    assert found["num_pixels.valid"].sum() == found["counts"].sum() == raw.size
+    assert found["exposure"].sum() == pytest.approx(panel.efficiency.sum(dtype=np.float64))
+    assert not found["bragg"].any() and not found["background"].any()
 
 
 def test_many_more_voxels_than_the_table_starts_with(panel):
     raw = np.ones((70, 90), dtype=np.int32)
     found = sum_panel(raw, np.ones(raw.shape, dtype=bool), (0, 10), panel, 40 * MATRIX)
-    assert len(found) > 6000
-    assert found.num_pixels.sum() == raw.size
-    assert len(np.unique(found.voxel, axis=0)) == len(found)
+    assert len(found["counts"]) > 6000
+    assert found["num_pixels.valid"].sum() == raw.size
+    assert len(np.unique(found["voxel"], axis=0)) == len(found["counts"])
 
 
 def test_trusted_bounds_are_inclusive(panel):
     raw = np.tile(np.arange(90, dtype=np.int32), (70, 1))
     found = sum_panel(raw, np.ones(raw.shape, dtype=bool), (3, 10), panel, MATRIX)
-    assert found.num_pixels.sum() == 70 * 8
-    assert found.counts.sum() == 70 * sum(range(3, 11))
+    assert found["num_pixels.valid"].sum() == 70 * 8
+    assert found["counts"].sum() == 70 * sum(range(3, 11))
 
 
 def test_intensity_limits(panel):
@@ -108,23 +120,48 @@ def test_intensity_limits(panel):
     raw[10, 10], raw[20, 20] = 5, 50
     use = np.ones(raw.shape, dtype=bool)
     limit = 20 / panel.efficiency[20, 20]
-    assert sum_panel(raw, use, (0, 100), panel, MATRIX, intensity=(-np.inf, limit)).counts.sum() == 5
-    assert sum_panel(raw, use, (0, 100), panel, MATRIX, intensity=(limit, np.inf)).counts.sum() == 50
+    assert sum_panel(raw, use, (0, 100), panel, MATRIX, intensity=(-np.inf, limit))["counts"].sum() == 5
+    assert sum_panel(raw, use, (0, 100), panel, MATRIX, intensity=(limit, np.inf))["counts"].sum() == 50
     # a background brings the pixel below the limit
     background = (np.full(raw.shape, 40, dtype=np.float32), None, None)
     found = sum_panel(
         raw, use, (0, 100), panel, MATRIX, background=background, intensity=(-np.inf, limit)
     )
-    assert found.counts.sum() == 55
+    assert found["counts"].sum() == 55
 
 
 def test_a_fully_masked_panel_has_no_rows(panel):
     raw = np.ones((70, 90), dtype=np.int32)
     found = sum_panel(raw, np.zeros(raw.shape, dtype=bool), (0, 10), panel, MATRIX)
-    assert len(found) == 0 and found.voxel.shape == (0, 3)
+    assert found["counts"].shape == (0,) and found["voxel"].shape == (0, 3)
 
 
 def test_indices_that_do_not_fit_are_refused(panel):
     raw = np.ones((70, 90), dtype=np.int32)
     with pytest.raises(ValueError, match="subdivide"):
         sum_panel(raw, raw > 0, (0, 10), panel, 1e5 * MATRIX)
+
+
+def test_panels_and_stills_do_not_mix(panel, image):
+    raw, use, bragg = image
+    sums = VoxelSums()
+    alone = sum_panel(raw, use, (0, 1000), panel, MATRIX, bragg)
+    other = sum_panel(raw, use, (0, 1000), panel, 20 * MATRIX, bragg)
+    # the second has more voxels than there was memory for
+    for _ in range(2):
+        sums.start(1.0)
+        sums.add_panel(3, raw, use, (0, 1000), panel, MATRIX, bragg)
+        sums.add_panel(5, raw, use, (0, 1000), panel, 20 * MATRIX, bragg)
+        sums.add_panel(6, raw, use, (0, 1000), panel, MATRIX, bragg)
+        columns = sums.columns(1.0, 0.5)
+        for number, expected in ((3, alone), (5, other), (6, alone)):
+            rows = columns["panel"] == number
+            for name in set(columns) - {"panel"}:
+                assert np.array_equal(columns[name][rows], expected[name])
+
+
+def test_an_infinite_pixel_leaves_its_neighbours_alone(panel):
+    raw = np.ones((70, 90))
+    raw[20, 30] = np.inf
+    found = sum_panel(raw, raw > 0, (-np.inf, np.inf), panel, MATRIX)
+    assert found["counts"].sum() == raw.size - 1
