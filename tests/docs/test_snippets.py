@@ -9,6 +9,8 @@ import shutil
 import numpy as np
 import pytest
 
+from dials.array_family import flex
+
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -23,6 +25,17 @@ def run_snippets(page: str) -> dict:
         exec(compile(code, page, "exec"), names)
         left |= names
     return left
+
+
+def documented(heading: str) -> set[str]:
+    """Names in the first column of the table below a heading of the files page"""
+    section = (DOCS / "files.md").read_text(encoding="utf-8").split(f"\n## {heading}")[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def columns(name: str) -> set[str]:
+    return set(flex.reflection_table.from_file(name).keys())
 
 
 def test_examples(run_in_tmp_path):
@@ -52,3 +65,13 @@ def test_examples(run_in_tmp_path):
     assert len(left["hkl"]) == len(left["merged"]["intensity"])
     assert left["units"] == "photons/(s sr)" and left["volume"].shape[0] == len(left["h"])
     assert -1 <= left["numbers"]["statistics"]["overall"]["cc_half_anisotropic"] <= 1
+
+    # every column is described, and none that is not there
+    assert documented("diffuse_masked.refl") == {*columns("diffuse_masked.refl"), "shoebox"}
+    assert documented("Observations") == columns("diffuse_scaled.refl")
+    assert documented("diffuse_merged.refl, ") == columns("diffuse_absolute.refl")
+    assert columns("diffuse_absolute.refl") == {*columns("diffuse_merged.refl"), "incoherent"}
+    (model,) = {type(e.scaling_model) for e in left["experiments"]}
+    assert model.id_ == "diffuse"
+    keys = {key for e in left["experiments"] for key in e.scaling_model.configdict}
+    assert keys <= documented("The scaling model")
