@@ -32,9 +32,10 @@ model
     .type = int(value_min=5)
     .help = "Number of parameters of c(|q|) between 0 and the largest |q|."
     .expert_level = 1
-  sensitivity_parameters = 7
+  sensitivity_parameters = 11
     .type = int(value_min=5)
-    .help = "Number of parameters of a(x,y) along x and along y."
+    .help = "Number of parameters of a(x,y) along x and along y. Too few are worse than too"
+            "many: what a smooth function can't follow is taken for panel factors."
     .expert_level = 1
 }
 bragg
@@ -83,7 +84,8 @@ restraints
     .help = "Of the second differences of a."
   sensitivity_rings = 0.001
     .type = float(value_min=1e-6)
-    .help = "Of the mean of a over a ring of |q|, around 1: it can't be told from the intensity."
+    .help = "Of the mean of a over a ring of |q|, around that of all rings: it can't be told"
+            "from the intensity."
 }
 fit
   .help = "Refinement of the scaling model."
@@ -111,7 +113,7 @@ fit
     .type = float(value_min=0)
     .help = "With fewer observations a parameter a component is not refined."
     .expert_level = 2
-  max_observations = 2000000
+  max_observations = 5000000
     .type = int(value_min=1)
     .help = "Refine on a quasi-random subset of voxels with about this many observations;"
             "the result is applied to all."

@@ -32,13 +32,17 @@ N_AZIMUTHAL = 96
 
 
 class FreeParametersMixin:
-    """The minimiser sees free parameters f: the parameters are unit * f, or unit @ f.
+    """The minimiser sees free parameters f: the parameters are unit * f, or unit @ f, plus what
+    follows from another component.
 
     With a unit such that the functional is about f^2 in all directions (the e.s.d., or the inverse
     of a Cholesky factor of the normal matrix) L-BFGS converges in tens of steps.
     """
 
     _unit: float | np.ndarray = 1.0
+    _leader: FreeParametersMixin | None = None
+    _slope: np.ndarray | None = None
+    _free_esds: np.ndarray | None = None
 
     @property
     def unit(self) -> float | np.ndarray:
@@ -48,24 +52,45 @@ class FreeParametersMixin:
     def unit(self, unit: float | np.ndarray) -> None:
         self._unit = unit
 
+    def follow(self, leader: FreeParametersMixin | None, slope: np.ndarray | None = None) -> None:
+        """Let the free parameters stand for what is left besides slope @ leader's parameters.
+
+        Where more of one component and less of another is nearly the same to the functional, the
+        slope of that valley makes the free parameters of the two independent. The
+        manager sets the leader first, as the model's components are ordered.
+
+        Args:
+            leader: another component; None to stand alone again
+            slope: (n, parameters of the leader) derivatives along the valley
+        """
+        self._leader, self._slope = leader, None if leader is None else slope
+
+    @property
+    def slope(self) -> np.ndarray | None:
+        """(n, parameters of the leader), None for a component that follows none"""
+        return self._slope
+
+    def _along(self) -> float | np.ndarray:
+        return 0.0 if self._leader is None else self._slope @ self._leader.values()
+
     @property
     def free_parameters(self):
+        rest = self.values() - self._along()
         if np.ndim(self._unit) == 0:
-            return self._parameters / self._unit
-        return _as_flex(np.linalg.solve(self._unit, self.values()))
+            return _as_flex(rest / self._unit)
+        return _as_flex(np.linalg.solve(self._unit, rest))
 
     @free_parameters.setter
     def free_parameters(self, parameters):
-        if np.ndim(self._unit) == 0:
-            self._parameters = parameters * self._unit
-        else:
-            self._parameters = _as_flex(self._unit @ flumpy.to_numpy(parameters))
+        free = flumpy.to_numpy(parameters)
+        rest = free * self._unit if np.ndim(self._unit) == 0 else self._unit @ free
+        self._parameters = _as_flex(rest + self._along())
 
     @property
     def free_parameter_esds(self):
         if not self._parameter_esds:
             return None
-        if np.ndim(self._unit) == 0:
+        if np.ndim(self._unit) == 0 and self._leader is None:
             return self._parameter_esds / self._unit
         # in these units they are 1 and independent, or the unit is no good
         return flex.double(self._n_params, 1.0)
@@ -73,11 +98,19 @@ class FreeParametersMixin:
     @free_parameter_esds.setter
     def free_parameter_esds(self, esds):
         assert len(esds) == len(self._parameters)
-        if np.ndim(self._unit) == 0:
-            self._parameter_esds = esds * self._unit
-        else:
-            variances = self._unit**2 @ np.array(esds) ** 2
-            self._parameter_esds = flex.double(np.sqrt(variances).tolist())
+        self._free_esds = np.array(esds)
+        self._parameter_esds = _as_flex(np.sqrt(self.variances(self._free_esds)))
+
+    def variances(self, free_esds: np.ndarray | None = None) -> np.ndarray:
+        """(n,) of the parameters, from those of independent free parameters: 1 by default"""
+        esds = np.ones(self._n_params) if free_esds is None else free_esds
+        out = _squares(self._unit, esds)
+        if self._leader is not None:
+            of_leader = self._leader._free_esds if free_esds is not None else None
+            if of_leader is None:
+                of_leader = np.ones(self._leader.n_params)
+            out = out + _squares(self._slope @ np.atleast_2d(self._leader.unit), of_leader)
+        return out
 
     def free_gradient(self, gradient: np.ndarray) -> np.ndarray:
         """Derivatives by the parameters (n,) -> derivatives by the free parameters (n,)"""
@@ -96,6 +129,10 @@ def _as_flex(values: np.ndarray) -> flex.double:
     # through a name: flumpy shares the memory
     out = np.require(values, np.float64, ["C", "W", "O"])
     return flumpy.from_numpy(out)
+
+
+def _squares(unit: float | np.ndarray, esds: np.ndarray) -> np.ndarray:
+    return (unit * esds) ** 2 if np.ndim(unit) == 0 else unit**2 @ esds**2
 
 
 def whitening(normal_matrix: np.ndarray) -> np.ndarray:
@@ -159,33 +196,6 @@ class RadialOffset(_SelectedData):
         self.q_max = float(q_max)
         self.smoother = GaussianSmoother1D((0.0, self.q_max), _intervals(self.n_params))
         self._unit = np.eye(self.n_params)
-        self.follow(None)
-
-    def follow(self, scale: StillScale | None, slope: np.ndarray | None = None) -> None:
-        """Let the free parameters stand for what is left of c besides slope * b.
-
-        More b and less c is nearly the same wherever the intensities are nearly isotropic. With the
-        slope of that valley the free parameters of b and c become independent. The manager
-        sets b before c, as the model's components are ordered.
-
-        Args:
-            scale: of the same still, None to stand alone again
-            slope: (n,) dc/db along the valley
-        """
-        self._scale = scale
-        self.slope = np.zeros(self.n_params) if scale is None else slope
-
-    def _along(self) -> np.ndarray:
-        return self.slope * (self._scale.parameters[0] if self._scale is not None else 0.0)
-
-    @property
-    def free_parameters(self):
-        return _as_flex(np.linalg.solve(self._unit, self.values() - self._along()))
-
-    @free_parameters.setter
-    def free_parameters(self, parameters):
-        values = self._unit @ flumpy.to_numpy(parameters) + self._along()
-        self._parameters = _as_flex(values)
 
     def calculate_scales_and_derivatives(self, block_id=0):
         """Values (flex.double) and derivatives (sparse, observations x parameters)"""

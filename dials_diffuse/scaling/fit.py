@@ -55,7 +55,7 @@ class ModelSettings:
     panel: bool | None = None
     sensitivity: bool | None = None
     offset_parameters: int = 8
-    sensitivity_parameters: int = 7
+    sensitivity_parameters: int = 11
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class FitSettings:
     engine: str = "SimpleLBFGS"
     max_iterations: int | None = None
     n_cycles: int = 6
-    max_observations: int = 2_000_000
+    max_observations: int = 5_000_000
     min_observations_per_parameter: float = 5.0
     free_percentage: float = 5.0
     outlier_cutoff: float | None = 6.0
@@ -473,8 +473,7 @@ def _finish(scaler: DiffuseScaler, fitter: Fitter, result: FitResult) -> None:
             model.components["offset"].parameter_esds = flex.double(sigmas[1:].tolist())
     for component in scaler.shared.values():
         if not by_engine:
-            sigmas = np.sqrt(np.sum(component.unit**2, axis=1))
-            component.parameter_esds = flex.double(sigmas.tolist())
+            component.parameter_esds = flex.double(np.sqrt(component.variances()).tolist())
     if "offset" in names:
         result.lift = lift_offsets(scaler, fitter.used, covariances)
     for model in scaler.models:

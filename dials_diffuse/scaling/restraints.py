@@ -6,8 +6,8 @@ Free without restraints (I_v, b, c, a, d give the same expectations when):
   ln a = mean ln d = 0 over the observations of the fit;
 - c_i -> c_i - b_i f(|q|), I -> I + f for any f: fixed by convention, the smallest c_i / b_i is 0 at each |q|;
 - a -> a f(|q|), I -> I / f with one wavelength and no c: whatever of a depends on |q| only can't be told from
-  the intensities; the mean of a over each ring of |q| is held at 1, firmly, because the data have
-  nothing to say against it and what little drift they cause would end up in the map;
+  the intensities; the mean of a over each ring of |q| is held at the mean of all, firmly, because the
+  data have nothing to say against it and what little drift they cause would end up in the map;
 - parameters of a, c and d where there are no observations: smooth continuation, or 1.
 
 Each restraint is a normal prior, its sigma in the scope `restraints`.
@@ -30,7 +30,7 @@ class RestraintSettings:
         panel: of d around 1
         sensitivity: of a around 1
         sensitivity_smoothness: of second differences of a
-        sensitivity_rings: of the mean of a over a ring of |q|, around 1
+        sensitivity_rings: of the mean of a over a ring of |q|, around that of all rings
         scale: of b around what the still's radial profile says, as a fraction of it
     """
 
@@ -62,7 +62,8 @@ def grid_second_differences(n_x: int, n_y: int) -> np.ndarray:
 
 
 def ring_means(scaler) -> np.ndarray:
-    """(rings, parameters): mean of a over the observations of each ring of |q| = matrix @ parameters.
+    """(rings, parameters): mean of a over the observations of each ring of |q|, less the mean over
+    all observations = matrix @ parameters.
 
     Rings are half as wide as the distance between the smoother's positions.
     """
@@ -75,7 +76,7 @@ def ring_means(scaler) -> np.ndarray:
     total = np.bincount(ring, seen)
     table = np.zeros((len(total), component.n_params))
     np.add.at(table, ring, seen[:, None] * scaler.direction_weights)
-    return table[total > 0] / total[total > 0, None]
+    return table[total > 0] / total[total > 0, None] - table.sum(axis=0) / total.sum()
 
 
 class Restraints:

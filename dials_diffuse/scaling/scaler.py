@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
+from scipy import sparse
 
 from dials_diffuse.scaling.bragg import BRAGG_CODE
 from dials_diffuse.scaling.components import N_RADIAL, whitening
@@ -261,20 +262,43 @@ class DiffuseScaler:
             for model, unit, slope in zip(self.models, self.offset_units, slopes):
                 model.components["offset"].unit = unit
                 model.components["offset"].follow(
-                    model.components["scale"] if both else None, slope
+                    model.components["scale"] if both else None, slope[:, None]
                 )
         self.scale_units = 1.0 / np.sqrt(of_b)
         for model, unit in zip(self.models, self.scale_units):
             model.components["scale"].unit = float(unit)
+        self._set_units_of_detector(terms, names, reference, of_d, of_a)
+
+    def _set_units_of_detector(self, terms, names, reference, of_d, of_a) -> None:
+        """d and a together: what is smooth over the panels is nearly the same in one and in the
+        other."""
         if "panel" in terms:
             of = terms["panel"][1]
-            self.shared["panel"].unit = whitening(np.diag(of_d) + of.T @ of)
+            normal_d = np.diag(of_d) + of.T @ of
         if "sensitivity" in terms:
             of = terms["sensitivity"][1]
             weights = self.direction_weights
-            self.shared["sensitivity"].unit = whitening(
-                weights.T @ (of_a[:, None] * weights) + of.T @ of
-            )
+            normal_a = weights.T @ (of_a[:, None] * weights) + of.T @ of
+            self.shared["sensitivity"].unit = whitening(normal_a)
+            self.shared["sensitivity"].follow(None)
+            if "panel" in names and "sensitivity" in names:
+                cross = self._panels_and_directions(reference) @ weights
+                slope = -np.linalg.solve(normal_a, cross.T)
+                self.shared["sensitivity"].follow(self.shared["panel"], slope)
+                normal_d = normal_d + cross @ slope
+        if "panel" in terms:
+            self.shared["panel"].unit = whitening(normal_d)
+
+    def _panels_and_directions(self, reference: np.ndarray) -> sparse.csr_matrix:
+        """(P, directions): elements of the Gauss-Newton matrix (halved) between the tables d and a, for
+        fixed reference intensities (V,)"""
+        data = self.data
+        intensity = np.repeat(reference, np.diff(data.start))
+        signal = self.b[data.still] * intensity + self.c[data.still, data.radial]
+        values = data.weight * (data.exposure * signal) ** 2
+        values *= self.d[data.panel] * self.a[data.direction]
+        where = (data.panel, data.direction)
+        return sparse.coo_matrix((values, where), (len(self.d), len(self.a))).tocsr()
 
     def still_normal_matrices(self, restraints, reference: np.ndarray) -> np.ndarray:
         """(S, 1 + n, 1 + n): normal matrices of b and the n parameters of c of each still, for a
@@ -302,6 +326,3 @@ class DiffuseScaler:
             "panel": of_d,
             "sensitivity": of_a @ self.direction_weights,
         }
-
-
-

@@ -108,18 +108,21 @@ class DiffuseScalingTarget(ScalingTarget):
                 last = column + component.n_params
                 if name == "scale":
                     of = (-exposure * detector * intensity)[own]
-                    if by_offset is not None:
-                        of = of + by_offset @ manager.components["offset"].slope
+                    follower = manager.components.get("offset")
+                    if by_offset is not None and follower.slope is not None:
+                        of = of + by_offset @ follower.slope[:, 0]
                     jacobian[own, column] = component.free_gradient(of)
                 elif name == "offset":
                     jacobian[own, column:last] = component.free_gradient(by_offset)
                 elif name == "panel":
                     of = np.zeros((block.size, component.n_params))
                     of[np.arange(block.size), block.panel] = shared_part * scaler.a[block.direction]
+                    follower = manager.components.get("sensitivity")
+                    if follower is not None and follower.slope is not None:
+                        of += self._by_sensitivity(block, shared_part) @ follower.slope
                     jacobian[:, column:last] = component.free_gradient(of)
                 else:
-                    of = (shared_part * scaler.d[block.panel])[:, None]
-                    of = of * scaler.direction_weights[block.direction]
+                    of = self._by_sensitivity(block, shared_part)
                     jacobian[:, column:last] = component.free_gradient(of)
                 column = last
         along = block.weight * g
@@ -139,7 +142,7 @@ class DiffuseScalingTarget(ScalingTarget):
         rows, blocks = [], []
         column = 0
         for number, manager in enumerate(self.scaler.data_managers):
-            start_of_scale = column
+            first_column = column
             for name, component in manager.components.items():
                 if name not in self.names:
                     continue
@@ -147,10 +150,10 @@ class DiffuseScalingTarget(ScalingTarget):
                 if of.ndim == 3:
                     residuals, of = residuals[number], of[number]
                 blocks.append((len(residuals), column, component.free_gradient(of)))
-                if name == "offset" and "scale" in self.names:
-                    scale = manager.components["scale"]
-                    by_scale = scale.free_gradient(of @ component.slope)[:, None]
-                    blocks.append((0, start_of_scale, by_scale))
+                if component.slope is not None:
+                    # the leader is the first of the manager's components
+                    leader = next(iter(manager.components.values()))
+                    blocks.append((0, first_column, leader.free_gradient(of @ component.slope)))
                 rows.append(residuals)
                 column += component.n_params
         residuals = np.concatenate(rows)
@@ -162,6 +165,12 @@ class DiffuseScalingTarget(ScalingTarget):
             jacobian[begin : begin + len(values), first : first + values.shape[1]] = values
             row += n_rows
         return _flex(residuals), _sparse(jacobian), flex.double(len(residuals), 1.0)
+
+    def _by_sensitivity(self, block, shared_part: np.ndarray) -> np.ndarray:
+        """(N, parameters of a): derivatives of the residuals"""
+        scaler = self.scaler
+        of = (shared_part * scaler.d[block.panel])[:, None]
+        return of * scaler.direction_weights[block.direction]
 
     def _residuals(self, block):
         scaler = self.scaler
@@ -191,7 +200,12 @@ class DiffuseScalingTarget(ScalingTarget):
             stills.append(np.einsum("sp,spq->sq", gradients["offset"], self.scaler.offset_units))
         for name, component in self.scaler.shared.items():
             if name in self.names:
-                detector.append(component.free_gradient(gradients[name]))
+                of = gradients[name]
+                follower = self.scaler.shared.get("sensitivity")
+                if name == "panel" and follower is not None and follower.slope is not None:
+                    # a follows d
+                    of = of + gradients["sensitivity"] @ follower.slope
+                detector.append(component.free_gradient(of))
         parts = [np.concatenate(stills, axis=1).ravel()] if stills else []
         return _flex(np.concatenate([*parts, *detector]))
 
