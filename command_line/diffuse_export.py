@@ -43,6 +43,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.io.merged_map import read_merged_map
     from dials_diffuse.report.html import ReportSection, plots_of, write_report
     from dials_diffuse.report.sections import (
+        map_sections,
         parse_section,
         section_plots,
         write_section_pngs,
@@ -74,6 +75,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         logger.info("Saving %s", written[kind])
         write_format(kind, written[kind], content, params.extent, params.column)
     plots = {}
+    units = merged.units_of(params.column)
     for remove in (False, True) if params.column == "intensity" else (False,):
         plots |= section_plots(
             merged.voxel,
@@ -82,21 +84,16 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             params.section,
             remove_isotropic=remove,
             column=params.column,
-            units=merged.units,
+            units=units,
         )
     if params.output.png:
         path = Path(prefix)
-        for name in write_section_pngs(
-            path.parent,
-            merged.voxel,
-            merged.columns,
-            merged.grid,
-            params.section,
-            remove_isotropic=params.remove_isotropic and params.column == "intensity",
-            column=params.column,
-            units=merged.units,
-            prefix=path.name,
-        ):
+        difference = params.remove_isotropic and params.column == "intensity"
+        sections = map_sections(
+            merged.voxel, merged.columns[params.column], merged.grid, params.section, difference
+        )
+        label = f"{params.column}, {units}" if units else params.column
+        for name in write_section_pngs(path.parent, sections, label, difference, path.name):
             logger.info("Saved %s", name)
     report = [ReportSection("Sections", "; ".join(merged.describe()), plots=plots)]
     if params.output.html:

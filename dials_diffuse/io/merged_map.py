@@ -71,6 +71,10 @@ class MergedMap:
     def __len__(self) -> int:
         return len(self.voxel)
 
+    def units_of(self, column: str) -> str:
+        """Units of a column, empty for numbers of observations and stills."""
+        return {"n_obs": "", "n_stills": "", "exposure": "s sr"}.get(column, self.units)
+
     def describe(self) -> list[str]:
         """Lines of at most 80 characters for logs and headers."""
         grid = self.grid

@@ -103,6 +103,21 @@ def map_section(voxel: np.ndarray, values: np.ndarray, grid: VoxelGrid, name: st
     )
 
 
+def map_sections(
+    voxel: np.ndarray,
+    values: np.ndarray,
+    grid: VoxelGrid,
+    which: Sequence[str],
+    remove_isotropic: bool = False,
+) -> list[MapSection]:
+    """Several sections, those without a voxel left out; arguments as of section_plots."""
+    values = np.asarray(values, dtype=float)
+    if remove_isotropic and len(values):
+        values = values - isotropic_part(voxel, values, grid)
+    sections = (map_section(voxel, values, grid, name) for name in which)
+    return [section for section in sections if section is not None]
+
+
 def colour_range(image: np.ndarray, difference: bool = False) -> tuple[float, float]:
     """Limits that keep a few bright or noisy voxels from taking all the colours.
 
@@ -147,16 +162,12 @@ def section_plots(
     Raises:
         ValueError: unknown section.
     """
-    values = np.asarray(columns[column], dtype=float)
-    if remove_isotropic and len(values):
-        values = values - isotropic_part(voxel, values, grid)
-    plots = {}
-    for name in which:
-        section = map_section(voxel, values, grid, name)
-        if section is not None and np.isfinite(section.image).any():
-            kind = "_anisotropic" if remove_isotropic else ""
-            plots[f"{prefix}_{column}_{name}{kind}"] = _heatmap(section, column, units, remove_isotropic)
-    return plots
+    kind = "_anisotropic" if remove_isotropic else ""
+    return {
+        f"{prefix}_{column}_{section.name}{kind}": _heatmap(section, column, units, remove_isotropic)
+        for section in map_sections(voxel, columns[column], grid, which, remove_isotropic)
+        if np.isfinite(section.image).any()
+    }
 
 
 def _heatmap(section: MapSection, column: str, units: str, difference: bool) -> dict:
@@ -283,31 +294,23 @@ def _ticks(axes, aspect: float) -> tuple[list[float], list[str]]:
 
 def write_section_pngs(
     folder: str | os.PathLike,
-    voxel: np.ndarray,
-    columns: dict[str, np.ndarray],
-    grid: VoxelGrid,
-    which: Sequence[str] = ("hk0", "h0l", "0kl"),
-    remove_isotropic: bool = False,
-    column: str = "intensity",
-    units: str = "photons/(s sr)",
+    sections: Sequence[MapSection],
+    label: str = "photons/(s sr)",
+    difference: bool = False,
     prefix: str = "section",
 ) -> list[str]:
     """Write sections as PREFIX_hk0.png ... into a folder and return their paths.
 
-    Arguments are those of section_plots.
+    Args:
+        sections: from map_sections
+        label, difference: as of section_png
     """
     from dials_diffuse.io.atomic import replacing
 
-    values = np.asarray(columns[column], dtype=float)
-    if remove_isotropic and len(values):
-        values = values - isotropic_part(voxel, values, grid)
     paths = []
-    for name in which:
-        section = map_section(voxel, values, grid, name)
-        if section is None:
-            continue
-        path = os.path.join(folder, f"{prefix}_{name}.png")
+    for section in sections:
+        path = os.path.join(folder, f"{prefix}_{section.name}.png")
         with replacing(path) as temporary, open(temporary, "wb") as handle:
-            handle.write(section_png(section, f"{column}, {units}", remove_isotropic))
+            handle.write(section_png(section, label, difference))
         paths.append(path)
     return paths

@@ -101,6 +101,18 @@ def test_all_batches_at_once_with_their_observations(folder):
     assert result.returncode and "None of the .refl files is a merged map" in result.stderr
 
 
+def test_a_section_of_another_column_has_its_units(folder):
+    for column, units in (("n_obs", ""), ("sigma", "photons/(s sr)")):
+        result = export(
+            folder, "scaled.expt", "merged.refl", "format=hkl", f"column={column}", "output.json=column.json",
+            "output.prefix=column",
+        )  # fmt: skip
+        assert not result.returncode and not result.stderr
+        plots = json.loads((folder / "column.json").read_text())["plots"]
+        (plot,) = (plots[name] for name in plots if "hk0" in name)
+        assert plot["data"][0]["colorbar"]["title"]["text"] == units
+
+
 def test_lost_models_come_from_the_copy(folder):
     result = export(folder, "lost.expt", "merged.refl", "models.json", "format=hkl")
     assert not result.returncode and not result.stderr

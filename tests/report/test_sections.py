@@ -12,6 +12,7 @@ from dials_diffuse.grid.symmetry import laue_group_from_symbol
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.report.sections import (
     map_section,
+    map_sections,
     parse_section,
     section_plots,
     write_section_pngs,
@@ -107,7 +108,8 @@ def test_isotropic_part(map_):
 
 def test_pngs(map_, tmp_path):
     grid, voxel, values = map_
-    paths = write_section_pngs(tmp_path, voxel, {"intensity": values}, grid, ["hk0", "0kl"])
+    sections = map_sections(voxel, values, grid, ["hk0", "0kl", "hk300"])
+    paths = write_section_pngs(tmp_path, sections)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["section_0kl.png", "section_hk0.png"]
     for path in paths:
         with open(path, "rb") as handle:
