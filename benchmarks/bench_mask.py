@@ -16,7 +16,7 @@ from dials.util import tabulate
 
 from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.images import read_raw, static_mask
-from dials_diffuse.masking.mask import BraggSettings, make_masks
+from dials_diffuse.masking.mask import make_masks
 from dials_diffuse.masking.still_mask import StillMasker, complete_mask
 from dials_diffuse.phil.mask import phil_scope
 from dials_diffuse.stills import stills_of
@@ -37,14 +37,13 @@ def main(expt: str, refl: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         params.output.mask = str(Path(folder) / "pixels.mask")
         result = make_masks(experiments, reflections, params)
-    settings = BraggSettings.from_params(params.bragg, result.size_fit)
     masker = StillMasker(result.reflections)
     times = {"read": [], "predict": [], "paint Bragg": [], "complete mask": []}
     for still in stills_of(result.experiments):
         static = static_mask(still.imageset)
         seconds, raw = timed(read_raw, still.imageset, still.image_index)
         times["read"].append(seconds)
-        times["predict"].append(timed(settings.predict, still)[0])
+        times["predict"].append(timed(result.settings.predict, still)[0])
         times["paint Bragg"].append(timed(masker.bragg, [still])[0])
         times["complete mask"].append(timed(complete_mask, [still], masker, raw, static)[0])
     pixels = sum(mask.size for mask in result.good)

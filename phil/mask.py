@@ -32,6 +32,12 @@ bragg
     .help = "For n_sigma=Auto: mask until the mean spot has fallen to this part of the"
             "scattering around it, and spots that were integrated with more counts than"
             "the mean until they have."
+  max_loss = 0.14
+    .type = float(value_min=0, value_max=1)
+    .help = "For n_sigma=Auto: if more than this part of the good pixels would be masked,"
+            "residual is raised until it is not, as long as 99.7 % of the Bragg photons go."
+            "1: never."
+    .expert_level = 1
   padding = 0.5
     .type = float(value_min=0)
     .help = "Pixels added to the semi-axes of every spot."
@@ -58,11 +64,11 @@ bragg
     .type = float(value_min=0, value_max=0.2)
     .help = "Relative standard deviation of the wavelength (0.004 for 1 % full width at"
             "half maximum). None: part of the size measured on the images, else 0."
-  other_spots = False
+  other_spots = True
     .type = bool
     .help = "Read every image and mask groups of pixels more than 9 standard deviations"
-            "above their resolution ring that no indexed lattice explains: spots of"
-            "split crystals, salt or ice. Takes as long again as reading the images."
+            "above their resolution ring, and twice as bright as what is around them, that"
+            "no indexed lattice explains: spots of split crystals, salt or ice."
   multi_lattice = *mask exclude
     .type = choice
     .help = "Images with several lattices. mask: the spots of all lattices are masked on"

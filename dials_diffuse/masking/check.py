@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import label, uniform_filter
 
-from dials_diffuse.masking.survey import N_RINGS
+from dials_diffuse.masking.rings import N_RINGS
 
 BRIGHT = 10.0
 # Groups within this distance of a predicted position belong to its node, pixels

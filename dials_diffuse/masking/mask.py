@@ -14,8 +14,9 @@ from dials.array_family import flex
 from dials_diffuse.adapters.system import map_in_processes, resolve_nproc
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.masking import static
+from dials_diffuse.masking.bragg import paint_bragg
 from dials_diffuse.masking.dynamic import MIN_IMAGES, judge_pixels
-from dials_diffuse.masking.other_spots import find_other_spots
+from dials_diffuse.masking.other_spots import OtherSpots
 from dials_diffuse.masking.prediction import (
     ObservedSpots,
     SpotRows,
@@ -37,6 +38,11 @@ from dials_diffuse.stills import Still, group_by_image, stills_of
 logger = logging.getLogger("dials.diffuse.masking")
 
 DEFAULT_N_SIGMA = 4.0
+# However many pixels that costs, no more than this part of the Bragg photons is left
+MOST_BRAGG_LEFT = 0.003
+# Images on which the cost in pixels is measured
+LOSS_IMAGES = 5
+LOSS_STEPS = 6
 
 
 @dataclass
@@ -52,6 +58,7 @@ class MaskResult:
         survey: sums over the subset of images, or None
         size_fit: of the spots, or None
         failures: path of an image or identifier of a still -> what was wrong with it
+        settings: how spots were predicted, None where they were not
     """
 
     experiments: object
@@ -62,6 +69,7 @@ class MaskResult:
     survey: Survey | None
     size_fit: SizeFit | None
     failures: dict[str, str] = field(default_factory=dict)
+    settings: BraggSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -94,12 +102,19 @@ class BraggSettings:
     floor: object
 
     @classmethod
-    def from_params(cls, params, fit: SizeFit | None) -> BraggSettings:
-        """From the PHIL scope bragg and what the images told."""
+    def from_params(
+        cls, params, fit: SizeFit | None, residual: float | None = None
+    ) -> BraggSettings:
+        """From the PHIL scope bragg and what the images told.
+
+        Args:
+            residual: in place of the parameter
+        """
+        residual = params.residual if residual is None else residual
         n_sigma = params.n_sigma
         automatic = n_sigma is None or n_sigma is libtbx.Auto
         if automatic:
-            n_sigma = fit.extent(params.residual) if fit else DEFAULT_N_SIGMA
+            n_sigma = fit.extent(residual) if fit else DEFAULT_N_SIGMA
         return cls(
             n_sigma,
             params.padding,
@@ -111,7 +126,7 @@ class BraggSettings:
             None if params.domain_size is None else SIGMA_TIMES_DOMAIN_SIZE / params.domain_size,
             params.bandwidth,
             params.other_spots,
-            fit.floor(params.residual) if fit and automatic else None,
+            fit.floor(residual) if fit and automatic else None,
         )
 
     def shape_of(self, experiment) -> SpotShape:
@@ -159,27 +174,78 @@ class BraggSettings:
         )
 
 
-def integrated_spots(reflections, stills: list[Still]) -> list:
-    """(miller_index (N, 3), counts (N,)) of every still's integrated reflections, or None
-    where the table does not hold them."""
+def integrated_spots(reflections, stills: list[Still]) -> dict:
+    """Index of a still -> (miller_index (N, 3), counts (N,)) of its integrated reflections,
+    or None where the table does not hold them."""
     if reflections is None or not {"id", "miller_index", "intensity.sum.value"} <= set(reflections.keys()):
-        return [None] * len(stills)
+        return {still.index: None for still in stills}
     done = as_numpy(reflections.get_flags(reflections.flags.integrated_sum))
     ids = as_numpy(reflections["id"])[done]
     order = np.argsort(ids, kind="stable")
     indices = as_numpy(reflections["miller_index"])[done][order]
     counts = as_numpy(reflections["intensity.sum.value"])[done][order]
-    edges = np.searchsorted(ids[order], np.arange(len(stills) + 1))
-    return [(indices[a:b], counts[a:b]) for a, b in zip(edges[:-1], edges[1:])]
+    wanted = [still.index for still in stills]
+    first, last = (np.searchsorted(ids[order], wanted, side) for side in ("left", "right"))
+    return {i: (indices[a:b], counts[a:b]) for i, a, b in zip(wanted, first, last)}
 
 
-# Pixels that are good in every image, for the worker processes that look at images
-_good: list[np.ndarray] | None = None
+def choose_residual(params, fit: SizeFit | None, groups, reflections, good) -> float:
+    """How far spots are masked: the parameter residual, or the least above it that costs no
+    more than max_loss of the good pixels; but at most one that leaves MOST_BRAGG_LEFT.
+
+    Args:
+        params: PHIL scope bragg
+        groups: stills by image
+        reflections: integrated ones, or None
+        good: pixels good in every image
+    """
+    automatic = params.n_sigma is None or params.n_sigma is libtbx.Auto
+    if fit is None or not automatic:
+        return params.residual
+    n_good = sum(int(mask.sum()) for mask in good)
+    sizes = [mask.shape for mask in good]
+    sample = spread_subset(groups, LOSS_IMAGES)
+    spots = integrated_spots(reflections, [still for group in sample for still in group])
+
+    def loss(residual):
+        settings = BraggSettings.from_params(params, fit, residual)
+        lost = []
+        for group in sample:
+            try:
+                rows = SpotRows.joined([settings.predict(s, spots[s.index]) for s in group])
+            except (ValueError, RuntimeError, np.linalg.LinAlgError):
+                continue
+            painted = paint_bragg(spots_table(rows, 0, 0.5), sizes)
+            lost.append(sum(int((a & b).sum()) for a, b in zip(painted, good)) / n_good)
+        return np.mean(lost) if lost else 0.0
+
+    if loss(params.residual) <= params.max_loss:
+        return params.residual
+    steps = np.geomspace(params.residual, 1.0, 200)
+    left = np.array([fit.bragg_left(step, params.padding) for step in steps])
+    highest = steps[left <= max(MOST_BRAGG_LEFT, left[0])][-1]
+    low, high = params.residual, highest
+    if loss(high) <= params.max_loss:
+        for _ in range(LOSS_STEPS):
+            middle = np.sqrt(low * high)
+            low, high = (low, middle) if loss(middle) <= params.max_loss else (middle, high)
+    logger.info(
+        "At bragg.residual=%g more than %g %% of the pixels would be under Bragg spots "
+        "(bragg.max_loss): masking until they have fallen to %.3g of the scattering around them",
+        params.residual,
+        100 * params.max_loss,
+        high,
+    )
+    return float(high)
 
 
-def _start_worker(good) -> None:
-    global _good
-    _good = good
+# For the worker processes that look at images
+_other_spots: OtherSpots | None = None
+
+
+def _start_worker(good, padding) -> None:
+    global _other_spots
+    _other_spots = OtherSpots(good, padding) if good else None
 
 
 def _predict(task):
@@ -196,7 +262,7 @@ def _predict(task):
     others, unread = SpotRows.none(), None
     if settings.other_spots:
         try:
-            others = find_other_spots(group, rows, _good, settings.padding)
+            others = _other_spots.find(group, rows)
         except ValueError as error:
             unread = str(error)
     return rows, reasons, others, unread
@@ -215,11 +281,14 @@ def bragg_rows(stills: list[Still], reflections, settings: BraggSettings, good, 
     table = _empty_table(stills)
     failures = {}
     spots = integrated_spots(reflections, stills)
-    position = {still.index: number for number, still in enumerate(stills)}
     groups = group_by_image(stills)
-    tasks = ((g, [spots[position[s.index]] for s in g], settings) for g in groups)
+    tasks = ((g, [spots[s.index] for s in g], settings) for g in groups)
     found = map_in_processes(
-        _predict, tasks, nproc, initializer=_start_worker, initargs=(good if settings.other_spots else None,)
+        _predict,
+        tasks,
+        nproc,
+        initializer=_start_worker,
+        initargs=(good if settings.other_spots else None, settings.padding),
     )
     for group, (rows, reasons, others, unread) in zip(groups, found):
         for still, spots_of_still, reason in zip(group, rows, reasons):
@@ -398,6 +467,7 @@ def make_masks(experiments, reflections, params) -> MaskResult:
         causes.update(found)
         good = _remaining(causes)
 
+    settings = None
     if bragg.method == "none":
         table = _empty_table(stills)
     elif bragg.method == "shoebox":
@@ -408,14 +478,17 @@ def make_masks(experiments, reflections, params) -> MaskResult:
                 "The images show no Bragg spots to measure their size: use bragg.size=model or "
                 "give bragg.mosaicity and bragg.domain_size"
             )
-        settings = BraggSettings.from_params(bragg, fit)
+        residual = choose_residual(bragg, fit, groups, reflections, good)
+        settings = BraggSettings.from_params(bragg, fit, residual)
         log_size(fit, settings, stills[0])
+        if fit is not None:
+            logger.info("About %.2g %% of the Bragg photons are left", 100 * fit.bragg_left(residual, bragg.padding))
         table, failed = bragg_rows(
             stills, reflections, settings, good, min(nproc, len(groups))
         )
         failures.update(failed)
     as_flex = static.set_lookup_mask(imagesets, good, params.output.mask)
-    return MaskResult(experiments, table, as_flex, good, causes, survey, fit, failures)
+    return MaskResult(experiments, table, as_flex, good, causes, survey, fit, failures, settings)
 
 
 def _remaining(causes) -> list[np.ndarray]:

@@ -16,8 +16,8 @@ centre is where DIALS predicts stills: r turned onto the sphere.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import numba
 import numpy as np
@@ -86,6 +86,15 @@ class SpotRows:
             np.zeros(0, np.int64), np.zeros((0, 3), np.int32), np.zeros((0, 2)),
             np.zeros((0, 4), np.int32), np.zeros((0, 3)), np.zeros(0), np.zeros(0),
             np.zeros((0, 2, 2)),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[SpotRows]) -> SpotRows:
+        """The rows of all parts, one after the other."""
+        if not parts:
+            return cls.none()
+        return cls(
+            *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls))
         )
 
 

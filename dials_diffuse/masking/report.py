@@ -12,15 +12,9 @@ from dials_diffuse.masking.check import bright_groups
 from dials_diffuse.masking.kernels import trusted_pixels
 from dials_diffuse.masking.mask import MaskResult
 from dials_diffuse.masking.prediction import detector_d_min, predict_spots
+from dials_diffuse.masking.rings import N_RINGS, Rings
 from dials_diffuse.masking.still_mask import StillMasker, panel_sizes
-from dials_diffuse.masking.survey import (
-    N_RINGS,
-    WIDEST,
-    WIDEST_SIGMA,
-    check_shape,
-    ring_numbers,
-    spread_subset,
-)
+from dials_diffuse.masking.survey import WIDEST, WIDEST_SIGMA, check_shape, spread_subset
 from dials_diffuse.report.html import ReportSection
 from dials_diffuse.report.picture import image_with_masks
 from dials_diffuse.stills import group_by_image, stills_of
@@ -95,9 +89,7 @@ def _check_image(group, result: MaskResult, masker: StillMasker) -> ImageCheck:
     raw = read_raw(still.imageset, still.image_index)
     check_shape(raw, still)
     bragg = masker.bragg(group)
-    rings = ring_numbers(
-        still.detector, still.beam, 1 / detector_d_min(still.detector, still.beam)
-    )
+    rings = Rings(still.detector, still.beam).number
     nodes = [predict_spots(lattice, WIDEST, WIDEST_SIGMA, 0.0) for lattice in group]
     sums = np.zeros((2, N_RINGS))
     numbers = np.zeros((2, N_RINGS))

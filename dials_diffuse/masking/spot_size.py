@@ -16,7 +16,12 @@ import numpy as np
 from scipy.optimize import nnls
 
 from dials_diffuse.masking.spot_shape import SpotShape
-from dials_diffuse.masking.survey import EXCITATION_BINS, PLANE_BINS, SpotSums
+from dials_diffuse.masking.survey import (
+    EXCITATION_BINS,
+    PLANE_BINS,
+    WIDEST,
+    SpotSums,
+)
 
 logger = logging.getLogger("dials.diffuse.masking.spot_size")
 
@@ -69,6 +74,7 @@ class SizeFit:
         nodes: (N,) number of nodes looked at
         contrast: (N,) height of the mean peak over the scattering around it
         level: (N,) mean of that scattering, ADU a pixel
+        pixel: (N,) side of a pixel, 1/Angstrom
         reliable: there were enough spots for their widths, not only for their heights
     """
 
@@ -80,6 +86,7 @@ class SizeFit:
     nodes: np.ndarray
     contrast: np.ndarray
     level: np.ndarray
+    pixel: np.ndarray
     reliable: bool
 
     def floor(self, residual: float) -> Floor:
@@ -89,6 +96,23 @@ class SizeFit:
     def extent(self, residual: float) -> Extent:
         """How far to mask so that the mean peak has fallen to `residual` of its surroundings."""
         return Extent(tuple(self.q), tuple(np.log(self.contrast)), residual)
+
+    def bragg_left(self, residual: float, padding: float) -> float:
+        """Part of the Bragg photons that such a mask leaves, of normal distributions.
+
+        A node x standard deviations from the sphere is masked out to sqrt(k^2 - x^2) of
+        them on it, and `padding` pixels further; beyond u there is exp(-u^2 / 2) of what it
+        has on the sphere.
+        """
+        of_node = self.contrast * self.level * self.radial * self.tangential * self.excitation
+        photons = self.nodes * of_node / np.hypot(WIDEST.size, WIDEST.angle * self.q)
+        further = padding * self.pixel / np.sqrt(self.radial * self.tangential)
+        k = self.extent(residual)(self.q)[:, None]
+        x = np.linspace(0.0, 8.0, 401)
+        reach = np.sqrt(np.maximum(k**2 - x**2, 0.0)) + further[:, None]
+        left = np.where(x < k, np.exp(-(reach**2) / 2), 1.0) * np.exp(-(x**2) / 2)
+        left = left.sum(axis=1) / np.exp(-(x**2) / 2).sum()
+        return float((photons * left).sum() / photons.sum())
 
     def table(self) -> list[list]:
         """Rows for log and report."""
@@ -188,6 +212,8 @@ def fit_spot_size(sums: SpotSums) -> SizeFit | None:
             level = sums.level[i].sum() / sums.pixels[i].sum()
             level = max(level, 1e-3)
             contrast = on_sphere * max(middle / aperture, 1.0) / level
+            if not (np.isfinite(contrast) and contrast > 0):
+                continue
             found.append(
                 (
                     q,
@@ -198,11 +224,12 @@ def fit_spot_size(sums: SpotSums) -> SizeFit | None:
                     sums.nodes[i],
                     contrast,
                     level,
+                    np.sqrt(12 * (own - step**2 / 12).mean()),
                 )
             )
     if len(found) < 2:
         return None
-    q, radial, tangential, excitation, number, nodes, contrast, level = np.array(found).T
+    q, radial, tangential, excitation, number, nodes, contrast, level, pixel = np.array(found).T
     radial_0, radial_q = _linear(q, radial, number)
     tangential_0, tangential_q = _linear(q, tangential, number)
     excitation_0, excitation_q = _linear(q, excitation, number)
@@ -220,5 +247,6 @@ def fit_spot_size(sums: SpotSums) -> SizeFit | None:
         source="images",
     )
     return SizeFit(
-        shape, q, np.sqrt(radial), np.sqrt(tangential), np.sqrt(excitation), nodes, contrast, level, reliable
+        shape, q, np.sqrt(radial), np.sqrt(tangential), np.sqrt(excitation), nodes, contrast, level,
+        pixel, reliable,
     )

@@ -18,15 +18,15 @@ import numpy as np
 
 from dials_diffuse.adapters.images import read_raw, trusted_bounds
 from dials_diffuse.adapters.system import map_in_processes
-from dials_diffuse.masking.bragg import paint_bragg
-from dials_diffuse.masking.prediction import predict_spots, spots_table
+from dials_diffuse.masking.kernels import paint_ellipses
+from dials_diffuse.masking.prediction import SpotRows, predict_spots
+from dials_diffuse.masking.rings import RingCache, clipped_statistics
 from dials_diffuse.masking.spot_shape import SpotShape, shape_of_model
 from dials_diffuse.masking.still_mask import panel_sizes
 from dials_diffuse.stills import Still
 
 logger = logging.getLogger("dials.diffuse.masking.survey")
 
-N_RINGS = 200
 Q_BINS = 8
 EXCITATION_BINS = 40
 PLANE_BINS = 41
@@ -34,6 +34,10 @@ PLANE_BINS = 41
 WIDEST = SpotShape.isotropic(1e-3, 8e-3)
 WIDEST_SIGMA = 3.0
 HIGH_SIGMA = 6.0
+# Pixels of a ring that tell its mean
+SAMPLES = 6000
+# A node close to the sphere is at the pixels within this distance (px)
+NEAR = 1.5
 
 
 @dataclass
@@ -151,87 +155,32 @@ class SpotSums:
         return largest[:, None] * (np.arange(EXCITATION_BINS) + 0.5) / EXCITATION_BINS
 
 
-def ring_numbers(detector, beam, q_max: float) -> list[np.ndarray]:
-    """Resolution ring of every pixel, int16 (n_slow, n_fast) a panel: N_RINGS equal steps of |q|.
-
-    Parallax is left out: it moves pixels by far less than a ring's width.
-    """
-    s0 = np.array(beam.get_s0())
-    wavenumber = np.linalg.norm(s0)
-    rings = []
-    for panel in detector:
-        n_fast, n_slow = panel.get_image_size()
-        pixel = panel.get_pixel_size()
-        d = np.array(panel.get_d_matrix()).reshape(3, 3)
-        x = (np.arange(n_fast, dtype=np.float32) + 0.5) * pixel[0]
-        y = (np.arange(n_slow, dtype=np.float32) + 0.5) * pixel[1]
-        ring = np.empty((n_slow, n_fast), dtype=np.int16)
-        _fill_rings(ring, x, y, d, s0 / wavenumber, wavenumber, N_RINGS / q_max)
-        rings.append(ring)
-    return rings
-
-
 @numba.njit(cache=True)
-def _fill_rings(ring, x, y, d, direction, wavenumber, per_q):
-    for j in range(y.shape[0]):
-        for i in range(x.shape[0]):
-            a = d[0, 0] * x[i] + d[0, 1] * y[j] + d[0, 2]
-            b = d[1, 0] * x[i] + d[1, 1] * y[j] + d[1, 2]
-            c = d[2, 0] * x[i] + d[2, 1] * y[j] + d[2, 2]
-            cosine = (a * direction[0] + b * direction[1] + c * direction[2]) / np.sqrt(
-                a * a + b * b + c * c
-            )
-            q = wavenumber * np.sqrt(max(2.0 - 2.0 * cosine, 0.0))
-            ring[j, i] = min(int(q * per_q), N_RINGS - 1)
-
-
-@numba.njit(cache=True)
-def ring_statistics(raw, use, ring, n_rings, n_passes):
-    """Mean, standard deviation and number of the used pixels of each ring, without
-    outliers: values beyond mean + 5 sigma of the pass before are left out, on the high
-    side only at first (spots) and on both from the third pass on.
-
-    Returns:
-        mean (n_rings,), sigma (n_rings,) (at least that of the counting noise of the
-        mean, for rings of few pixels), number (n_rings,)
-    """
-    mean = np.zeros(n_rings)
-    sigma = np.full(n_rings, np.inf)
-    number = np.zeros(n_rings, np.int64)
-    for step in range(n_passes):
-        total = np.zeros(n_rings)
-        square = np.zeros(n_rings)
-        count = np.zeros(n_rings, np.int64)
-        for y in range(raw.shape[0]):
-            for x in range(raw.shape[1]):
-                if not use[y, x]:
-                    continue
-                r = ring[y, x]
-                value = raw[y, x]
-                if step > 0:
-                    limit = 5.0 * sigma[r]
-                    if value - mean[r] > limit or (step > 1 and mean[r] - value > limit):
-                        continue
-                total[r] += value
-                square[r] += float(value) * value
-                count[r] += 1
-        for r in range(n_rings):
-            if count[r] > 0:
-                mean[r] = total[r] / count[r]
-                variance = max(square[r] / count[r] - mean[r] ** 2, abs(mean[r]) * 1e-3)
-                sigma[r] = np.sqrt(variance + 1e-6)
-                number[r] = count[r]
-    return mean, sigma, number
+def _sample_pixels(raw, blocked, low, high, ring, samples, value, of_ring):
+    """Values of the usable pixels among the samples, and their rings; returns their number."""
+    n = 0
+    for k in range(samples.shape[0]):
+        y, x = samples[k] // raw.shape[1], samples[k] % raw.shape[1]
+        if not blocked[y, x] and low <= raw[y, x] and raw[y, x] <= high:
+            value[n] = raw[y, x]
+            of_ring[n] = ring[y, x]
+            n += 1
+    return n
 
 
 @numba.njit(cache=True)
 def _add_pixels(
-    raw, good, bragg, ring, mean, sigma, low, high, threshold,
-    valid, n_high, n_negative, n_over, total, expected, variance, least, most,
+    raw, bad, bragg, near, ring, mean, sigma, low, high, threshold,
+    valid, n_high, n_near, n_negative, n_over, total, expected, variance, least, most,
 ):
+    # Of the type of the sums, so that no pixel needs a conversion
+    mean, square = mean.astype(np.float32), (sigma**2).astype(np.float32)
+    limit = (mean + threshold * sigma).astype(np.float32)
     for y in range(raw.shape[0]):
         for x in range(raw.shape[1]):
-            if not good[y, x]:
+            if near[y, x]:
+                n_near[y, x] += 1
+            if bad[y, x]:
                 continue
             value = raw[y, x]
             if value < low:
@@ -246,8 +195,8 @@ def _add_pixels(
             valid[y, x] += 1
             total[y, x] += value
             expected[y, x] += mean[r]
-            variance[y, x] += sigma[r] ** 2
-            if value - mean[r] > threshold * sigma[r]:
+            variance[y, x] += square[r]
+            if value > limit[r]:
                 n_high[y, x] += 1
             if value < least[y, x]:
                 least[y, x] = value
@@ -257,7 +206,7 @@ def _add_pixels(
 
 @numba.njit(cache=True)
 def _add_spots(
-    raw, good, ring, mean, centre, to_pixels, q_bin, excitation_bin, window,
+    raw, bad, low, high, ring, mean, centre, to_pixels, q_bin, excitation_bin, window,
     excess, pixels, level, strength, plane_excess, plane_pixels,
 ):
     n_slow, n_fast = raw.shape
@@ -278,7 +227,7 @@ def _add_spots(
                 max(0, int(np.floor(centre[i, 0] - half_x))),
                 min(n_fast, int(np.ceil(centre[i, 0] + half_x))),
             ):
-                if not good[y, x]:
+                if bad[y, x] or raw[y, x] < low or raw[y, x] > high:
                     continue
                 dx, dy = x + 0.5 - centre[i, 0], y + 0.5 - centre[i, 1]
                 radial = (d * dx - b * dy) / det
@@ -298,6 +247,7 @@ def _add_spots(
                     level[bin_q, bin_e] += surroundings
         strength[bin_q, 0] += of_spot
         strength[bin_q, 1] += of_spot * of_spot
+
 
 @dataclass
 class SurveyTask:
@@ -331,9 +281,18 @@ def survey_images(task: SurveyTask) -> Survey:
 
     Images that can't be read are noted in failures, by their path.
     """
-    sizes = [mask.shape for mask in task.good]
-    survey = Survey(PixelSums.empty(sizes), SpotSums(task.q_max, task.window))
-    rings, geometry = None, None
+    shape = np.array([mask.shape for mask in task.good], dtype=np.int64)
+    start = np.concatenate([[0], np.cumsum(shape.prod(axis=1))])
+    survey = Survey(PixelSums.empty([mask.shape for mask in task.good]), SpotSums(task.q_max, task.window))
+    cache = RingCache(SAMPLES)
+    bad = [~mask for mask in task.good]
+
+    def painted(spots: list[SpotRows]) -> list[np.ndarray]:
+        flat = np.zeros(start[-1], dtype=bool)
+        for rows in spots:
+            paint_ellipses(rows.panel, rows.centre, rows.bbox, rows.ellipse, shape, start, flat)
+        return [flat[a:b].reshape(size) for a, b, size in zip(start[:-1], start[1:], shape)]
+
     for group in task.groups:
         still = group[0]
         try:
@@ -343,33 +302,31 @@ def survey_images(task: SurveyTask) -> Survey:
         except ValueError as error:
             survey.failures[still.path] = str(error)
             continue
-        if geometry != (still.detector, still.beam):
-            geometry = (still.detector, still.beam)
-            rings = ring_numbers(still.detector, still.beam, task.q_max)
-        bragg = _first_guess(group, sizes)
+        rings = cache.of(still.detector, still.beam)
+        bragg = painted([_first_guess(lattice) for lattice in group])
+        nodes = [predict_spots(lattice, WIDEST, WIDEST_SIGMA, 0.0) for lattice in group]
+        near = painted([_around(rows) for rows in nodes])
         means = []
+        sums = survey.pixels
         for number, pixels in enumerate(raw):
             low, high = bounds[number]
-            use = task.good[number] & ~bragg[number] & (pixels >= low) & (pixels <= high)
-            mean, sigma, _ = ring_statistics(pixels, use, rings[number], N_RINGS, 5)
+            blocked = bad[number] | bragg[number]
+            ring, samples = rings.number[number], rings.samples[number]
+            value = np.empty(len(samples), np.float32)
+            of_ring = np.empty(len(samples), np.int16)
+            n = _sample_pixels(pixels, blocked, low, high, ring, samples, value, of_ring)
+            mean, sigma, _ = clipped_statistics(value[:n], of_ring[:n])
             means.append(mean)
-            sums = survey.pixels
             _add_pixels(
-                pixels, task.good[number], bragg[number], rings[number], mean, sigma, low, high,
-                HIGH_SIGMA, sums.valid[number], sums.high[number], sums.negative[number],
-                sums.overloaded[number], sums.total[number], sums.expected[number],
-                sums.variance[number], sums.least[number], sums.most[number],
+                pixels, bad[number], bragg[number], near[number], ring, mean, sigma, low, high,
+                HIGH_SIGMA, sums.valid[number], sums.high[number], sums.near[number],
+                sums.negative[number], sums.overloaded[number], sums.total[number],
+                sums.expected[number], sums.variance[number], sums.least[number], sums.most[number],
             )
-        survey.pixels.images += 1
-        near = [np.zeros(size, bool) for size in sizes]
-        for still in group:
-            rows = predict_spots(still, WIDEST, WIDEST_SIGMA, 0.0)
-            for mask, painted in zip(near, _around(rows, sizes)):
-                mask |= painted
-            if task.want_spots:
-                _stack(rows, raw, task, bounds, rings, means, survey.spots)
-        for count, mask in zip(survey.pixels.near, near):
-            count += mask
+        sums.images += 1
+        if task.want_spots:
+            for rows in nodes:
+                _stack(rows, raw, bad, task, bounds, rings.number, means, survey.spots)
     return survey
 
 
@@ -385,29 +342,23 @@ def check_shape(raw, still: Still) -> None:
         )
 
 
-def _first_guess(group: list[Still], sizes) -> list[np.ndarray]:
-    """Bragg mask by the models' shapes, before the data have been asked."""
-    masks = [np.zeros(size, bool) for size in sizes]
-    for still in group:
-        shape = shape_of_model(still.experiment) or SpotShape.isotropic(5e-4, 3e-3)
-        rows = predict_spots(still, shape, 4.0, 2.0)
-        for mask, painted in zip(masks, paint_bragg(spots_table(rows, 0, 0.5), sizes)):
-            mask |= painted
-    return masks
+def _first_guess(still: Still) -> SpotRows:
+    """Bragg rows by the models' shapes, before the data have been asked."""
+    shape = shape_of_model(still.experiment) or SpotShape.isotropic(5e-4, 3e-3)
+    return predict_spots(still, shape, 4.0, 2.0)
 
 
-def _around(rows, sizes, radius: float = 1.5) -> list[np.ndarray]:
-    """The pixels within a radius (px) of the rows' centres."""
-    low, high = np.floor(rows.centre - radius), np.ceil(rows.centre + radius)
-    discs = replace(
+def _around(rows: SpotRows) -> SpotRows:
+    """The pixels within NEAR of the rows' centres."""
+    low, high = np.floor(rows.centre - NEAR), np.ceil(rows.centre + NEAR)
+    return replace(
         rows,
         bbox=np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=1).astype(np.int32),
-        ellipse=np.tile((1 / radius**2, 0.0, 1 / radius**2), (len(low), 1)),
+        ellipse=np.tile((1 / NEAR**2, 0.0, 1 / NEAR**2), (len(low), 1)),
     )
-    return paint_bragg(spots_table(discs, 0, 0.5), sizes)
 
 
-def _stack(rows, raw, task, bounds, rings, means, sums: SpotSums) -> None:
+def _stack(rows, raw, bad, task, bounds, rings, means, sums: SpotSums) -> None:
     sums.stills += 1
     q_bin = np.minimum((rows.q / task.q_max * Q_BINS).astype(np.int64), Q_BINS - 1)
     largest = WIDEST_SIGMA * np.hypot(WIDEST.size, WIDEST.angle * sums.q_of_bins())[q_bin]
@@ -418,10 +369,8 @@ def _stack(rows, raw, task, bounds, rings, means, sums: SpotSums) -> None:
     np.add.at(sums.nodes, q_bin[inside], 1)
     for number, pixels in enumerate(raw):
         here = inside & (rows.panel == number)
-        low, high = bounds[number]
-        good = task.good[number] & (pixels >= low) & (pixels <= high)
         _add_spots(
-            pixels, good, rings[number], means[number], rows.centre[here], rows.to_pixels[here],
+            pixels, bad[number], *bounds[number], rings[number], means[number], rows.centre[here], rows.to_pixels[here],
             q_bin[here], excitation_bin[here], task.window,
             sums.excess, sums.pixels, sums.level, sums.strength, sums.plane_excess, sums.plane_pixels,
         )

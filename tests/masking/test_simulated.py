@@ -49,7 +49,7 @@ def bragg_left(simulated, result, q_max=0.5):
     return 1 - left / photons, masked / pixels
 
 
-@pytest.mark.parametrize("domain_size", [500, 1000])
+@pytest.mark.parametrize("domain_size", [300, 1000])
 @pytest.mark.parametrize("mosaicity, bandwidth", [(0.05, 0.0), (0.05, 0.00425), (0.5, 0.0), (0.5, 0.00425)])
 def test_bragg_photons_go_and_most_pixels_stay(tmp_path, mosaicity, domain_size, bandwidth):
     simulated = simulate(
@@ -205,3 +205,37 @@ def test_spots_of_a_lattice_that_was_not_indexed_are_found(tmp_path):
     assert left[False] > 0.2
     # What is left are spots too weak to stand out
     assert left[True] < 0.2 * left[False]
+
+
+@pytest.mark.parametrize(
+    "photons, halo",
+    [(5.0, 0.0), (0.1, 0.0), (5.0, 10.0), (50.0, 10.0)],
+)
+def test_diffuse_scattering_is_not_taken_for_spots(tmp_path, photons, halo):
+    """Halos ten times the scattering around them included, at high and at low dose."""
+    simulated = simulate(
+        settings_of(
+            3, bragg={"enabled": False}, truth={"halo": halo}, exposure={"mean_photons": photons}
+        ),
+        tmp_path,
+    )
+    sums = {}
+    for other_spots in (False, True):
+        result = make_masks(
+            simulated.experiments,
+            None,
+            parameters(
+                tmp_path, bragg__other_spots=other_spots, bragg__mosaicity=0.1,
+                bragg__domain_size=1000.0, dynamic__shadow=False,
+            ),
+        )
+        masker, kept = StillMasker(result.reflections), []
+        for group, still in zip(
+            group_by_image(stills_of(result.experiments)), simulated.simulator.stills
+        ):
+            (good,), (bragg,) = complete_mask(group, masker)
+            kept.append(simulated.simulator.image(still)[0][good & ~bragg])
+        kept = np.concatenate(kept)
+        sums[other_spots] = kept.mean(), len(kept)
+    assert sums[True][1] == pytest.approx(sums[False][1], rel=2e-4)
+    assert sums[True][0] == pytest.approx(sums[False][0], rel=1e-3)
