@@ -42,7 +42,7 @@ def check_writable(output) -> None:
     Raises:
         ValueError: names the file.
     """
-    names = ("experiments", "reflections", "mask", "bragg_mask", "html", "json")
+    names = ("experiments", "reflections", "mask", "survey", "bragg_mask", "html", "json")
     for path in filter(None, (getattr(output, name) for name in names)):
         folder = os.path.dirname(os.path.abspath(path))
         if not os.access(folder, os.W_OK):
@@ -67,12 +67,16 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             f"One .expt file (and its .refl) is needed, {len(command.pairs)} were given: "
             "mask them one after the other"
         )
+    from dials_diffuse.masking.batches import Survey
     from dials_diffuse.masking.mask import make_masks
     from dials_diffuse.masking.report import make_report
     from dials_diffuse.masking.still_mask import StillMasker
 
     params.output.mask = os.path.abspath(params.output.mask)
     check_writable(params.output)
+    if params.survey is not None:
+        _mask_by_survey(command.pairs[0], params)
+        return
     experiments, reflections = command.pairs[0].load()
     result = make_masks(experiments, reflections, params)
     sections, numbers = make_report(result, params.report.n_images)
@@ -92,6 +96,9 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         groups = group_by_image(stills_of(result.experiments))
         write_bragg_masks(params.output.bragg_mask, groups, StillMasker(result.reflections))
         logger.info("Saving the Bragg masks to %s", params.output.bragg_mask)
+    if params.output.survey:
+        Survey.of(result, params).write(params.output.survey)
+        logger.info("Saving what was learnt for other stills to %s", params.output.survey)
     if params.output.html:
         write_report(params.output.html, "dials.diffuse_mask", sections)
         logger.info("Saving the report to %s", params.output.html)
@@ -101,6 +108,32 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         with replacing(params.output.json) as path, open(path, "w") as handle:
             json.dump(numbers, handle)
         logger.info("Saving the numbers to %s", params.output.json)
+    if result.failures:
+        logger.info("%d images or stills could not be used; see above", len(result.failures))
+
+
+def _mask_by_survey(pair, params) -> None:
+    """Mask a batch by what was learnt on other stills; no report.
+
+    Raises:
+        ValueError: the survey is unreadable or of other stills, or none could be masked.
+    """
+    from dials_diffuse.masking.batches import Survey, mask_batch
+
+    survey = Survey.from_file(params.survey)
+    result = mask_batch(*pair.load(check_format=survey.needs_images), params, survey)
+    with replacing(params.output.reflections) as path:
+        result.reflections.as_file(path)
+    with replacing(params.output.experiments) as path:
+        result.experiments.as_file(path)
+    logger.info(
+        "Saving %d experiments with %d rows of Bragg spots to %s and %s",
+        len(result.experiments), result.reflections.size(), params.output.experiments, params.output.reflections,
+    )  # fmt: skip
+    if params.output.json:
+        numbers = {"failures": result.failures, "models": models_to_json(result.experiments)}
+        with replacing(params.output.json) as path, open(path, "w") as handle:
+            json.dump(numbers, handle)
     if result.failures:
         logger.info("%d images or stills could not be used; see above", len(result.failures))
 

@@ -94,6 +94,12 @@ dynamic
     .expert_level = 1
 }
 
+survey = None
+  .type = path
+  .help = "A file that output.survey wrote for other stills of the same detector: the mask of all"
+          "images and the size of the spots are taken from it, and these images are not"
+          "looked at."
+  .expert_level = 1
 report
   .help = "Contents of the HTML report."
 {
@@ -112,6 +118,11 @@ report
     .type = path
     .help = "Name of the mask file for the pixels that are bad in every image; it is set"
             "as the lookup mask of the experiments."
+  survey = None
+    .type = path
+    .help = "Name of a file for what was learnt on these stills, to mask others in the same"
+            "way (survey)."
+    .expert_level = 1
   bragg_mask = None
     .type = path
     .help = "Name of an HDF5 file for the Bragg mask of every image, one bit a pixel."

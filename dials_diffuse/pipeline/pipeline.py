@@ -17,8 +17,15 @@ from dials_diffuse.adapters.experiments import DataPair, load_experiments
 from dials_diffuse.adapters.system import resolve_nproc
 from dials_diffuse.io.batches import batch_name
 from dials_diffuse.phil.process import STEP_SCOPES
+from dials_diffuse.pipeline.contents import (
+    batches_of,
+    has_sweeps,
+    image_keys,
+    images_of,
+    n_pixels,
+    read_contents,
+)
 from dials_diffuse.pipeline.executors import DaskExecutor, LocalExecutor
-from dials_diffuse.pipeline.rearrange import batches_of
 from dials_diffuse.pipeline.state import State, folder_lock
 from dials_diffuse.pipeline.steps import (
     STEP_FILES,
@@ -27,6 +34,7 @@ from dials_diffuse.pipeline.steps import (
     has_composition,
     index_phil,
     step_phil,
+    step_values,
     with_short_forms,
 )
 from dials_diffuse.pipeline.tasks import Task, TaskResult
@@ -92,6 +100,21 @@ class PipelineResult:
     absolute: Path | None = None
     absolute_map: Path | None = None
     empty: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class _Stills:
+    """What is in some .expt files.
+
+    Attributes:
+        keys: of each file, see image_keys
+        n_pixels: of the largest detector
+        shared: some image is in more than one file
+    """
+
+    keys: list[list] = field(default_factory=list)
+    n_pixels: int = 0
+    shared: bool = False
 
 
 def automatic_batch_size(n_pixels: int) -> int:
@@ -312,20 +335,132 @@ class Pipeline:
 
     def _mask(self, pairs: list[Files]) -> list[Files]:
         pairs = self._as_stills(pairs)
+        stills = self._stills_of(pairs)
+        size = self._batch_size(stills)
+        n_stills = sum(len(keys) for keys in stills.keys)
+        if n_stills > size:
+            return self._mask_in_batches(pairs, stills, size)
         if len(pairs) > 1:
-            joined = ("diffuse_joined.expt", "diffuse_joined.refl")
-            files = tuple(name for pair in pairs for name in pair)
-            self._run("mask", [self._rearrange("join", "mask", files, joined)])
-            pairs = [joined]
+            pairs = [self._joined(pairs, ("diffuse_joined.expt", "diffuse_joined.refl"))]
         out = STEP_FILES["mask"]
-        self._run("mask", [self._task("mask", "mask", pairs, out, more=("pixels.mask",))])
+        more = ("pixels.mask",) if self._mask_values().survey is None else ()
+        self._run("mask", [self._task("mask", "mask", pairs, out, more=more, stills=n_stills)])
         return [out]
+
+    def _mask_values(self):
+        """Parameters of dials.diffuse_mask"""
+        return step_values("mask", self.params, self.folder)
+
+    def _joined(self, pairs: Sequence[Files], out: Files, name: str = "join") -> Files:
+        files = tuple(name for pair in pairs for name in pair)
+        self._run("mask", [self._rearrange(name, "mask", files, out)])
+        return out
+
+    def _mask_in_batches(self, pairs: list[Files], stills: _Stills, size: int) -> list[Files]:
+        """The spots' size and the pixels to leave out are measured on some of all stills, and used for all
+        batches."""
+        if stills.shared:
+            # The lattices of an image must come together
+            pairs = [self._joined(pairs, ("diffuse_joined.expt", "diffuse_joined.refl"))]
+            stills = self._stills_of(pairs)
+        Path(self.folder, self.params.output.batches).mkdir(exist_ok=True)
+        # Each inner list is read together: one pair that is split, or several that make a batch
+        runs: list[list[int]] = []
+        for number, keys in enumerate(stills.keys):
+            together = sum(len(stills.keys[i]) for i in runs[-1]) + len(keys) if runs else size + 1
+            if together > size:
+                runs.append([number])
+            else:
+                runs[-1].append(number)
+        batches = [
+            batches_of([key for i in run for key in stills.keys[i]], size) for run in runs
+        ]
+        n = sum(len(parts) for parts in batches)
+        logger.info("The stills are processed in %d batches of at most %d", n, size)
+        names: list[Files] = []
+        tasks = []
+        for run, parts in zip(runs, batches):
+            if len(run) == len(parts) == 1:
+                names.append(pairs[run[0]])
+                continue
+            numbers = range(len(names), len(names) + len(parts))
+            made = [self._numbered(("diffuse_stills.expt", "diffuse_stills.refl"), i, n) for i in numbers]
+            inputs = tuple(name for i in run for name in pairs[i])
+            outputs = tuple(name for pair in made for name in pair)
+            more = ("--size", str(size)) if len(run) == 1 else ()
+            name = batch_name("split" if more else "join", len(names), None)
+            tasks.append(self._rearrange(name, "mask", inputs, outputs, more))
+            names += made
+        self._run("mask", tasks)
+        values = self._mask_values()
+        survey: tuple[str, ...] = ()
+        if values.survey is None:
+            survey = (self._survey(names, values.dynamic.n_images),)
+        tasks = []
+        for number, (name, batch) in enumerate(zip(names, (b for parts in batches for b in parts))):
+            out = self._batch_files("mask", number, n)
+            task = self._task(
+                "mask", batch_name("mask", number, n), [name], out, batch=True, stills=len(batch),
+                nproc=self._executor.processes_for(n),
+            )  # fmt: skip
+            tasks.append(
+                dataclasses.replace(
+                    task,
+                    arguments=(*task.arguments, *(f"survey={path}" for path in survey)),
+                    watched=(*task.watched, *survey),
+                )
+            )
+        return self._batches_left(tasks, self._run("mask", tasks), "Not one still could be masked")
+
+    def _survey(self, names: list[Files], n_images: int) -> str:
+        """Mask some stills of all batches; the file of what was learnt."""
+        files = tuple(name for pair in names for name in pair)
+        chosen = ("diffuse_survey.expt", "diffuse_survey.refl")
+        self._run("mask", [self._rearrange("survey", "mask", files, chosen, ("--spread", str(n_images)))])
+        survey = "diffuse_survey.pickle"
+        out = tuple(self._in_batches(("diffuse_survey_masked.expt", "diffuse_survey_masked.refl"), len(names)))
+        task = self._task("mask", "mask", [chosen], out, more=("pixels.mask", survey))
+        # All processors for this one task
+        task = dataclasses.replace(task, arguments=(*task.arguments, f"output.survey={survey}"))
+        self._run("mask", [task])
+        return survey
+
+    def _stills_of(self, pairs: Sequence[Files]) -> _Stills:
+        """What is in .expt files, which are read one after the other.
+
+        Raises:
+            ValueError: unreadable, or one experiment twice.
+        """
+        found = _Stills()
+        identifiers: dict[str, str] = {}
+        images: dict = {}
+        for number, (expt, _) in enumerate(pairs):
+            contents = read_contents(Path(self.folder, expt))
+            keys = image_keys(contents)
+            for experiment, key in zip(contents["experiment"], keys):
+                name = experiment.get("identifier")
+                if name and identifiers.setdefault(name, expt) != expt:
+                    raise ValueError(
+                        f"{expt} holds an experiment that {identifiers[name]} holds too ({name}): give each "
+                        "still once"
+                    )
+                found.shared |= images.setdefault(key, number) != number
+            found.keys.append(keys)
+            found.n_pixels = max(found.n_pixels, n_pixels(contents))
+        return found
+
+    def _batch_size(self, stills: _Stills) -> int:
+        size = self.params.batch_size
+        return automatic_batch_size(stills.n_pixels) if size is None or size is libtbx.Auto else size
 
     def _as_stills(self, pairs: list[Files]) -> list[Files]:
         """The input with sweeps converted."""
         tasks, converted = [], []
         for number, pair in enumerate(pairs):
-            experiments = load_experiments(pair[0], check_format=False)
+            if not has_sweeps(read_contents(Path(self.folder, pair[0]))):
+                converted.append(pair)
+                continue
+            experiments = load_experiments(Path(self.folder, pair[0]), check_format=False)
             if not any(e.scan is not None and e.scan.get_num_images() > 1 for e in experiments):
                 converted.append(pair)
                 continue
@@ -349,27 +484,26 @@ class Pipeline:
         return converted
 
     def _extract(self, files: list[Files]) -> list[Files]:
-        masked = files[0]
-        experiments = load_experiments(Path(self.folder, masked[0]), check_format=False)
-        size = self.params.batch_size
-        if size is None or size is libtbx.Auto:
-            size = automatic_batch_size(_pixels(experiments[0].detector))
-        batches = batches_of(experiments, size)
-        n = len(batches)
-        names = [masked] if n == 1 else self._split(masked, size, n)
+        stills = self._stills_of(files)
+        if len(files) == 1:
+            size = self._batch_size(stills)
+            n = len(batches_of(stills.keys[0], size))
+            if n > 1:
+                files = self._split(files[0], size, n)
+        n = len(files)
         tasks = []
-        for number, indices in enumerate(batches):
-            out = self._batch_files("extract", number, n)
+        for number, masked in enumerate(files):
+            contents = read_contents(Path(self.folder, masked[0]))
             task = self._task(
                 "extract",
                 batch_name("extract", number, n),
-                [names[number]],
-                out,
+                [masked],
+                self._batch_files("extract", number, n),
                 batch=n > 1,
-                stills=len(indices),
+                stills=len(contents["experiment"]),
                 nproc=self._executor.processes_for(n),
             )
-            images = _images(experiments[i] for i in indices)
+            images = images_of(contents)
             tasks.append(dataclasses.replace(task, watched=(*task.watched, *images)))
         return self._batches_left(tasks, self._run("extract", tasks), "Not one still could be extracted")
 
@@ -415,7 +549,10 @@ class Pipeline:
         return tuple(os.path.join(self.params.output.batches, name) for name in files)
 
     def _batch_files(self, step: str, number: int, n: int) -> Files:
-        return tuple(batch_name(name, number, n) for name in self._in_batches(STEP_FILES[step], n))
+        return self._numbered(STEP_FILES[step], number, n)
+
+    def _numbered(self, files: Files, number: int, n: int) -> Files:
+        return tuple(batch_name(name, number, n) for name in self._in_batches(files, n))
 
     def _rearrange(
         self, name: str, step: str, inputs: Sequence[str], outputs: Sequence[str], more: Sequence[str] = ()
@@ -540,16 +677,3 @@ def _check_sweep(experiments, name: str) -> None:
 
 def _count(n: int, one: str, several: str) -> str:
     return f"{n} {one if n == 1 else several}"
-
-
-def _pixels(detector) -> int:
-    return sum(panel.get_image_size()[0] * panel.get_image_size()[1] for panel in detector)
-
-
-def _images(experiments) -> list[str]:
-    """Files of the images of some experiments, each once"""
-    names = {}
-    for experiment in experiments:
-        imageset = experiment.imageset
-        names.update(dict.fromkeys(imageset.get_path(i) for i in range(len(imageset))))
-    return list(names)

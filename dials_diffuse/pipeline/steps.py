@@ -109,6 +109,15 @@ def _working(step: str, params, folder: Path):
     return master, working
 
 
+def step_values(step: str, params, folder: Path):
+    """The parameters of a step's command, as an extract of its scope.
+
+    Args:
+        step, params, folder: see step_phil
+    """
+    return _working(step, params, folder)[1].extract()
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()

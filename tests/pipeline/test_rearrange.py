@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 
 import pytest
 
@@ -9,7 +11,8 @@ from dxtbx.model import ExperimentList
 from dials.array_family import flex
 
 from dials_diffuse.adapters.experiments import DataPair
-from dials_diffuse.pipeline.rearrange import batches_of, join, split
+from dials_diffuse.pipeline.contents import batches_of, image_keys, read_contents
+from dials_diffuse.pipeline.rearrange import join, split, spread
 from dials_diffuse.simulation.settings import Settings
 from dials_diffuse.simulation.simulate import simulate
 
@@ -39,7 +42,7 @@ def load(names):
 
 
 def test_lattices_of_an_image_stay_together(pair):
-    experiments, _ = pair.load(check_format=False)
+    experiments = image_keys(read_contents(pair.experiments))
     assert len(experiments) == 6
     assert [len(batch) for batch in batches_of(experiments, 4)] == [4, 2]
     assert [len(batch) for batch in batches_of(experiments, 3)] == [2, 2, 2]
@@ -92,6 +95,40 @@ def test_lookup_masks_are_kept(pair, tmp_path):
     for expt, _ in names:
         for experiment in ExperimentList.from_file(str(expt)):
             assert experiment.imageset.external_lookup.mask.filename == str(mask)
+
+
+def test_some_stills_of_all_batches(pair, tmp_path):
+    names = [(tmp_path / f"{i}.expt", tmp_path / f"{i}.refl") for i in range(3)]
+    split(pair, 2, names)
+    chosen = (tmp_path / "some.expt", tmp_path / "some.refl")
+    spread([DataPair(*name) for name in names], 2, chosen)
+    experiments, table = load(chosen)
+    table.assert_experiment_identifiers_are_consistent(experiments)
+    # the first and the last image, both lattices each
+    (first, _), (last, _) = load(names[0]), load(names[2])
+    identifiers = {e.identifier for e in (*first, *last)}
+    assert {e.identifier for e in experiments} == identifiers and len(identifiers) == 4
+    assert len(experiments.detectors()) == 1
+    whole = rows(*pair.load(check_format=False))
+    assert rows(experiments, table) == [row for row in whole if row[0] in identifiers]
+
+
+def test_files_are_found_from_elsewhere(pair, tmp_path):
+    """Names in a .expt are relative to its folder, the batches are in another"""
+    contents = json.loads(pair.experiments.read_text())
+    folder = pair.experiments.parent
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for imageset in contents["imageset"]:
+        imageset["images"] = [os.path.relpath(name, moved) for name in imageset["images"]]
+    (moved / "in.expt").write_text(json.dumps(contents))
+    shutil.copy(pair.reflections, moved / "in.refl")
+    names = [(tmp_path / f"{i}.expt", tmp_path / f"{i}.refl") for i in range(2)]
+    split(DataPair(moved / "in.expt", moved / "in.refl"), 4, names)
+    for expt, _ in names:
+        for imageset in json.loads(expt.read_text())["imageset"]:
+            assert os.path.dirname(imageset["images"][0]).startswith(str(folder))
+            assert os.path.isfile(imageset["images"][0])
 
 
 def test_a_still_that_comes_twice(pair, tmp_path):

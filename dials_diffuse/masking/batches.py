@@ -1,0 +1,147 @@
+"""Stills in batches: what is learnt once, on some of all stills, is used for each batch."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dials_diffuse.adapters.system import resolve_nproc
+from dials_diffuse.io.atomic import replacing
+from dials_diffuse.masking import static
+from dials_diffuse.masking.mask import (
+    BraggSettings,
+    MaskResult,
+    bragg_rows,
+    check_space_groups,
+    select_lattices,
+    shoebox_rows,
+)
+from dials_diffuse.masking.prediction import SpotRows, spots_table
+from dials_diffuse.masking.still_mask import panel_sizes
+from dials_diffuse.stills import NothingLeft, group_by_image, stills_of
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What some stills tell about all that were taken like them.
+
+    Attributes:
+        method: bragg.method
+        settings: how spots are predicted, None where they are not
+        good: pixels that are good in every image, a (n_slow, n_fast) bool array a panel
+        mask: file that holds the same, absolute
+        space_group: symbol
+    """
+
+    method: str
+    settings: BraggSettings | None
+    good: list[np.ndarray]
+    mask: str
+    space_group: str
+
+    @classmethod
+    def of(cls, result: MaskResult, params) -> Survey:
+        """What masking some stills has told.
+
+        Args:
+            params: extract of dials_diffuse.phil.mask, which it was done with
+        """
+        return cls(
+            params.bragg.method,
+            result.settings,
+            result.good,
+            os.path.abspath(params.output.mask),
+            _space_group(result.experiments[0]),
+        )
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike) -> Survey:
+        """Read what `write` has written.
+
+        Raises:
+            ValueError: missing, or not such a file.
+        """
+        try:
+            survey = pickle.loads(Path(path).read_bytes())
+        except OSError as error:
+            raise ValueError(f"Can't read survey={path}: {error.strerror}") from error
+        except Exception as error:
+            raise ValueError(f"survey={path} is not a file that output.survey wrote") from error
+        if not isinstance(survey, cls):
+            raise ValueError(f"survey={path} is not a file that output.survey wrote")
+        return survey
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Write a file, as a pickle like DIALS's masks."""
+        with replacing(path) as temporary:
+            Path(temporary).write_bytes(pickle.dumps(self, pickle.HIGHEST_PROTOCOL))
+
+    @property
+    def needs_images(self) -> bool:
+        """Every image is looked at"""
+        return self.settings is not None and self.settings.other_spots
+
+
+def _space_group(experiment) -> str:
+    return str(experiment.crystal.get_space_group().info())
+
+
+@dataclass
+class BatchMasks:
+    """Masks of a batch.
+
+    Attributes:
+        experiments: the stills that are left
+        reflections: Bragg rows of all of them
+        failures: path of an image or identifier of a still -> what was wrong with it
+    """
+
+    experiments: object
+    reflections: object
+    failures: dict[str, str]
+
+
+def mask_batch(experiments, reflections, params, survey: Survey) -> BatchMasks:
+    """The masks of stills by what others have told.
+
+    Args:
+        experiments: with crystals; with images where survey.needs_images
+        reflections: their table, or None
+        params: extract of dials_diffuse.phil.mask
+        survey: of stills with the same detector and symmetry
+
+    Raises:
+        ValueError: the survey is of another detector or space group.
+        NothingLeft: no still could be masked.
+    """
+    check_space_groups(experiments)
+    if _space_group(experiments[0]) != survey.space_group:
+        raise ValueError(
+            f"The crystals' space group is {_space_group(experiments[0])}, that of the survey {survey.space_group}: "
+            "reindex them or reduce them separately"
+        )
+    imagesets = experiments.imagesets()
+    static.check_same_panels(imagesets)
+    if panel_sizes(experiments[0].detector) != [mask.shape for mask in survey.good]:
+        raise ValueError("The detector is not that of the survey: reduce these stills separately")
+    experiments, reflections = select_lattices(experiments, reflections, params.bragg.multi_lattice)
+    stills = stills_of(experiments)
+    failures: dict[str, str] = {}
+    if survey.method == "shoebox":
+        table = shoebox_rows(stills, reflections)
+    elif survey.settings is None:
+        table = spots_table(SpotRows.none(), 0, 0.5)
+        for still in stills:
+            table.experiment_identifiers()[still.index] = still.experiment.identifier
+    else:
+        nproc = resolve_nproc(params.nproc, len(group_by_image(stills)))
+        try:
+            table, failures = bragg_rows(stills, reflections, survey.settings, survey.good, nproc)
+        except ValueError as error:
+            raise NothingLeft(str(error)) from error
+    static.set_lookup_mask(experiments.imagesets(), survey.good, survey.mask)
+    return BatchMasks(experiments, table, failures)
