@@ -14,7 +14,12 @@ from dials_diffuse.masking.mask import MaskResult
 from dials_diffuse.masking.prediction import detector_d_min, predict_spots
 from dials_diffuse.masking.rings import N_RINGS, Rings
 from dials_diffuse.masking.still_mask import StillMasker, panel_sizes
-from dials_diffuse.masking.survey import WIDEST, WIDEST_SIGMA, check_shape, spread_subset
+from dials_diffuse.masking.survey import (
+    WIDEST,
+    WIDEST_SIGMA,
+    check_shape,
+    spread_subset,
+)
 from dials_diffuse.report.html import ReportSection
 from dials_diffuse.report.picture import image_with_masks
 from dials_diffuse.stills import group_by_image, stills_of
