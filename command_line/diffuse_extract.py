@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+from pathlib import Path
 
 from dxtbx.model import ExperimentList
 
@@ -35,34 +36,25 @@ logger = logging.getLogger("dials.diffuse.extract")
 USAGE = "dials.diffuse_extract [options] diffuse_masked.expt diffuse_masked.refl"
 
 
-def _write_batch(params, number, batch, grid) -> dict:
-    """Write the (experiment, ExtractedStill) of a batch; returns the JSON copy of its models."""
-    from dials_diffuse.adapters.experiments import ensure_identifiers
-    from dials_diffuse.extraction.observations import (
-        add_derived_columns,
-        observation_table,
-    )
+def _write_batch(params, name_of, experiments, rows, grid) -> dict:
+    """Write the experiments and rows of a batch; returns the JSON copy of its models."""
+    from dials_diffuse.adapters.experiments import load_reflections, name_experiments
+    from dials_diffuse.extraction.observations import add_derived_columns
     from dials_diffuse.grid.voxel_grid import attach_grid
     from dials_diffuse.io.atomic import replacing
-    from dials_diffuse.io.batches import batch_name
     from dials_diffuse.io.model_copy import models_to_json
 
-    # Stills that failed stay, without rows, so that ids are those of the input
-    experiments = ExperimentList([experiment for experiment, _ in batch])
     attach_grid(experiments, grid)
-    table = observation_table([still.observations for _, still in batch])
-    ensure_identifiers(experiments, table)
-    if params.output.derived:
-        add_derived_columns(table, experiments, grid)
-    n_batches = 1 if params.output.batch_size is None else None
-    expt, refl = (
-        batch_name(name, number, n_batches)
-        for name in (params.output.experiments, params.output.reflections)
-    )
-    logger.info("Saving %d observations of %d stills to %s and %s", table.size(), len(experiments), expt, refl)
+    name_experiments(experiments)
+    expt, refl = name_of(params.output.experiments), name_of(params.output.reflections)
+    logger.info("Saving %d observations of %d stills to %s and %s", rows.n_rows, len(experiments), expt, refl)
     with replacing(expt) as new_expt, replacing(refl) as new_refl:
         experiments.as_file(new_expt)
-        table.as_file(new_refl)
+        rows.write(new_refl, {i: experiment.identifier for i, experiment in enumerate(experiments)})
+        if params.output.derived:
+            table = load_reflections(new_refl)
+            add_derived_columns(table, experiments, grid)
+            table.as_file(new_refl)
     return models_to_json(experiments) if params.output.json else {}
 
 
@@ -77,8 +69,11 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.adapters.experiments import load_experiments
     from dials_diffuse.adapters.system import resolve_nproc
     from dials_diffuse.extraction import extract, reports
+    from dials_diffuse.extraction.observations import numbered_rows
     from dials_diffuse.geometry import warn_of_unknown_sensors
+    from dials_diffuse.io.batches import batch_name
     from dials_diffuse.io.pixel_file import pixel_file
+    from dials_diffuse.io.table_file import ColumnWriter
     from dials_diffuse.report.html import plots_of, write_report
     from dials_diffuse.stills import NothingLeft
 
@@ -99,8 +94,14 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     background = extract.background_for(command.pairs[0], settings)
 
     size = params.output.batch_size
-    stills, batch, models, number = [], [], {}, 0
+    stills, models, number = [], {}, 0
+
+    def name_of(name):
+        return batch_name(name, number, 1 if size is None else None)
+
+    experiments = ExperimentList()
     with contextlib.ExitStack() as stack:
+        rows = stack.enter_context(ColumnWriter(Path(params.output.reflections).absolute().parent))
         pixels = None
         if params.output.pixels:
             pixels = stack.enter_context(pixel_file(params.output.pixels))
@@ -110,16 +111,20 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             elif pixels is not None:
                 pixels.add(still.pixels, experiment.identifier, still.path, still.exposure_time)
                 still.pixels = None
+            # Stills that failed stay, without rows, so that ids are those of the input
+            rows.append(numbered_rows(still.observations, len(experiments)))
+            still.observations = None
             stills.append(still)
-            batch.append((experiment, still))
-            if size is not None and len(batch) == size:
-                models |= _write_batch(params, number, batch, grid)
-                number, batch = number + 1, []
+            experiments.append(experiment)
+            if len(experiments) == size:
+                models |= _write_batch(params, name_of, experiments, rows, grid)
+                rows.close()
+                number, experiments = number + 1, ExperimentList()
         failed = [still for still in stills if still.error]
         if len(failed) == len(stills):
             raise NothingLeft(f"Not one still could be extracted: {failed[0].error}")
-        if batch:
-            models |= _write_batch(params, number, batch, grid)
+        if len(experiments):
+            models |= _write_batch(params, name_of, experiments, rows, grid)
 
     logger.info("\n%s", tabulate(extract.summary_rows(stills), headers="firstrow", tablefmt="psql"))
     if failed:

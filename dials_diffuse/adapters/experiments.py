@@ -171,12 +171,17 @@ def match_to_experiments(reflections, experiments, refl_name="reflections", expt
     return reflections
 
 
-def ensure_identifiers(experiments, reflections) -> None:
-    """Give identifiers to experiments that have none, and tell the table."""
+def name_experiments(experiments) -> None:
+    """Give identifiers to all experiments if any has none."""
     from dials.util.multi_dataset_handling import generate_experiment_identifiers
 
     if any(not experiment.identifier for experiment in experiments):
         generate_experiment_identifiers(experiments)
+
+
+def ensure_identifiers(experiments, reflections) -> None:
+    """Give identifiers to experiments that have none, and tell the table."""
+    name_experiments(experiments)
     for index, experiment in enumerate(experiments):
         reflections.experiment_identifiers()[index] = experiment.identifier
 

@@ -5,24 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from dials_diffuse.extraction.observations import COLUMNS
+
 # A key packs the three voxel indices, 20 bits each, and the Bragg flag into 61 bits
 _BITS = 20
 _OFFSET = 1 << (_BITS - 1)
 _MASK = (1 << _BITS) - 1
 _UNUSED = -1
-# Columns of observations and what they are in numpy; all but the id
-COLUMNS = {
-    "panel": (np.uint64, ()),
-    "voxel": (np.int32, (3,)),
-    "xyzobs.px.value": (np.float64, (3,)),
-    "bragg": (np.bool_, ()),
-    "num_pixels.valid": (np.int32, ()),
-    "counts": (np.float64, ()),
-    "background": (np.float64, ()),
-    "background.variance": (np.float64, ()),
-    "exposure": (np.float64, ()),
-}
-
 # What the columns of the sums are; those that every pixel has come first, side by side
 _N, _ADU, _EXPOSURE, _FAST, _SLOW, _BACKGROUND, _SPREAD, _SHARED = range(8)
 _COLUMNS = 8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,26 +10,23 @@ from dials.array_family import flex
 
 from dials_diffuse.adapters.tables import (
     as_numpy,
-    bool_column,
     double_column,
-    int_column,
     miller_index_column,
-    size_t_column,
     vec3_column,
 )
 
-_BUILDERS = {
-    "panel": size_t_column,
-    "voxel": miller_index_column,
-    "xyzobs.px.value": vec3_column,
-    "bragg": bool_column,
-    "num_pixels.valid": int_column,
-    "counts": double_column,
-    "background": double_column,
-    "background.variance": double_column,
-    "exposure": double_column,
+# Columns of observations and what they are in numpy; all but the id
+COLUMNS = {
+    "panel": (np.uint64, ()),
+    "voxel": (np.int32, (3,)),
+    "xyzobs.px.value": (np.float64, (3,)),
+    "bragg": (np.bool_, ()),
+    "num_pixels.valid": (np.int32, ()),
+    "counts": (np.float64, ()),
+    "background": (np.float64, ()),
+    "background.variance": (np.float64, ()),
+    "exposure": (np.float64, ()),
 }
-_SHAPES = {"voxel": (0, 3), "xyzobs.px.value": (0, 3)}
 
 
 @dataclass
@@ -47,18 +43,13 @@ class StillObservations:
         return len(self.columns["counts"])
 
 
-def observation_table(stills: Sequence[StillObservations | None]) -> flex.reflection_table:
-    """The observations of several stills as one table, ids counted from 0; None has no rows.
-
-    The arrays of the stills are given up column by column, so that the data are never held twice.
-    """
-    table = flex.reflection_table()
-    sizes = [0 if still is None else len(still) for still in stills]
-    table["id"] = int_column(np.repeat(np.arange(len(stills)), sizes))
-    for name, build in _BUILDERS.items():
-        parts = [still.columns.pop(name) for still in stills if still is not None]
-        table[name] = build(np.concatenate(parts) if parts else np.empty(_SHAPES.get(name, 0)))
-    return table
+def numbered_rows(still: StillObservations | None, number: int) -> dict[str, np.ndarray]:
+    """Columns of the observations of a still with its id; without rows for None."""
+    if still is None:
+        columns = {name: np.empty((0, *shape), dtype=kind) for name, (kind, shape) in COLUMNS.items()}
+    else:
+        columns = still.columns
+    return {"id": np.full(len(columns["counts"]), number, dtype=np.int32), **columns}
 
 
 def miller_indices(table, grid) -> np.ndarray:

@@ -11,7 +11,11 @@ import pytest
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.experiments import DataPair, load_experiments
+from dials_diffuse.adapters.experiments import (
+    DataPair,
+    load_experiments,
+    load_reflections,
+)
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.extraction.extract import (
     Background,
@@ -25,9 +29,10 @@ from dials_diffuse.extraction.observations import (
     d_spacings,
     intensities,
     intensity_variances,
-    observation_table,
+    numbered_rows,
 )
 from dials_diffuse.grid.voxel_grid import VoxelGrid
+from dials_diffuse.io.table_file import ColumnWriter
 from dials_diffuse.simulation.settings import Settings
 from dials_diffuse.simulation.simulate import simulate
 
@@ -132,11 +137,14 @@ def test_a_uniform_cross_section_comes_out_uniform(uniform):
         assert (pulls**2).mean() < 1 + 4 * np.sqrt(2 / len(pulls)), name
 
 
-def test_no_trend_with_angle(uniform):
+def test_no_trend_with_angle(uniform, tmp_path):
     simulator, pair = uniform
     grid = VoxelGridOf(pair)
     (experiment, still), *_ = extract_pair(pair, ExtractionSettings())
-    table = observation_table([still.observations])
+    with ColumnWriter() as rows:
+        rows.append(numbered_rows(still.observations, 0))
+        rows.write(tmp_path / "table.refl", {0: experiment.identifier})
+    table = load_reflections(tmp_path / "table.refl")
     d = d_spacings(table, [experiment])
     add_derived_columns(table, [experiment], grid)
     assert np.allclose(as_numpy(table["d"]), d)

@@ -1,0 +1,272 @@
+"""Reflection files column by column: what DIALS writes and reads, without the whole table in memory.
+
+A .refl file is MessagePack: ["dials::af::reflection_table", 1, {"identifiers": {id: name}, "nrows": n,
+"data": {column: [type, [n, bytes]]}}]. DIALS reads and writes it through copies of all columns, which takes
+longer than to sum the pixels of the stills they come from. Here columns go to the file as they
+are, and come from it mapped into memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dials_diffuse.adapters.experiments import load_reflections
+from dials_diffuse.adapters.tables import as_numpy
+from dials_diffuse.io.atomic import replacing
+
+_MAGIC = "dials::af::reflection_table"
+_VERSION = 1  # which every DIALS reads
+# Name of a column's type in the file -> numpy type and values a row
+_TYPES = {
+    "bool": ("?", ()),
+    "int": ("<i4", ()),
+    "std::size_t": ("<u8", ()),
+    "double": ("<f8", ()),
+    "vec2<double>": ("<f8", (2,)),
+    "vec3<double>": ("<f8", (3,)),
+    "cctbx::miller::index<>": ("<i4", (3,)),
+}
+_NAMES = {(np.dtype(kind), shape): name for name, (kind, shape) in _TYPES.items()}
+# The length of a column is a number of 32 bits
+_MOST_BYTES = 2**32 - 1
+_IN_MEMORY = 300_000_000  # bytes of columns kept before they go to temporary files
+
+
+class ColumnWriter:
+    """Collects the rows of a table part by part and writes them as one .refl file.
+
+    Of long tables, what does not fit into some memory waits in temporary files, one a column.
+
+    Args:
+        folder: for the temporary files
+        in_memory: bytes that may wait in memory
+    """
+
+    def __init__(self, folder: str | os.PathLike = ".", in_memory: int = _IN_MEMORY):
+        self._folder = folder
+        self._in_memory = in_memory
+        self._kinds: dict[str, tuple[np.dtype, tuple]] = {}
+        self._waiting: dict[str, list[np.ndarray]] = {}
+        self._files: dict[str, object] = {}
+        self._bytes = 0
+        self.n_rows = 0
+
+    def __enter__(self) -> ColumnWriter:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget all rows."""
+        for handle in self._files.values():
+            handle.close()
+        self._files, self._waiting, self._bytes, self.n_rows = {}, {}, 0, 0
+
+    def append(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Add rows; the arrays (N,) or (N, 2 or 3) are kept, not copied.
+
+        Raises:
+            ValueError: other columns than before, or of a kind that reflection tables don't have, or
+                more rows than a file can hold.
+        """
+        kinds = {name: (array.dtype, array.shape[1:]) for name, array in columns.items()}
+        if not self._kinds:
+            unknown = [name for name, kind in kinds.items() if kind not in _NAMES]
+            if unknown:
+                raise ValueError(f"Column {unknown[0]} has no type of reflection tables: {kinds[unknown[0]]}")
+            self._kinds = kinds
+        if kinds != self._kinds:
+            raise ValueError("These rows have other columns than those before")
+        sizes = {len(array) for array in columns.values()}
+        if len(sizes) != 1:
+            raise ValueError("The columns have different lengths")
+        self.n_rows += sizes.pop()
+        for name, array in columns.items():
+            if self.n_rows * _row_bytes(self._kinds[name]) > _MOST_BYTES:
+                raise ValueError(
+                    f"{self.n_rows} rows are more than one .refl file can hold: give a smaller output.batch_size"
+                )
+            array = np.ascontiguousarray(array)
+            self._waiting.setdefault(name, []).append(array)
+            self._bytes += array.nbytes
+        if self._bytes > self._in_memory:
+            for name, arrays in self._waiting.items():
+                if name not in self._files:
+                    self._files[name] = tempfile.TemporaryFile(dir=self._folder, prefix=".columns-")
+                for array in arrays:
+                    self._files[name].write(array)
+            self._waiting, self._bytes = {}, 0
+
+    def write(self, path: str | os.PathLike, identifiers: Mapping[int, str]) -> None:
+        """Write the file, whole or not at all.
+
+        Args:
+            identifiers: experiment identifiers by id
+
+        Raises:
+            ValueError: the folder can't be written to.
+        """
+        with replacing(path) as temporary, open(temporary, "wb") as out:
+            out.write(b"\x93" + _text(_MAGIC) + _number(_VERSION) + b"\x83" + _text("identifiers"))
+            out.write(_map(len(identifiers)))
+            for number, name in identifiers.items():
+                out.write(_number(number) + _text(name))
+            out.write(_text("nrows") + _number(self.n_rows) + _text("data") + _map(len(self._kinds)))
+            for name, kind in sorted(self._kinds.items()):
+                size = self.n_rows * _row_bytes(kind)
+                out.write(_text(name) + b"\x92" + _text(_NAMES[kind]) + b"\x92" + _number(self.n_rows))
+                out.write(b"\xc6" + struct.pack(">I", size))
+                if name in self._files:
+                    self._files[name].seek(0)
+                    shutil.copyfileobj(self._files[name], out, 1 << 22)
+                for array in self._waiting.get(name, ()):
+                    out.write(array)
+
+
+@dataclass
+class Columns:
+    """A .refl file as numpy arrays.
+
+    Attributes:
+        columns: name -> (N,) or (N, 2 or 3) array, not to be written to
+        identifiers: experiment identifiers by id
+    """
+
+    columns: dict[str, np.ndarray]
+    identifiers: dict[int, str]
+
+    @property
+    def n_rows(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+
+@contextlib.contextmanager
+def open_columns(path: str | os.PathLike, names: Sequence[str]) -> Iterator[Columns]:
+    """Some columns of a .refl file, mapped into memory where the file's format is known,
+    else through DIALS. Columns that the file has not are left out.
+
+    Raises:
+        ValueError: missing or unreadable.
+    """
+    if not os.path.isfile(path):
+        raise ValueError(f"No such file: {path}")
+    try:
+        found = _mapped(Path(path))
+    except (ValueError, KeyError, IndexError, struct.error, UnicodeDecodeError):
+        # Another version, or no reflection file at all: DIALS has the last word
+        table = load_reflections(path)
+        keys, values = table.experiment_identifiers().keys(), table.experiment_identifiers().values()
+        columns = {name: as_numpy(table[name]) for name in names if name in table}
+        found = Columns(columns, dict(zip(keys, values)))
+    found.columns = {name: found.columns[name] for name in names if name in found.columns}
+    yield found
+
+
+def _row_bytes(kind: tuple[np.dtype, tuple]) -> int:
+    return kind[0].itemsize * int(np.prod(kind[1], dtype=int))
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    if len(data) < 32:
+        return bytes([0xA0 | len(data)]) + data
+    return b"\xdb" + struct.pack(">I", len(data)) + data
+
+
+def _number(value: int) -> bytes:
+    return bytes([value]) if value < 128 else b"\xcf" + struct.pack(">Q", value)
+
+
+def _map(size: int) -> bytes:
+    return bytes([0x80 | size]) if size < 16 else b"\xdf" + struct.pack(">I", size)
+
+
+class _Reader:
+    """As much of MessagePack as reflection files have."""
+
+    _NUMBERS = {0xCC: ">B", 0xCD: ">H", 0xCE: ">I", 0xCF: ">Q"}
+    _TEXTS = {0xD9: ">B", 0xDA: ">H", 0xDB: ">I"}
+    _BYTES = {0xC4: ">B", 0xC5: ">H", 0xC6: ">I"}
+    _MAPS = {0xDE: ">H", 0xDF: ">I"}
+    _ARRAYS = {0xDC: ">H", 0xDD: ">I"}
+
+    def __init__(self, data):
+        self._data = data
+        self._at = 0
+
+    def _unpack(self, code: str) -> int:
+        (value,) = struct.unpack_from(code, self._data, self._at)
+        self._at += struct.calcsize(code)
+        return value
+
+    def _size(self, codes: dict[int, str], fixed: int, mask: int, what: str) -> int:
+        first = self._unpack(">B")
+        if first in codes:
+            return self._unpack(codes[first])
+        if mask and first & ~mask & 0xFF == fixed:
+            return first & mask
+        raise ValueError(f"{what} expected, found code {first:#x}")
+
+    def number(self) -> int:
+        return self._size(self._NUMBERS, 0, 0x7F, "number")
+
+    def text(self) -> str:
+        size = self._size(self._TEXTS, 0xA0, 0x1F, "text")
+        self._at += size
+        return bytes(self._data[self._at - size : self._at]).decode()
+
+    def map(self) -> int:
+        return self._size(self._MAPS, 0x80, 0x0F, "map")
+
+    def array(self, size: int) -> None:
+        if self._size(self._ARRAYS, 0x90, 0x0F, "array") != size:
+            raise ValueError(f"array of {size} expected")
+
+    def values(self, kind: np.dtype, shape: tuple, rows: int) -> np.ndarray:
+        size = self._size(self._BYTES, 0, 0, "bytes")
+        count = rows * int(np.prod(shape, dtype=int))
+        if size != count * kind.itemsize or self._at + size > len(self._data):
+            raise ValueError("a column is too short or too long")
+        array = np.frombuffer(self._data, dtype=kind, count=count, offset=self._at)
+        self._at += size
+        return array.reshape(rows, *shape)
+
+
+def _mapped(path: Path) -> Columns:
+    with open(path, "rb") as handle:
+        # Private and writable: numba compiles everything once more for read-only arrays
+        reader = _Reader(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY))
+    reader.array(3)
+    if reader.text() != _MAGIC or reader.number() != _VERSION:
+        raise ValueError("another kind of file")
+    found = Columns({}, {})
+    for _ in range(reader.map()):
+        part = reader.text()
+        if part == "identifiers":
+            for _ in range(reader.map()):
+                number = reader.number()
+                found.identifiers[number] = reader.text()
+        elif part == "nrows":
+            reader.number()
+        elif part == "data":
+            for _ in range(reader.map()):
+                name = reader.text()
+                reader.array(2)
+                kind, shape = _TYPES[reader.text()]
+                reader.array(2)
+                rows = reader.number()
+                found.columns[name] = reader.values(np.dtype(kind), shape, rows)
+        else:
+            raise ValueError(f"unknown part {part}")
+    return found
