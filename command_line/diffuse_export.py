@@ -43,6 +43,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.io.merged_map import read_merged_map
     from dials_diffuse.report.html import ReportSection, plots_of, write_report
     from dials_diffuse.report.sections import (
+        content_label,
         map_sections,
         parse_section,
         section_plots,
@@ -92,7 +93,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         sections = map_sections(
             merged.voxel, merged.columns[params.column], merged.grid, params.section, difference
         )
-        label = f"{params.column}, {units}" if units else params.column
+        label = ", ".join(filter(None, (content_label(params.column, difference), units)))
         for name in write_section_pngs(path.parent, sections, label, difference, path.name):
             logger.info("Saved %s", name)
     report = [ReportSection("Sections", "; ".join(merged.describe()), plots=plots)]

@@ -173,7 +173,7 @@ def section_plots(
 def _heatmap(section: MapSection, column: str, units: str, difference: bool) -> dict:
     x, y, image = _averaged_down(section)
     low, high = colour_range(section.image, difference)
-    what = f"{column} less its mean at |q|" if difference else column
+    what = content_label(column, difference)
     oblique = (
         f" The axes are drawn at right angles; they are {section.angle:.1f} degrees apart."
         if abs(section.angle - 90) > 0.05
@@ -228,6 +228,11 @@ def _averaged_down(section: MapSection) -> tuple[np.ndarray, np.ndarray, np.ndar
     return x, y, image
 
 
+def content_label(column: str, difference: bool) -> str:
+    """What a section shows of a column"""
+    return f"{column} less its mean at |q|" if difference else column
+
+
 def section_png(
     section: MapSection, label: str = "photons/(s sr)", difference: bool = False
 ) -> bytes:
@@ -264,22 +269,35 @@ def section_png(
         rasterized=True,
     )
     axes.set_aspect("equal")
+    _show_measured(axes, section, step_x, step_y * section.aspect)
     axes.set_title(f"{section.name}, level {section.level:g}")
     if abs(section.angle - 90) < 0.05:
         axes.set_yticks(*_ticks(axes, section.aspect))
         axes.set_xlabel(f"{section.x_name} (r.l.u.)")
         axes.set_ylabel(f"{section.y_name} (r.l.u.)")
     else:
-        axes.set_xticks([])
         axes.set_yticks([])
         axes.set_xlabel(
-            f"{section.x_name} to the right to {section.x[-1]:g}, {section.y_name} upwards, "
-            f"at {section.angle:.1f} degrees, to {section.y[-1]:g} r.l.u."
+            f"{section.x_name} (r.l.u.) where {section.y_name} is 0; {section.y_name} grows upwards, "
+            f"at {section.angle:.1f} degrees"
         )
     figure.colorbar(image, ax=axes, label=label)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
+
+
+def _show_measured(axes, section: MapSection, margin_x: float, margin_y: float) -> None:
+    """Limits around the measured elements: oblique axes leave much of the picture empty."""
+    row, column = np.nonzero(np.isfinite(section.image))
+    if not len(row):
+        return
+    angle = np.radians(section.angle)
+    y = section.y[row] * section.aspect
+    x = section.x[column] + y * np.cos(angle)
+    y = y * np.sin(angle)
+    axes.set_xlim(x.min() - margin_x, x.max() + margin_x)
+    axes.set_ylim(y.min() - margin_y, y.max() + margin_y)
 
 
 def _ticks(axes, aspect: float) -> tuple[list[float], list[str]]:
