@@ -14,6 +14,10 @@ import libtbx
 
 logger = logging.getLogger("dials.diffuse.system")
 
+# The same whatever the Python (3.14 changed the default from fork): a fork of a process with threads may
+# deadlock, and takes along what it will never use
+START_METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
 
 def cpu_count() -> int:
     """Processors this process may use, as DIALS counts them."""
@@ -45,8 +49,8 @@ def map_in_processes(
     """Yield function(item) in the order of the items.
 
     With nproc = 1 everything happens in this process. Otherwise function, initializer
-    and all arguments must be picklable (module-level functions: new Pythons start
-    workers afresh). No more than two tasks a process wait at a time, so that
+    and all arguments must be picklable (module-level functions), since workers start
+    afresh (START_METHOD) with the function's module imported. No more than two tasks a process wait at a time, so that
     neither inputs nor results pile up in memory.
 
     Raises:
@@ -58,9 +62,13 @@ def map_in_processes(
         yield from map(function, items)
         return
     queue = iter(items)
+    context = multiprocessing.get_context(START_METHOD)
+    if START_METHOD == "forkserver":
+        # Imported once in the server, not once in every worker
+        context.set_forkserver_preload([function.__module__])
     with ProcessPoolExecutor(
         max_workers=nproc,
-        mp_context=multiprocessing.get_context(),
+        mp_context=context,
         initializer=initializer,
         initargs=initargs,
     ) as pool:
