@@ -30,6 +30,11 @@ from dials.array_family import flex
 N_RADIAL = 512
 N_AZIMUTHAL = 96
 
+NOT_DEFINITE = (
+    "The observations do not determine the scaling model (a normal matrix is not positive definite): "
+    "use fewer components or stronger restraints"
+)
+
 
 class FreeParametersMixin:
     """The minimiser sees free parameters f: the parameters are unit * f, or unit @ f, plus what
@@ -40,6 +45,7 @@ class FreeParametersMixin:
     """
 
     _unit: float | np.ndarray = 1.0
+    _inverse_unit: float | np.ndarray = 1.0
     _leader: FreeParametersMixin | None = None
     _slope: np.ndarray | None = None
     _free_esds: np.ndarray | None = None
@@ -48,9 +54,9 @@ class FreeParametersMixin:
     def unit(self) -> float | np.ndarray:
         return self._unit
 
-    @unit.setter
-    def unit(self, unit: float | np.ndarray) -> None:
-        self._unit = unit
+    def set_unit(self, unit: float | np.ndarray, inverse: float | np.ndarray) -> None:
+        """Set the unit, (n, n) or a number, and its inverse"""
+        self._unit, self._inverse_unit = unit, inverse
 
     def follow(self, leader: FreeParametersMixin | None, slope: np.ndarray | None = None) -> None:
         """Let the free parameters stand for what is left besides slope @ leader's parameters.
@@ -75,16 +81,15 @@ class FreeParametersMixin:
 
     @property
     def free_parameters(self):
-        rest = self.values() - self._along()
-        if np.ndim(self._unit) == 0:
-            return _as_flex(rest / self._unit)
-        return _as_flex(np.linalg.solve(self._unit, rest))
+        return _as_flex(_times(self._inverse_unit, self.values() - self._along()))
 
     @free_parameters.setter
     def free_parameters(self, parameters):
+        if self._leader is None and np.ndim(self._unit) == 0:
+            self._parameters = parameters * self._unit
+            return
         free = flumpy.to_numpy(parameters)
-        rest = free * self._unit if np.ndim(self._unit) == 0 else self._unit @ free
-        self._parameters = _as_flex(rest + self._along())
+        self._parameters = _as_flex(_times(self._unit, free) + self._along())
 
     @property
     def free_parameter_esds(self):
@@ -101,15 +106,28 @@ class FreeParametersMixin:
         self._free_esds = np.array(esds)
         self._parameter_esds = _as_flex(np.sqrt(self.variances(self._free_esds)))
 
-    def variances(self, free_esds: np.ndarray | None = None) -> np.ndarray:
-        """(n,) of the parameters, from those of independent free parameters: 1 by default"""
+    def variances(
+        self, free_esds: np.ndarray | None = None, convention: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Variances of the parameters, from those of independent free parameters.
+
+        Args:
+            free_esds: (n,), by default 1, with those of the leader 1 as well
+            convention: (n, n) projection of shifts on those that keep a convention
+
+        Returns:
+            (n,)
+        """
         esds = np.ones(self._n_params) if free_esds is None else free_esds
-        out = _squares(self._unit, esds)
+        project = np.eye(self._n_params) if convention is None else convention
+        out = _squares(project @ np.atleast_2d(self._unit), esds)
         if self._leader is not None:
-            of_leader = self._leader._free_esds if free_esds is not None else None
+            of_leader = None if free_esds is None else self._leader._free_esds
             if of_leader is None:
                 of_leader = np.ones(self._leader.n_params)
-            out = out + _squares(self._slope @ np.atleast_2d(self._leader.unit), of_leader)
+            out = out + _squares(
+                project @ self._slope @ np.atleast_2d(self._leader.unit), of_leader
+            )
         return out
 
     def free_gradient(self, gradient: np.ndarray) -> np.ndarray:
@@ -131,14 +149,49 @@ def _as_flex(values: np.ndarray) -> flex.double:
     return flumpy.from_numpy(out)
 
 
-def _squares(unit: float | np.ndarray, esds: np.ndarray) -> np.ndarray:
-    return (unit * esds) ** 2 if np.ndim(unit) == 0 else unit**2 @ esds**2
+def _times(unit: float | np.ndarray, vector: np.ndarray) -> np.ndarray:
+    return unit * vector if np.ndim(unit) == 0 else unit @ vector
 
 
-def whitening(normal_matrix: np.ndarray) -> np.ndarray:
-    """Units U (..., n, n) with U^T N U = 1 for normal matrices N (..., n, n)"""
-    inverse = np.linalg.inv(np.linalg.cholesky(normal_matrix))
-    return np.swapaxes(inverse, -1, -2)
+def _squares(unit: np.ndarray, esds: np.ndarray) -> np.ndarray:
+    return unit**2 @ esds**2
+
+
+def whitening(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Units U with U^T N U = 1 for normal matrices N, and their inverses.
+
+    Cholesky's L with N = L L^T, column by column for all matrices at once: LAPACK, called for
+    thousands of small ones, would spend its time on waking up its threads.
+
+    Args:
+        normal: (n, n) or (S, n, n)
+
+    Returns:
+        (U, inverse of U), shaped as normal
+
+    Raises:
+        ValueError: a matrix is not positive definite.
+    """
+    if normal.ndim == 2:
+        try:
+            lower = np.linalg.cholesky(normal)
+        except np.linalg.LinAlgError as error:
+            raise ValueError(NOT_DEFINITE) from error
+        return np.linalg.inv(lower).T, lower.T
+    n = normal.shape[-1]
+    lower, inverse = np.zeros_like(normal), np.zeros_like(normal)
+    for i in range(n):
+        done = lower[:, i, :i]
+        pivot = normal[:, i, i] - np.sum(done**2, axis=1)
+        if not np.all(pivot > 0):
+            raise ValueError(NOT_DEFINITE)
+        pivot = np.sqrt(pivot)
+        lower[:, i, i] = pivot
+        rest = np.einsum("skj,sj->sk", lower[:, i + 1 :, :i], done)
+        lower[:, i + 1 :, i] = (normal[:, i + 1 :, i] - rest) / pivot[:, None]
+        inverse[:, i, i] = 1.0 / pivot
+        inverse[:, i, :i] = -np.einsum("sk,skj->sj", done, inverse[:, :i, :i]) / pivot[:, None]
+    return np.swapaxes(inverse, 1, 2), np.swapaxes(lower, 1, 2)
 
 
 class StillScale(FreeParametersMixin, SingleScaleFactor):
@@ -195,7 +248,7 @@ class RadialOffset(_SelectedData):
         super().__init__(initial_values, parameter_esds)
         self.q_max = float(q_max)
         self.smoother = GaussianSmoother1D((0.0, self.q_max), _intervals(self.n_params))
-        self._unit = np.eye(self.n_params)
+        self.set_unit(np.eye(self.n_params), np.eye(self.n_params))
 
     def calculate_scales_and_derivatives(self, block_id=0):
         """Values (flex.double) and derivatives (sparse, observations x parameters)"""

@@ -19,6 +19,7 @@ from dials_diffuse.scaling.bragg import (
     bragg_observations,
     mean_bragg_intensity,
 )
+from dials_diffuse.scaling.components import whitening
 from dials_diffuse.scaling.model import DiffuseScalingModel
 from dials_diffuse.scaling.observations import Observations, ObservationSource
 from dials_diffuse.scaling.restraints import (
@@ -369,7 +370,20 @@ def still_covariances(scaler: DiffuseScaler, restraints: Restraints) -> np.ndarr
     """(S, 1 + n, 1 + n): covariances of b and c of each still at the present parameters"""
     target = DiffuseScalingTarget(scaler)
     target.compute_functional_gradients(scaler.data)
-    return np.linalg.inv(scaler.still_normal_matrices(restraints, target.reference))
+    units, _ = whitening(scaler.still_normal_matrices(restraints, target.reference))
+    return np.einsum("spk,sqk->spq", units, units)
+
+
+def shifts_of_detector(scaler: DiffuseScaler, name: str) -> np.ndarray:
+    """(n, n): shifts of the parameters of "panel" or "sensitivity" -> what is left of them by the
+    convention that their mean logarithm over the observations is 0"""
+    component = scaler.shared[name]
+    data = scaler.data
+    n = component.n_params
+    weights = np.eye(n) if name == "panel" else scaler.direction_weights
+    index = data.panel if name == "panel" else data.direction
+    share = np.bincount(index, data.weight > 0, minlength=len(weights)) / np.sum(data.weight > 0)
+    return np.eye(n) - np.outer(component.values(), share @ weights)
 
 
 def chi2_of(scaler: DiffuseScaler) -> float:
@@ -471,9 +485,10 @@ def _finish(scaler: DiffuseScaler, fitter: Fitter, result: FitResult) -> None:
             model.components["scale"].parameter_esds = flex.double(sigmas[:1].tolist())
         if "offset" in names:
             model.components["offset"].parameter_esds = flex.double(sigmas[1:].tolist())
-    for component in scaler.shared.values():
+    for name, component in scaler.shared.items():
         if not by_engine:
-            component.parameter_esds = flex.double(np.sqrt(component.variances()).tolist())
+            variances = component.variances(convention=shifts_of_detector(scaler, name))
+            component.parameter_esds = flex.double(np.sqrt(variances).tolist())
     if "offset" in names:
         result.lift = lift_offsets(scaler, fitter.used, covariances)
     for model in scaler.models:

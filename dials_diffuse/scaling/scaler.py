@@ -254,19 +254,20 @@ class DiffuseScaler:
         if "offset" in terms:
             of_c, cross = normal[:, 1:, 1:], normal[:, 1:, 0]
             both = "scale" in names and "offset" in names
-            slopes = -np.linalg.solve(of_c, cross[..., None])[..., 0]
+            units, inverses = whitening(of_c)
+            slopes = -np.einsum("spq,srq,sr->sp", units, units, cross, optimize=True)
             if both:
                 of_b = of_b + np.einsum("sp,sp->s", cross, slopes)
-            self.offset_units = whitening(of_c)
+            self.offset_units = units
             self.slopes = slopes if both else np.zeros_like(slopes)
-            for model, unit, slope in zip(self.models, self.offset_units, slopes):
-                model.components["offset"].unit = unit
+            for model, unit, inverse, slope in zip(self.models, units, inverses, slopes):
+                model.components["offset"].set_unit(unit, inverse)
                 model.components["offset"].follow(
                     model.components["scale"] if both else None, slope[:, None]
                 )
         self.scale_units = 1.0 / np.sqrt(of_b)
         for model, unit in zip(self.models, self.scale_units):
-            model.components["scale"].unit = float(unit)
+            model.components["scale"].set_unit(float(unit), 1.0 / float(unit))
         self._set_units_of_detector(terms, names, reference, of_d, of_a)
 
     def _set_units_of_detector(self, terms, names, reference, of_d, of_a) -> None:
@@ -279,7 +280,7 @@ class DiffuseScaler:
             of = terms["sensitivity"][1]
             weights = self.direction_weights
             normal_a = weights.T @ (of_a[:, None] * weights) + of.T @ of
-            self.shared["sensitivity"].unit = whitening(normal_a)
+            self.shared["sensitivity"].set_unit(*whitening(normal_a))
             self.shared["sensitivity"].follow(None)
             if "panel" in names and "sensitivity" in names:
                 cross = self._panels_and_directions(reference) @ weights
@@ -287,7 +288,7 @@ class DiffuseScaler:
                 self.shared["sensitivity"].follow(self.shared["panel"], slope)
                 normal_d = normal_d + cross @ slope
         if "panel" in terms:
-            self.shared["panel"].unit = whitening(normal_d)
+            self.shared["panel"].set_unit(*whitening(normal_d))
 
     def _panels_and_directions(self, reference: np.ndarray) -> sparse.csr_matrix:
         """(P, directions): elements of the Gauss-Newton matrix (halved) between the tables d and a, for

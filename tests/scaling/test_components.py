@@ -95,7 +95,7 @@ def test_impossible_numbers_of_parameters_are_refused():
 
 def test_free_parameters_are_in_units():
     scale = StillScale(flex.double([2.0]))
-    scale.unit = 0.25
+    scale.set_unit(0.25, 4.0)
     assert list(scale.free_parameters) == [8.0]
     scale.free_parameters = flex.double([4.0])
     assert list(scale.parameters) == [1.0]
@@ -166,7 +166,7 @@ def test_whitened_units_keep_the_parameters():
     offset = RadialOffset(flex.double(rng.normal(size=8).tolist()), 0.5)
     before = offset.values()
     matrix = rng.normal(size=(20, 8))
-    offset.unit = whitening(matrix.T @ matrix)
+    offset.set_unit(*whitening(matrix.T @ matrix))
     free = offset.free_parameters
     offset.free_parameters = free
     np.testing.assert_allclose(offset.values(), before, rtol=1e-10)
@@ -174,6 +174,52 @@ def test_whitened_units_keep_the_parameters():
     offset.free_parameter_esds = flex.double(8, 1.0)
     sigmas = np.sqrt(np.diagonal(np.linalg.inv(matrix.T @ matrix)))
     np.testing.assert_allclose(np.array(offset.parameter_esds), sigmas)
+
+
+def test_many_small_matrices_are_whitened_as_one_is():
+    rng = np.random.default_rng(7)
+    design = rng.normal(size=(5, 20, 8))
+    normal = np.einsum("skp,skq->spq", design, design)
+    units, inverses = whitening(normal)
+    np.testing.assert_allclose(
+        np.einsum("spk,sqk->spq", units, units), np.linalg.inv(normal), rtol=1e-8, atol=1e-12
+    )
+    np.testing.assert_allclose(inverses @ units, np.broadcast_to(np.eye(8), (5, 8, 8)), atol=1e-10)
+    one, _ = whitening(normal[3])
+    np.testing.assert_allclose(units[3], one, atol=1e-12)
+    normal[2, 1] = normal[2, :, 1] = 0
+    for matrices in (normal, normal[2]):
+        with pytest.raises(ValueError, match="do not determine the scaling model"):
+            whitening(matrices)
+
+
+def test_variances_of_a_component_that_follows_another():
+    """Against the inverse of the normal matrix of both"""
+    rng = np.random.default_rng(8)
+    design = rng.normal(size=(40, 3 + 25))
+    design[:, 3:] += rng.normal(size=(40, 1))
+    design[:, :3] += design[:, 3:6]
+    normal = design.T @ design
+    of_panel, of_a, cross = normal[:3, :3], normal[3:, 3:], normal[:3, 3:]
+    panel = PanelScale(flex.double(3, 1.0))
+    sensitivity = Sensitivity(flex.double(25, 1.0), (-1, 1, -1, 1), (5, 5))
+    slope = -np.linalg.solve(of_a, cross.T)
+    sensitivity.set_unit(*whitening(of_a))
+    sensitivity.follow(panel, slope)
+    panel.set_unit(*whitening(of_panel + cross @ slope))
+    covariance = np.linalg.inv(normal)
+    np.testing.assert_allclose(panel.variances(), np.diagonal(covariance)[:3], rtol=1e-6)
+    np.testing.assert_allclose(sensitivity.variances(), np.diagonal(covariance)[3:], rtol=1e-6)
+    shifts = np.eye(25) - 1 / 25
+    np.testing.assert_allclose(
+        sensitivity.variances(convention=shifts),
+        np.diagonal(shifts @ covariance[3:, 3:] @ shifts.T),
+        rtol=1e-6,
+    )
+    # and the free parameters survive the leader's move
+    panel.free_parameters = flex.double([0.1, 0.2, 0.3])
+    sensitivity.free_parameters = flex.double(np.arange(25.0).tolist())
+    np.testing.assert_allclose(np.array(sensitivity.free_parameters), np.arange(25.0), atol=1e-8)
 
 
 def test_plots_for_dials_report():
