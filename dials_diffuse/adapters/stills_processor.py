@@ -10,13 +10,15 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from dxtbx.model.experiment_list import ExperimentList
+from dxtbx.model.experiment_list import ExperimentList, ExperimentListFactory
 from iotbx.phil import parse
 
 from dials.array_family import flex
 from dials.util.version import dials_version
 
 logger = logging.getLogger("dials.diffuse.stills_processor")
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 # Where DIALS keeps its mosaicity minimiser, newest version first
 _MINIMISERS = ("serialtbx.mono_simulation.max_like", "xfel.mono_simulation.max_like")
@@ -96,8 +98,27 @@ def processing_parameters(phil=None):
     return params
 
 
+def count_images(path: str | os.PathLike) -> int:
+    """Number of images in a file: looked up in HDF5 files, 1 for all others.
+
+    A file that cannot be read counts as one image, which then fails with the reason.
+    """
+    try:
+        with open(path, "rb") as handle:
+            if handle.read(len(_HDF5)) != _HDF5:
+                return 1
+        found = ExperimentListFactory.from_filenames([os.fspath(path)], load_models=False)
+        return max(1, sum(len(imageset) for imageset in found.imagesets()))
+    except Exception as error:
+        logger.debug("%s: %s", path, error)
+        return 1
+
+
 def process_stills(
-    images: Sequence[str | os.PathLike] | ExperimentList, phil=None, reference=None
+    images: Sequence[str | os.PathLike] | ExperimentList,
+    phil=None,
+    reference=None,
+    part: Sequence[int] | None = None,
 ) -> ProcessedStills:
     """Find spots, index, refine and integrate stills with dials.stills_process's Processor.
 
@@ -108,6 +129,7 @@ def process_stills(
         phil: see processing_parameters; unit cell and space group are given here
             (indexing.known_symmetry)
         reference: an experiment whose detector and beam replace those of the images, or None
+        part: of the images, those from part[0] to before part[1], 0-based; None: all
 
     Raises:
         ValueError: this DIALS can't do it, a bad parameter, or no image.
@@ -119,6 +141,8 @@ def process_stills(
 
     failures: dict[str, str] = {}
     stills = _single_stills(images, failures)
+    if part is not None:
+        stills = stills[part[0] : part[1]]
     if not stills and not failures:
         raise ValueError("There are no images to process")
     with tempfile.TemporaryDirectory() as folder:

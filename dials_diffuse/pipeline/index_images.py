@@ -21,7 +21,8 @@ def run(args: list[str]) -> None:
 
     Args:
         args: image files and one .phil file, --output .expt and .refl, --json for the failures, --log,
-            --reference for an .expt whose geometry is taken
+            --reference for an .expt whose geometry is taken, --part for the images FROM to TO (0-based, TO
+            left out) of one file
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("files", nargs="+", type=Path)
@@ -29,6 +30,7 @@ def run(args: list[str]) -> None:
     parser.add_argument("--json", required=True)
     parser.add_argument("--log", required=True)
     parser.add_argument("--reference")
+    parser.add_argument("--part", nargs=2, type=int)
     options = parser.parse_args(args)
     dials.util.log.config(logfile=options.log)
     images = [path for path in options.files if path.suffix != ".phil"]
@@ -36,7 +38,7 @@ def run(args: list[str]) -> None:
     reference = None
     if options.reference is not None:
         reference = load_experiments(options.reference, check_format=False)[0]
-    found = process_stills(images, phil, reference)
+    found = process_stills(images, phil, reference, options.part)
     with replacing(options.json) as temporary, open(temporary, "w") as handle:
         stills = [{"image": image, "error": error} for image, error in found.failures.items()]
         json.dump({"stills": stills, "integrated": len(found.experiments)}, handle)

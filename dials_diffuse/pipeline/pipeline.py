@@ -44,7 +44,8 @@ logger = logging.getLogger("dials.diffuse.pipeline")
 # A batch of so many pixels, or stills, takes some hundred megabytes
 _PIXELS_OF_A_BATCH = 5e8
 _STILLS_OF_A_BATCH = 500
-_IMAGES_OF_A_BATCH = 50  # to index
+# To index, which takes seconds an image: small enough for several processes to share the work
+_IMAGES_OF_A_BATCH = (4, 50)
 
 
 @dataclass
@@ -100,6 +101,12 @@ class PipelineResult:
     absolute: Path | None = None
     absolute_map: Path | None = None
     empty: dict[str, str] = field(default_factory=dict)
+
+
+def index_batch_size(n_images: int) -> int:
+    """Images that are indexed as one batch, of n_images in all; not a matter of how many processes there are"""
+    least, most = _IMAGES_OF_A_BATCH
+    return min(most, max(least, n_images // 16))
 
 
 @dataclass
@@ -271,22 +278,21 @@ class Pipeline:
         return pairs
 
     def _index(self, _: list[Files]) -> list[Files]:
-        size = self.params.batch_size
-        if size is None or size is libtbx.Auto:
-            size = _IMAGES_OF_A_BATCH
-        batches = [self.images[i : i + size] for i in range(0, len(self.images), size)]
+        batches = self._batches_to_index()
         n = len(batches)
         if n > 1:
             Path(self.folder, self.params.output.batches).mkdir(exist_ok=True)
         phil = index_phil(self.params, self.folder)
         reference = self.params.reference_geometry
         tasks = []
-        for number, images in enumerate(batches):
+        for number, (images, part) in enumerate(batches):
             out = self._batch_files("index", number, n)
             name = batch_name("index", number, n)
             numbers = os.path.join(os.path.dirname(out[0]), f"dials.diffuse_{name}.json")
             log = os.path.join(os.path.dirname(out[0]), f"dials.diffuse_{name}.log")
             arguments = ["--output", *out, "--json", numbers, "--log", log]
+            if part is not None:
+                arguments += ["--part", *map(str, part)]
             if reference is not None:
                 arguments += ["--reference", str(Path(self.folder, reference))]
             tasks.append(
@@ -303,11 +309,26 @@ class Pipeline:
                     log=log,
                     json=numbers,
                     may_be_empty=n > 1,
-                    stills=len(images),
+                    stills=len(images) if part is None else part[1] - part[0],
                     watched=() if reference is None else (str(Path(self.folder, reference)),),
                 )
             )
         return self._batches_left(tasks, self._run("index", tasks), "Not one image could be integrated")
+
+    def _batches_to_index(self) -> list[tuple[list[str], tuple[int, int] | None]]:
+        """Files that are indexed together, or one file of several images and which of them: from, to."""
+        from dials_diffuse.adapters.stills_processor import count_images
+
+        numbers = {name: count_images(name) for name in self.images}
+        size = self.params.batch_size
+        if size is None or size is libtbx.Auto:
+            size = index_batch_size(sum(numbers.values()))
+        alone = [name for name, number in numbers.items() if number == 1]
+        batches = [(alone[i : i + size], None) for i in range(0, len(alone), size)]
+        for name, number in numbers.items():
+            if number > 1:
+                batches += [([name], (i, min(i + size, number))) for i in range(0, number, size)]
+        return batches
 
     def _batches_left(
         self, tasks: list[Task], results: dict[str, TaskResult], message: str

@@ -6,9 +6,12 @@ import pytest
 from dials_diffuse.adapters import stills_processor
 from dials_diffuse.adapters.stills_processor import (
     check_available,
+    count_images,
     process_stills,
     processing_parameters,
 )
+from dials_diffuse.simulation.settings import Settings
+from dials_diffuse.simulation.simulate import simulate
 
 
 def available() -> bool:
@@ -75,3 +78,29 @@ def test_real_stills_and_an_empty_shot(thaumatin_images, run_in_tmp_path):
     cell = result.experiments[0].crystal.get_unit_cell().parameters()
     assert cell[:3] == pytest.approx((58.5, 58.5, 152.3), rel=0.02)
     assert list(run_in_tmp_path.iterdir()) == []
+
+
+def test_images_of_a_file_are_counted(tmp_path):
+    settings = Settings(stills=3, nproc=1, format="nexus")
+    settings.detector.image_size = (60, 60)
+    settings.detector.pixel_size = 2.0
+    simulate(settings, tmp_path)
+    (image,) = (tmp_path / "images").glob("*.nxs")
+    assert count_images(image) == 3
+    assert count_images(tmp_path / "simulated.expt") == 1
+    broken = tmp_path / "broken.h5"
+    broken.write_bytes(image.read_bytes()[:100])
+    assert count_images(broken) == count_images(tmp_path / "missing.h5") == 1
+
+
+@pytest.mark.skipif(not available(), reason="this DIALS cannot integrate stills")
+def test_part_of_a_file(tmp_path):
+    """What is asked for is looked at, and no more: too faint to be indexed, so that all of it fails"""
+    settings = Settings(stills=3, nproc=1, format="nexus")
+    settings.detector.image_size = (60, 60)
+    settings.detector.pixel_size = 2.0
+    settings.bragg.enabled = False
+    simulate(settings, tmp_path)
+    (image,) = (tmp_path / "images").glob("*.nxs")
+    result = process_stills([image], part=(1, 3))
+    assert list(result.failures) == [f"{image}#2", f"{image}#3"]

@@ -4,7 +4,7 @@ import pytest
 
 from dials_diffuse.phil.process import STEP_SCOPES, phil_scope
 from dials_diffuse.pipeline import Pipeline, parameters
-from dials_diffuse.pipeline.pipeline import automatic_batch_size
+from dials_diffuse.pipeline.pipeline import automatic_batch_size, index_batch_size
 from dials_diffuse.pipeline.steps import STEPS, index_phil, step_phil, with_short_forms
 
 
@@ -101,3 +101,7 @@ def test_batches_are_smaller_for_larger_detectors():
     assert automatic_batch_size(10_000) == 500
     assert automatic_batch_size(6_200_000) == 80
     assert automatic_batch_size(10**9) == 10
+
+
+def test_images_are_indexed_in_batches_that_processes_can_share():
+    assert [index_batch_size(n) for n in (1, 15, 160, 5000)] == [4, 4, 10, 50]
