@@ -23,8 +23,13 @@ BLACK = 0.1
 # scattering reaches down to it too, so no further
 DIM = 0.5
 PENUMBRA = 2
-# The profile's step at the edge of a beam stop, at least, over STEP_PIXELS
+# The profile's step at the edge of a beam stop, at least, over STEP_PIXELS; and what rises
+# from the beam like a power of the radius lower than this has no edge: diffuse scattering
+# begins with q^2
 STEP = 2.5
+POWER = 4
+# Without an edge there would be as many counts inside, or nothing can be said
+LEAST_COUNTS = 9
 STEP_PIXELS = 6
 SMOOTH = 3
 GROW = 1
@@ -77,7 +82,7 @@ def find_shadows(sums, good, detector, beam) -> list[np.ndarray]:
         smooth.append(np.where(some, mean / np.maximum(weight, 1e-6), np.nan))
         noise.append(np.sqrt(np.maximum(spread, 0)) / np.maximum(weight, 1e-6) / SMOOTH)
     level = _ring_level(smooth, radii, good)
-    edge = beam_stop_edge(level)
+    edge = beam_stop_edge(level, SMOOTH**2 * sums.images)
     reference = level.copy()
     if edge is not None:
         reference[: edge + STEP_PIXELS] = np.nanmax(level[edge : edge + 2 * STEP_PIXELS])
@@ -111,10 +116,15 @@ def _ring_level(smooth, radii, good) -> np.ndarray:
     return level
 
 
-def beam_stop_edge(level: np.ndarray) -> int | None:
+def beam_stop_edge(level: np.ndarray, pixels: int) -> int | None:
     """Where the radial profile (a value a pixel of radius) steps up out of a beam stop, pixels.
 
-    None without a step of STEP within STEP_PIXELS in the inner third whose inside stays dark.
+    None without a step of STEP within STEP_PIXELS in the inner third whose inside stays dark,
+    or if it is nowhere steeper than r^POWER or could be chance.
+
+    Args:
+        level: (R,) ADU a pixel
+        pixels: of which each value of a ring is the mean
     """
     inner = level[: len(level) // 3]
     if len(inner) < 3 * STEP_PIXELS:
@@ -123,13 +133,16 @@ def beam_stop_edge(level: np.ndarray) -> int | None:
     floor = 1e-3 * np.nanmax(filled) + 1e-6
     half = STEP_PIXELS // 2
     ratio = (filled[2 * half :] + floor) / (filled[: -2 * half] + floor)
-    best = None
+    best, certain = None, False
     for start in np.argsort(ratio)[::-1][:20]:
         outside = filled[start + 2 * half : start + 4 * half].max(initial=0.0)
         inside = np.nanmax(inner[: start + 1], initial=0.0)
+        power_law = ((start + 2 * half + 0.5) / (start + 0.5)) ** POWER
+        expected = filled[start + 2 * half] / power_law * pixels
         if ratio[start] >= STEP and inside < DARK * outside:
             best = int(start) + half if best is None else max(best, int(start) + half)
-    return best
+            certain |= ratio[start] >= power_law and expected >= LEAST_COUNTS
+    return best if certain else None
 
 
 def _large_regions(dark, seed, dim, good) -> np.ndarray:
