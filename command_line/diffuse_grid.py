@@ -19,8 +19,10 @@ Usage:
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+from pathlib import Path
 
 from dials_diffuse.adapters.command import handle_errors, parse_command
 from dials_diffuse.phil.grid import phil_scope
@@ -39,13 +41,13 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     params = command.params
     command.start_log()
 
+    from dials_diffuse.adapters.experiments import name_experiments
     from dials_diffuse.grid import ambiguity, summary
     from dials_diffuse.grid.coverage import VoxelAccumulator
     from dials_diffuse.grid.gridding import (
-        check_observations,
         define_grid,
         define_grid_of,
-        grid_table,
+        grid_file,
         settings_of,
         with_index_range,
     )
@@ -53,6 +55,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.io.atomic import replacing
     from dials_diffuse.io.batches import batch_name
     from dials_diffuse.io.model_copy import models_to_json
+    from dials_diffuse.io.table_file import ColumnWriter
     from dials_diffuse.report.html import plots_of, write_report
 
     settings = settings_of(params)
@@ -68,18 +71,17 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
 
     sums, n_pairs = VoxelAccumulator(), len(command.pairs)
     for number, pair in enumerate(command.pairs):
-        _, table = pair.load(check_format=False)
-        check_observations(table, str(pair.reflections))
-        if resolution is not None:
-            ambiguity.reindex_table(table, resolution.files[number], resolution.settings)
-        table = grid_table(
-            table, definition.extracted, definition.grid, definition.excluded[number]
-        )
-        sums = sums + VoxelAccumulator.of_table(table)
+        experiments, reindex = definition.experiments[number], None
+        if resolution is not None and resolution.chosen.any():
+            reindex = functools.partial(
+                ambiguity.reindex_rows, chosen=resolution.files[number], settings=resolution.settings
+            )
+        name_experiments(experiments)
         name = batch_name(params.output.reflections, number, n_pairs)
-        logger.info("Saving %d observations to %s", table.size(), name)
-        with replacing(name) as temporary:
-            table.as_file(temporary)
+        with ColumnWriter(Path(name).absolute().parent) as rows:
+            grid_file(pair.reflections, experiments, definition, number, rows, sums, reindex)
+            logger.info("Saving %d observations to %s", rows.n_rows, name)
+            rows.write(name, {i: experiment.identifier for i, experiment in enumerate(experiments)})
 
     grid = with_index_range(definition.grid, sums)
     rows = summary.log_coverage(sums, grid)

@@ -9,11 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dxtbx.format.image import ImageBool
 from dxtbx.model.experiment_list import ExperimentList, ExperimentListFactory
 from dxtbx.serialize.filename import resolve_path
 
 from dials.array_family import flex
+
+from dials_diffuse.adapters.tables import as_numpy, int_column
 
 
 def scaling_model_from_dict(obj: dict):
@@ -169,6 +173,26 @@ def match_to_experiments(reflections, experiments, refl_name="reflections", expt
         if experiment.identifier:
             reflections.experiment_identifiers()[index] = experiment.identifier
     return reflections
+
+
+def matched_ids(ids, identifiers, experiments, refl_name: str, expt_name: str) -> np.ndarray:
+    """Ids that are the indices of the experiments, as match_to_experiments makes them.
+
+    Args:
+        ids: (N,) int32; identifiers: experiment identifiers by id
+
+    Raises:
+        ValueError: they belong to other experiments.
+    """
+    numbers = np.unique(ids[np.append(True, ids[1:] != ids[:-1])]) if len(ids) else ids[:0]
+    table = flex.reflection_table()
+    table["id"] = int_column(numbers)
+    for number, name in identifiers.items():
+        table.experiment_identifiers()[number] = name
+    matched = as_numpy(match_to_experiments(table, experiments, refl_name, expt_name)["id"])
+    if np.array_equal(matched, numbers):
+        return ids
+    return matched[np.searchsorted(numbers, ids)].astype(np.int32)
 
 
 def name_experiments(experiments) -> None:

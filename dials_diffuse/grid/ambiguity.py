@@ -23,7 +23,7 @@ import numpy as np
 from cctbx import crystal, sgtbx
 from cctbx.sgtbx import lattice_symmetry
 
-from dials_diffuse.adapters.tables import as_numpy, miller_index_column
+from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.grid.gridding import check_observations
 from dials_diffuse.grid.voxel_grid import VoxelGrid
@@ -520,13 +520,18 @@ def reindex_experiments(experiments, chosen: np.ndarray, settings: Sequence[Sett
             experiment.crystal.set_space_group(space_group)
 
 
-def reindex_table(table, chosen: np.ndarray, settings: Sequence[Setting]) -> None:
-    """Put the voxels of one file into the settings chosen, in place."""
-    if not np.any(chosen):
+def reindex_rows(columns: dict[str, np.ndarray], chosen: np.ndarray, settings: Sequence[Setting]) -> None:
+    """Put the voxels of observations of one file into the settings chosen.
+
+    Args:
+        columns: with id and voxel; voxel is replaced
+        chosen: setting of each experiment
+    """
+    setting = np.asarray(chosen)[columns["id"]]
+    if not np.any(setting):
         return
-    voxel = as_numpy(table["voxel"]).astype(np.int64)
-    setting = np.asarray(chosen)[as_numpy(table["id"])]
+    voxel = columns["voxel"].astype(np.int64)
     for number in np.unique(setting[setting > 0]):
         rows = setting == number
         voxel[rows] = voxel[rows] @ settings[number].matrix.T
-    table["voxel"] = miller_index_column(voxel)
+    columns["voxel"] = voxel.astype(np.int32)

@@ -2,101 +2,142 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.expand import pack_voxels, unpack_voxels
 from dials_diffuse.grid.shells import ResolutionShells
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # of Fibonacci hashing, see extraction/kernel.py
+_ONE = np.uint64(1)
 
-@dataclass
+
+@njit(cache=True)
+def _grown(table, keys, sums, seen, size):
+    """The same with twice the room."""
+    table = np.zeros(2 * table.size, dtype=np.int32)
+    shift, mask = np.uint64(64 - np.int64(np.log2(table.size) + 0.5)), np.uint64(table.size - 1)
+    for row in range(1, size):
+        slot = (np.uint64(keys[row]) * _GOLDEN) >> shift
+        while table[slot] != 0:
+            slot = (slot + _ONE) & mask
+        table[slot] = row
+    more_keys = np.empty(2 * keys.size, dtype=np.int64)
+    more_sums = np.empty((2 * keys.size, 2), dtype=np.float64)
+    more_seen = np.empty((2 * keys.size, 3), dtype=np.int64)
+    more_keys[:size], more_sums[:size], more_seen[:size] = keys[:size], sums[:size], seen[:size]
+    return table, more_keys, more_sums, more_seen
+
+
+@njit(cache=True)
+def _add_rows(keys_of_rows, still, first, bragg, counts, background, exposure, table, keys, sums, seen, size):
+    """Add rows, all of a still one after the other, to the sums of their keys; see VoxelAccumulator."""
+    shift, mask = np.uint64(64 - np.int64(np.log2(table.size) + 0.5)), np.uint64(table.size - 1)
+    for i in range(still.size):
+        if bragg[i] or not exposure[i] > 0:
+            continue
+        key = keys_of_rows[i]
+        slot = (np.uint64(key) * _GOLDEN) >> shift
+        while table[slot] != 0 and keys[table[slot]] != key:
+            slot = (slot + _ONE) & mask
+        at = table[slot]
+        if at == 0:
+            if 2 * (size + 1) > table.size:
+                table, keys, sums, seen = _grown(table, keys, sums, seen, size)
+                shift, mask = np.uint64(64 - np.int64(np.log2(table.size) + 0.5)), np.uint64(table.size - 1)
+                slot = (np.uint64(key) * _GOLDEN) >> shift
+                while table[slot] != 0:
+                    slot = (slot + _ONE) & mask
+            at = np.int32(size)
+            table[slot] = at
+            keys[at] = key
+            sums[at] = 0.0
+            seen[at, 0] = seen[at, 1] = 0
+            seen[at, 2] = -1
+            size += 1
+        sums[at, 0] += counts[i] - background[i]
+        sums[at, 1] += exposure[i]
+        seen[at, 0] += 1
+        number = first + still[i]
+        if seen[at, 2] != number:
+            seen[at, 1] += 1
+            seen[at, 2] = number
+    return table, keys, sums, seen, size
+
+
 class VoxelAccumulator:
-    """Sums by voxel of the asymmetric unit, over any number of files.
+    """Sums by voxel of the asymmetric unit, over any number of files. Memory is bounded by the grid."""
 
-    Memory is bounded by the grid. Adding files in another order, or accumulators to
-    each other, gives the same to rounding.
+    def __init__(self):
+        # Row 0 stands for an empty place of the hash table
+        self._state = (
+            np.zeros(1 << 13, dtype=np.int32), np.empty(1 << 12, dtype=np.int64),
+            np.empty((1 << 12, 2)), np.empty((1 << 12, 3), dtype=np.int64), 1,
+        )  # fmt: skip
+        self._stills = 0
+        self._order: np.ndarray | None = None
 
-    Attributes:
-        keys: (M,) packed voxels, ascending
-        n_obs: (M,) observations (not under Bragg spots)
-        n_stills: (M,) stills that saw it
-        photons: (M,) counts less background
-        exposure: (M,) s sr
-        mean, m2: (M,) mean of the observations' intensities weighted by exposure, and the weighted sum
-            of squared deviations from it (West 1979, the weighted form of Welford 1962)
-    """
+    def add(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Add the rows that are not under Bragg spots.
 
-    keys: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    n_obs: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    n_stills: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    photons: np.ndarray = field(default_factory=lambda: np.empty(0))
-    exposure: np.ndarray = field(default_factory=lambda: np.empty(0))
-    mean: np.ndarray = field(default_factory=lambda: np.empty(0))
-    m2: np.ndarray = field(default_factory=lambda: np.empty(0))
+        Args:
+            columns: id, asu_voxel, bragg, counts, background and exposure of gridded observations; no
+                still may have rows in two calls
+        """
+        ids = columns["id"]
+        if np.any(ids[1:] < ids[:-1]):
+            order = np.argsort(ids, kind="stable")
+            columns = {name: columns[name][order] for name in ("id", "asu_voxel", *_SUMMED)}
+        self._state = _add_rows(
+            pack_voxels(columns["asu_voxel"]), columns["id"], self._stills,
+            *(columns[name] for name in _SUMMED), *self._state,
+        )  # fmt: skip
+        self._stills += int(ids.max(initial=-1)) + 1
+        self._order = None
+
+    def _of_voxels(self, array: np.ndarray) -> np.ndarray:
+        """(M, ...) in ascending order of the keys"""
+        if self._order is None:
+            self._order = np.argsort(self._state[1][1 : self._state[4]]) + 1
+        return array[self._order]
 
     @property
     def voxel(self) -> np.ndarray:
-        """(M, 3) int32"""
-        return unpack_voxels(self.keys)
+        """(M, 3) int32, ascending"""
+        return unpack_voxels(self._of_voxels(self._state[1]))
+
+    @property
+    def photons(self) -> np.ndarray:
+        """(M,) counts less background"""
+        return self._of_voxels(self._state[2])[:, 0]
+
+    @property
+    def exposure(self) -> np.ndarray:
+        """(M,) s sr"""
+        return self._of_voxels(self._state[2])[:, 1]
+
+    @property
+    def n_obs(self) -> np.ndarray:
+        """(M,) observations (not under Bragg spots)"""
+        return self._of_voxels(self._state[3])[:, 0]
+
+    @property
+    def n_stills(self) -> np.ndarray:
+        """(M,) stills that saw it"""
+        return self._of_voxels(self._state[3])[:, 1]
 
     @property
     def intensity(self) -> np.ndarray:
         """(M,) sum of photons over sum of exposures, photons/(s sr): unscaled"""
         return self.photons / self.exposure
 
-    @classmethod
-    def of_table(cls, table) -> VoxelAccumulator:
-        """Sums over the rows of one gridded table that are not under Bragg spots. No
-        still may have rows in two tables."""
-        use = ~as_numpy(table["bragg"]) & (as_numpy(table["exposure"]) > 0)
-        keys, inverse = np.unique(
-            pack_voxels(as_numpy(table["asu_voxel"])[use]), return_inverse=True
-        )
-        exposure = as_numpy(table["exposure"])[use]
-        photons = (as_numpy(table["counts"]) - as_numpy(table["background"]))[use]
-        size = len(keys)
-        weight = np.bincount(inverse, exposure, minlength=size)
-        mean = np.bincount(inverse, photons, minlength=size) / weight
-        m2 = np.bincount(inverse, exposure * (photons / exposure - mean[inverse]) ** 2, minlength=size)
-        still = as_numpy(table["id"])[use].astype(np.int64)
-        pairs = np.unique(inverse * (still.max(initial=0) + 1) + still)
-        n_stills = np.bincount(pairs // (still.max(initial=0) + 1), minlength=size)
-        return cls(
-            keys,
-            np.bincount(inverse, minlength=size),
-            n_stills,
-            np.bincount(inverse, photons, minlength=size),
-            weight,
-            mean,
-            m2,
-        )
 
-    def __add__(self, other: VoxelAccumulator) -> VoxelAccumulator:
-        """The sums of both, which must not share stills (Chan, Golub & LeVeque 1983)."""
-        keys = np.union1d(self.keys, other.keys)
-        rows = [np.searchsorted(keys, part.keys) for part in (self, other)]
-
-        def spread(name):
-            # sums of an empty table are whole numbers, whatever they are sums of
-            kind = np.result_type(getattr(self, name), getattr(other, name))
-            out = np.zeros((2, len(keys)), dtype=kind)
-            for number, part in enumerate((self, other)):
-                out[number, rows[number]] = getattr(part, name)
-            return out
-
-        weight, mean = spread("exposure"), spread("mean")
-        total = weight.sum(axis=0)
-        shift = mean[1] - mean[0]
-        return VoxelAccumulator(
-            keys,
-            *(spread(name).sum(axis=0) for name in ("n_obs", "n_stills", "photons")),
-            total,
-            mean[0] + shift * weight[1] / total,
-            spread("m2").sum(axis=0) + shift**2 * weight[0] * weight[1] / total,
-        )
+_SUMMED = ("bragg", "counts", "background", "exposure")
 
 
 @dataclass(frozen=True)
@@ -144,6 +185,7 @@ def coverage(sums: VoxelAccumulator, grid: VoxelGrid, n_shells: int = 10) -> lis
     shells = ResolutionShells.equal_volume(0.0, q.max(), n_shells)
     index, possible = shells.index_of(q), shells.index_of(possible_q)
     rows = []
+    n_obs, n_stills = sums.n_obs, sums.n_stills
     for label, select, n_possible in [
         (label, index == i, int((possible == i).sum())) for i, label in enumerate(shells.labels())
     ] + [("overall", np.ones(len(q), dtype=bool), len(possible_q))]:
@@ -153,9 +195,9 @@ def coverage(sums: VoxelAccumulator, grid: VoxelGrid, n_shells: int = 10) -> lis
                 label,
                 n_possible,
                 n,
-                int(sums.n_obs[select].sum()),
-                float(sums.n_stills[select].mean()) if n else 0.0,
-                int((sums.n_stills[select] >= 3).sum()),
+                int(n_obs[select].sum()),
+                float(n_stills[select].mean()) if n else 0.0,
+                int((n_stills[select] >= 3).sum()),
             )
         )
     return rows

@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cctbx import sgtbx, uctbx
 
-from dials.array_family import flex
-
-from dials_diffuse.adapters.experiments import load_experiments
-from dials_diffuse.adapters.tables import (
-    as_numpy,
-    bool_column,
-    double_column,
-    int_column,
-    miller_index_column,
-    size_t_column,
-    vec3_column,
-)
+from dials_diffuse.adapters.experiments import load_experiments, matched_ids
+from dials_diffuse.grid.coverage import VoxelAccumulator
 from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.grid.reference_cell import (
     ReferenceCell,
@@ -31,6 +21,7 @@ from dials_diffuse.grid.reference_cell import (
 from dials_diffuse.grid.symmetry import laue_group_from_symbol, laue_group_of
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
 from dials_diffuse.io.model_copy import restore_models
+from dials_diffuse.io.table_file import ColumnWriter, open_columns
 
 logger = logging.getLogger("dials.diffuse.grid.gridding")
 
@@ -99,67 +90,117 @@ def coarser_voxels(voxel: np.ndarray, factor: np.ndarray) -> np.ndarray:
     return (voxel + factor // 2) // factor
 
 
-def _joined(table, voxel: np.ndarray):
+def _joined(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Rows of the same still, panel, voxel and Bragg flag added up."""
-    columns = {name: as_numpy(table[name]) for name in OBSERVATION_COLUMNS if name != "voxel"}
     order = np.lexsort(
-        (pack_voxels(voxel), columns["bragg"], columns["panel"], columns["id"])
+        (pack_voxels(columns["voxel"]), columns["bragg"], columns["panel"], columns["id"])
     )
-    keys = np.stack(
-        [columns["id"], columns["panel"].astype(np.int64), columns["bragg"], pack_voxels(voxel)], axis=1
-    )[order]
-    starts = np.flatnonzero(np.r_[True, np.any(keys[1:] != keys[:-1], axis=1)])
+    names = ("id", "panel", "bragg", "voxel")
+    sorted_ = {name: columns[name][order] for name in names}
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = np.any(
+        [np.any(np.atleast_2d(np.diff(sorted_[name].astype(np.int64), axis=0).T) != 0, axis=0) for name in names],
+        axis=0,
+    )
+    starts = np.flatnonzero(first)
 
     def summed(values):
-        return np.add.reduceat(values[order], starts, axis=0)
+        return np.add.reduceat(values[order], starts, axis=0, dtype=values.dtype)
 
     exposure = columns["exposure"]
     total = summed(exposure)
-    position = summed(columns["xyzobs.px.value"] * exposure[:, None]) / total[:, None]
-    joined = flex.reflection_table()
-    joined["id"] = int_column(columns["id"][order][starts])
-    joined["panel"] = size_t_column(columns["panel"][order][starts])
-    joined["voxel"] = miller_index_column(voxel[order][starts])
-    joined["xyzobs.px.value"] = vec3_column(position)
-    joined["bragg"] = bool_column(columns["bragg"][order][starts])
-    joined["num_pixels.valid"] = int_column(summed(columns["num_pixels.valid"]))
-    for name in ("counts", "background", "background.variance"):
-        joined[name] = double_column(summed(columns[name]))
-    joined["exposure"] = double_column(total)
+    joined = {name: values[starts] for name, values in sorted_.items()}
+    joined["xyzobs.px.value"] = summed(columns["xyzobs.px.value"] * exposure[:, None]) / total[:, None]
+    for name in ("num_pixels.valid", "counts", "background", "background.variance"):
+        joined[name] = summed(columns[name])
+    joined["exposure"] = total
     return joined
 
 
-def grid_table(table, extracted: VoxelGrid, grid: VoxelGrid, excluded: Sequence[int] = ()):
-    """Put the observations of one file on the grid.
+def whole_stills(ids: np.ndarray, most: int = 1_000_000) -> Iterator[slice | np.ndarray]:
+    """Rows in parts of at most some number, or of one still, all rows of a still in one part.
 
     Args:
-        table: observations of dials.diffuse_extract
+        ids: (N,) experiment index of each row
+        most: rows of a part
+
+    Yields:
+        what picks the rows of a part: a slice, if the stills are in order
+    """
+    order = None
+    if np.any(ids[1:] < ids[:-1]):
+        order = np.argsort(ids, kind="stable")
+        ids = ids[order]
+    ends = np.append(np.flatnonzero(ids[1:] != ids[:-1]) + 1, len(ids))
+    start = 0
+    while start < len(ids):
+        end = ends[max(np.searchsorted(ends, start + most, "right") - 1, np.searchsorted(ends, start, "right"))]
+        yield slice(start, end) if order is None else order[start:end]
+        start = end
+
+
+def grid_rows(
+    columns: dict[str, np.ndarray], extracted: VoxelGrid, grid: VoxelGrid, excluded: Sequence[int] = ()
+) -> dict[str, np.ndarray]:
+    """Put observations on the grid.
+
+    Args:
+        columns: OBSERVATION_COLUMNS, of whole stills
         extracted: the grid they were extracted on
         grid: the grid wanted; its n divides the extracted
         excluded: experiment indices to leave out
 
     Returns:
-        a new table with the column asu_voxel, without rows outside the limits; the
-        experiment identifiers are those of the input
+        the columns and asu_voxel, without rows outside the limits
     """
-    identifiers = dict(
-        zip(table.experiment_identifiers().keys(), table.experiment_identifiers().values())
-    )
+    columns = dict(columns)
     if len(excluded):
-        table = table.select(bool_column(~np.isin(as_numpy(table["id"]), list(excluded))))
+        columns = _selected(columns, ~np.isin(columns["id"], list(excluded)))
     factor = coarsening(extracted.subdivide, grid.subdivide)
-    if table.size() and np.any(factor > 1):
-        table = _joined(table, coarser_voxels(as_numpy(table["voxel"]), factor))
-    asu = grid.to_asu(as_numpy(table["voxel"]))
-    table["asu_voxel"] = miller_index_column(asu)
-    inside = grid.contains(asu)
-    if not inside.all():
-        table = table.select(bool_column(inside))
-    for number in list(table.experiment_identifiers().keys()):
-        del table.experiment_identifiers()[number]
-    for number, name in identifiers.items():
-        table.experiment_identifiers()[number] = name
-    return table
+    if len(columns["id"]) and np.any(factor > 1):
+        columns = _joined(columns | {"voxel": coarser_voxels(columns["voxel"], factor).astype(np.int32)})
+    columns["asu_voxel"] = grid.to_asu(columns["voxel"])
+    inside = grid.contains(columns["asu_voxel"])
+    return columns if inside.all() else _selected(columns, inside)
+
+
+def _selected(columns: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: values[rows] for name, values in columns.items()}
+
+
+def grid_file(
+    path, experiments, wanted: GridDefinition, number: int, out: ColumnWriter, sums: VoxelAccumulator, reindex=None
+) -> None:
+    """Put the observations of one file on the grid, some stills at a time.
+
+    Args:
+        path: of the .refl file
+        experiments: that belong to it
+        wanted: the grid, and what to leave out
+        number: of the file
+        out: takes the rows
+        sums: to add them to
+        reindex: function(columns) that changes the voxels of stills in another setting
+
+    Raises:
+        ValueError: unreadable, no diffuse observations, or of other experiments.
+    """
+    with open_columns(path, OBSERVATION_COLUMNS) as found:
+        check_observations(found.columns, str(path))
+        ids = matched_ids(
+            found.columns["id"], found.identifiers, experiments, str(path), "the experiments"
+        )
+        columns = found.columns | {"id": ids}
+        if not len(ids):
+            out.append(grid_rows(columns, wanted.extracted, wanted.grid))
+        for rows in whole_stills(ids):
+            part = _selected(columns, rows)
+            if reindex is not None:
+                reindex(part)
+            part = grid_rows(part, wanted.extracted, wanted.grid, wanted.excluded[number])
+            sums.add(part)
+            out.append(part)
+            found.release()
 
 
 @dataclass

@@ -145,6 +145,12 @@ class Columns:
 
     columns: dict[str, np.ndarray]
     identifiers: dict[int, str]
+    _map: mmap.mmap | None = None
+
+    def release(self) -> None:
+        """Let the system take back the memory of what was read; it is read again when needed."""
+        if self._map is not None:
+            self._map.madvise(mmap.MADV_DONTNEED)
 
     @property
     def n_rows(self) -> int:
@@ -246,11 +252,12 @@ class _Reader:
 def _mapped(path: Path) -> Columns:
     with open(path, "rb") as handle:
         # Private and writable: numba compiles everything once more for read-only arrays
-        reader = _Reader(mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY))
+        data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
+    reader = _Reader(data)
     reader.array(3)
     if reader.text() != _MAGIC or reader.number() != _VERSION:
         raise ValueError("another kind of file")
-    found = Columns({}, {})
+    found = Columns({}, {}, data)
     for _ in range(reader.map()):
         part = reader.text()
         if part == "identifiers":

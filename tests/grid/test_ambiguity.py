@@ -13,7 +13,7 @@ from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.ambiguity import (
     possible_settings,
     reindex_experiments,
-    reindex_table,
+    reindex_rows,
     resolve_files,
 )
 from dials_diffuse.grid.gridding import GridSettings, define_grid
@@ -99,13 +99,14 @@ def test_half_of_the_stills_swapped(make_extracted, tmp_path):
         before = [np.array(e.crystal.get_A()).reshape(3, 3) for e in experiments]
         old = as_numpy(table["voxel"]).copy()
         reindex_experiments(experiments, found.files[number], found.settings)
-        reindex_table(table, found.files[number], found.settings)
         ids = as_numpy(table["id"])
+        columns = {"id": ids, "voxel": old}
+        reindex_rows(columns, found.files[number], found.settings)
         for i, experiment in enumerate(experiments):
             rows = ids == i
             expected.append(old[rows] @ before[i].T)
             actual.append(
-                as_numpy(table["voxel"])[rows] @ np.array(experiment.crystal.get_A()).reshape(3, 3).T
+                columns["voxel"][rows] @ np.array(experiment.crystal.get_A()).reshape(3, 3).T
             )
             assert experiment.crystal.get_space_group().info().symbol_and_number() == "P 4 (No. 75)"
     assert np.concatenate(actual) == pytest.approx(np.concatenate(expected), abs=1e-9)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cctbx import uctbx
+from dxtbx.model import Experiment, ExperimentList
 
 from dials.array_family import flex
 
@@ -20,15 +21,21 @@ from dials_diffuse.adapters.tables import (
     size_t_column,
     vec3_column,
 )
+from dials_diffuse.grid import gridding
+from dials_diffuse.grid.coverage import VoxelAccumulator
 from dials_diffuse.grid.gridding import (
     OBSERVATION_COLUMNS,
+    GridDefinition,
     check_observations,
     coarsening,
     coarser_voxels,
-    grid_table,
+    grid_file,
+    grid_rows,
+    whole_stills,
 )
 from dials_diffuse.grid.symmetry import laue_group_from_symbol
 from dials_diffuse.grid.voxel_grid import VoxelGrid
+from dials_diffuse.io.table_file import ColumnWriter
 
 
 def grid_with(subdivide, **limits):
@@ -96,7 +103,7 @@ def test_coarse_rows_are_sums_of_fine_ones():
         node = tuple(np.round(columns["voxel"][i] / 3).astype(int))
         key = (columns["id"][i], columns["panel"][i], columns["bragg"][i], node)
         expected.setdefault(key, []).append(i)
-    result = as_arrays(grid_table(table, fine, coarse))
+    result = grid_rows(as_arrays(table), fine, coarse)
     assert len(result["id"]) == len(expected) < table.size()
     for i in range(len(result["id"])):
         rows = expected[
@@ -116,22 +123,62 @@ def test_asymmetric_unit_and_limits():
     inside = (d >= 16.0) & (d <= 60.0)
     assert 0 < inside.sum() < len(d)
     before = as_arrays(table)
-    result = grid_table(table, grid_with((3, 3, 3)), grid)
-    assert result.size() == inside.sum()
-    for name, values in as_arrays(result).items():
-        np.testing.assert_array_equal(values, before[name][inside])
-    np.testing.assert_array_equal(as_numpy(result["asu_voxel"]), grid.to_asu(voxel[inside]))
+    result = grid_rows(before, grid_with((3, 3, 3)), grid)
+    assert len(result["id"]) == inside.sum()
+    for name, values in before.items():
+        np.testing.assert_array_equal(result[name], values[inside])
+    np.testing.assert_array_equal(result["asu_voxel"], grid.to_asu(voxel[inside]))
 
 
-def test_stills_left_out_keep_their_identifier():
-    table, grid = observations(), grid_with((3, 3, 3))
-    ids = as_numpy(table["id"]).copy()
-    result = grid_table(table, grid, grid, excluded=[1, 3])
-    assert set(as_numpy(result["id"])) == {0, 2}
-    assert result.size() == np.isin(ids, [0, 2]).sum()
+def test_stills_left_out():
+    columns, grid = as_arrays(observations()), grid_with((3, 3, 3))
+    result = grid_rows(columns, grid, grid, excluded=[1, 3])
+    assert set(result["id"]) == {0, 2}
+    assert len(result["id"]) == np.isin(columns["id"], [0, 2]).sum()
+    everything = grid_rows(columns, grid, grid, excluded=range(4))
+    assert len(everything["id"]) == 0 and everything["asu_voxel"].shape == (0, 3)
+
+
+@pytest.mark.parametrize("most", [1, 3, 7, 10, 100])
+@pytest.mark.parametrize("ids", [[], [5], [0, 0, 0, 2, 2, 3, 3, 3, 3, 7], [3, 0, 3, 1, 0, 0, 3, 1]])
+def test_stills_stay_whole(ids, most):
+    ids = np.array(ids, dtype=np.int32)
+    parts = [ids[rows] for rows in whole_stills(ids, most)]
+    assert all(len(part) <= most or len(set(part)) == 1 for part in parts)
+    assert sorted(np.concatenate([ids[:0], *parts])) == sorted(ids)
+    stills = [number for part in parts for number in set(part.tolist())]
+    assert len(stills) == len(set(stills))
+    if most > len(ids) > 0:
+        assert len(parts) == 1
+
+
+def test_a_file_in_parts_is_the_file_at_once(tmp_path, monkeypatch):
+    table, fine, coarse = observations(), grid_with((3, 3, 3)), grid_with((1, 1, 1), d_min=12.0)
+    experiments = ExperimentList([Experiment(identifier=f"still-{i}") for i in range(4)])
+    table.as_file(str(tmp_path / "table.refl"))
+    expected = grid_rows(as_arrays(table), fine, coarse)
+    wanted = GridDefinition(coarse, fine, None, [experiments], [[]])
+    monkeypatch.setattr(gridding.whole_stills, "__defaults__", (50,))
+    sums = VoxelAccumulator()
+    with ColumnWriter(tmp_path, in_memory=1000) as out:
+        grid_file(tmp_path / "table.refl", experiments, wanted, 0, out, sums)
+        out.write(tmp_path / "gridded.refl", {i: f"still-{i}" for i in range(4)})
+    result = flex.reflection_table.from_file(str(tmp_path / "gridded.refl"))
+    for name, values in expected.items():
+        np.testing.assert_array_equal(as_numpy(result[name]), values)
     assert dict(result.experiment_identifiers()) == {i: f"still-{i}" for i in range(4)}
-    everything = grid_table(observations(), grid, grid, excluded=range(4))
-    assert everything.size() == 0 and "asu_voxel" in everything
+    assert sums.n_obs.sum() == (~expected["bragg"]).sum()
+    # ids are the places of the experiments, whatever they were in the file
+    reversed_ = ExperimentList(list(experiments)[::-1])
+    with ColumnWriter(tmp_path) as out:
+        grid_file(tmp_path / "table.refl", reversed_, wanted, 0, out, VoxelAccumulator())
+        out.write(tmp_path / "gridded.refl", {i: f"still-{3 - i}" for i in range(4)})
+    result = flex.reflection_table.from_file(str(tmp_path / "gridded.refl"))
+    for i in range(4):
+        ours, before = as_numpy(result["id"]) == 3 - i, expected["id"] == i
+        np.testing.assert_array_equal(as_numpy(result["counts"])[ours], expected["counts"][before])
+    with pytest.raises(ValueError, match="does not match"), ColumnWriter(tmp_path) as out:
+        grid_file(tmp_path / "table.refl", experiments[:2], wanted, 0, out, sums)
 
 
 def test_tables_of_other_steps_are_refused():
@@ -146,12 +193,12 @@ def test_tables_of_other_steps_are_refused():
 def test_split_in_files_changes_nothing():
     """The rows of stills gridded apart are those of all together."""
     fine, coarse = grid_with((3, 3, 3)), grid_with((1, 1, 1))
-    whole = as_arrays(grid_table(observations(), fine, coarse))
+    whole = grid_rows(as_arrays(observations()), fine, coarse)
     parts = []
     for numbers in ([0, 1], [2], [3]):
         table = observations()
         table = table.select(bool_column(np.isin(as_numpy(table["id"]), numbers)))
-        parts.append(as_arrays(grid_table(table, fine, coarse)))
+        parts.append(grid_rows(as_arrays(table), fine, coarse))
     for name, values in whole.items():
         joined = np.array(list(itertools.chain.from_iterable(part[name] for part in parts)))
         np.testing.assert_array_equal(joined, values)
