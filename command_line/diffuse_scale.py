@@ -58,6 +58,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.scaling.plots import report_sections, write_html
     from dials_diffuse.scaling.restraints import RestraintSettings
     from dials_diffuse.scaling.scale import (
+        StillSettings,
         apply_to_table,
         map_columns,
         merged_table,
@@ -89,7 +90,8 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         readout_noise=params.weighting.readout_noise,
         seed=params.seed,
     )
-    scaled = scale(source, settings, params.error_model.refine)
+    stills = StillSettings(**values_of(params.stills))
+    scaled = scale(source, settings, params.error_model.refine, stills)
     log_summary(scaled)
 
     n_pairs = len(command.pairs)

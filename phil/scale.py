@@ -38,6 +38,20 @@ model
             "many: what a smooth function can't follow is taken for panel factors."
     .expert_level = 1
 }
+stills
+  .help = "Stills that do not agree with the others. They are reported in any case. Left out,"
+          "all others are scaled again without them."
+{
+  exclude_misoriented = False
+    .type = bool
+    .help = "Leave out stills that clearly do not follow the map of all others (misindexed, off"
+            "their orientation, another crystal). Weak stills that do follow it stay."
+  min_cc = None
+    .type = float(value_min=-1, value_max=1)
+    .help = "Leave out stills whose correlation with the map of all others (anisotropic part)"
+            "is lower, which takes weak stills as well. None: keep all."
+    .expert_level = 1
+}
 bragg
   .help = "Integrated Bragg reflections of the same stills as a second reference for b."
 {

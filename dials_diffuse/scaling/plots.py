@@ -11,6 +11,7 @@ from dials_diffuse.report.sections import section_plots
 from dials_diffuse.scaling.observations import unpack_voxels
 from dials_diffuse.scaling.statistics import Statistics
 from dials_diffuse.scaling.summary import (
+    BEFORE_IS_NO_MEASURE,
     convergence_table,
     panel_table,
     shell_table,
@@ -204,7 +205,8 @@ def shell_plots(found: Statistics, unscaled: Statistics) -> dict[str, dict]:
             "d (Angstrom)",
             "correlation",
             "CC1/2 of the merged intensities by resolution shell. The isotropic part agrees nearly always: "
-            "the curve of the anisotropic part (mean at each |q| taken off) tells how far the map is good.",
+            "the curve of the anisotropic part (mean at each |q| taken off) tells how far the map is good. "
+            + BEFORE_IS_NO_MEASURE,
         ),
         "scale_r_meas": _plot(
             [
@@ -249,14 +251,37 @@ def normal_plot(found: Statistics, a: float) -> dict[str, dict]:
     }
 
 
+def map_plots(scaled) -> dict[str, dict]:
+    """Sections of the merged map, each followed by the one before scaling"""
+    merged = scaled.merged
+    # n_obs is the same before scaling
+    keep = merged.n_obs > 0
+    voxel = unpack_voxels(merged.voxels[keep])
+    plots = {}
+    for anisotropic, prefix in ((False, "scale_section"), (True, "scale_anisotropic")):
+        after, before = (
+            section_plots(
+                voxel,
+                {"intensity": intensity[keep]},
+                scaled.source.grid,
+                remove_isotropic=anisotropic,
+                prefix=prefix,
+            )
+            for intensity in (merged.intensity, scaled.merged_unscaled.intensity)
+        )
+        for name, plot in after.items():
+            plots[name] = plot
+            title = before[name]["layout"]["title"]
+            title["text"] += ", before scaling"
+            plots[f"{name}_before"] = before[name]
+    return plots
+
+
 def report_sections(scaled) -> list[ReportSection]:
     """Everything about a scaling run, for the HTML report and the JSON file"""
     found = scaled.statistics
     after, before = found.overall, scaled.unscaled.overall
     model = scaled.error_model
-    merged = scaled.merged
-    keep = merged.n_obs > 0
-    voxel = unpack_voxels(merged.voxels[keep])
     sections = [
         ReportSection(
             "Merged intensities",
@@ -280,21 +305,9 @@ def report_sections(scaled) -> list[ReportSection]:
         ),
         ReportSection(
             "Map",
-            plots={
-                **section_plots(
-                    voxel,
-                    {"intensity": merged.intensity[keep]},
-                    scaled.source.grid,
-                    prefix="scale_section",
-                ),
-                **section_plots(
-                    voxel,
-                    {"intensity": merged.intensity[keep]},
-                    scaled.source.grid,
-                    remove_isotropic=True,
-                    prefix="scale_anisotropic",
-                ),
-            },
+            "Sections of the map as scaled, and, below each, as the same observations give it with all "
+            "scales 1.",
+            plots=map_plots(scaled),
         ),
     ]
     if scaled.excluded:

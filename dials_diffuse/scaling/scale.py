@@ -38,7 +38,8 @@ class Scaled:
     Attributes:
         excluded: still -> reason
         chi2_before_error_model: overall, with counting statistics alone
-        statistics: of the merged map; unscaled: of the same observations with all scales 1
+        statistics: of the merged map
+        merged_unscaled, unscaled: map and statistics of the same observations with all scales 1
     """
 
     source: ObservationSource
@@ -50,7 +51,21 @@ class Scaled:
     error_model: ErrorModel
     chi2_before_error_model: float
     statistics: Statistics
+    merged_unscaled: Merged
     unscaled: Statistics
+
+
+@dataclass(frozen=True)
+class StillSettings:
+    """Which stills to leave out for what scaling finds; see phil/scale.py.
+
+    Attributes:
+        min_cc: lowest correlation with the map of all others
+        exclude_misoriented: leave out those that clearly do not follow that map
+    """
+
+    min_cc: float | None = None
+    exclude_misoriented: bool = False
 
 
 def exclusions(found: Survey) -> dict[int, str]:
@@ -66,10 +81,17 @@ def exclusions(found: Survey) -> dict[int, str]:
     return reasons
 
 
+# Stills that are left out spoil the map that the others are judged by: look again without them
+MOST_ROUNDS = 5
+
+
 def scale(
-    source: ObservationSource, settings: FitSettings, use_error_model: bool = True
+    source: ObservationSource,
+    settings: FitSettings,
+    use_error_model: bool = True,
+    stills: StillSettings = StillSettings(),
 ) -> Scaled:
-    """Survey, fit, merge.
+    """Survey, fit, merge; again without the stills that do not agree, if so asked.
 
     Raises:
         ValueError: input that can't be scaled as a whole.
@@ -78,12 +100,54 @@ def scale(
     reasons = exclusions(found)
     for still, reason in reasons.items():
         logger.warning("Still %d is excluded: %s", still, reason)
+    scaled = _scale_without(reasons, source, found, settings, use_error_model)
+    for _ in range(MOST_ROUNDS):
+        more = {
+            still: reason
+            for still, reason in disagreements(scaled.statistics, stills).items()
+            if still not in reasons
+        }
+        if not more:
+            break
+        for still, reason in more.items():
+            logger.info("Still %d is left out: %s", still, reason)
+        reasons = {**reasons, **more}
+        scaled = _scale_without(
+            reasons, source, found, settings, use_error_model, scaled.merger.tables.b
+        )
+    return scaled
+
+
+def disagreements(found: Statistics, stills: StillSettings) -> dict[int, str]:
+    """Stills to leave out, with the reason"""
+    reasons = {}
+    if stills.exclude_misoriented:
+        for still in found.misoriented():
+            reasons[int(still)] = (
+                f"it does not follow the map of all others (correlation {found.still_cc[still]:.3f})"
+            )
+    if stills.min_cc is not None:
+        for still in np.flatnonzero(found.still_cc < stills.min_cc):
+            reasons[int(still)] = (
+                f"its correlation with the map of all others is {found.still_cc[still]:.3f}"
+            )
+    return reasons
+
+
+def _scale_without(
+    reasons: dict[int, str],
+    source: ObservationSource,
+    found: Survey,
+    settings: FitSettings,
+    use_error_model: bool,
+    start: np.ndarray | None = None,
+) -> Scaled:
     excluded = np.zeros(found.n_stills_in, dtype=bool)
     excluded[list(reasons)] = True
     if np.count_nonzero(~excluded) < 2:
         raise ValueError(
             "Fewer than two stills are left to scale: no voxel is seen by two stills with counts above "
-            "background (coarser voxels, subdivide=1,1,1, may help)"
+            "background (coarser voxels, subdivide=1,1,1, may help), or stills.min_cc is too high"
         )
     groups = found.groups()
     if len(groups) > 1:
@@ -98,7 +162,7 @@ def scale(
         logger.warning(
             "%d observations are not used: their values are not finite", found.n_not_finite
         )
-    result = fit(source, found, excluded, settings)
+    result = fit(source, found, excluded, settings, start)
     tables = ScaleTables.of_models(result.models, excluded)
     half = split_halves(found.n_stills_in, settings.seed)
     prior = found.prior(tables.b)
@@ -119,6 +183,7 @@ def scale(
     merged.variance *= error_model.a**2
     before = Merger(source, found, ScaleTables(np.ones(len(excluded)), excluded), *arguments)
     before.rejected = merger.rejected
+    merged_before = before.merge()
     return Scaled(
         source=source,
         survey=found,
@@ -129,7 +194,8 @@ def scale(
         error_model=error_model,
         chi2_before_error_model=raw.overall.chi2,
         statistics=numbers,
-        unscaled=statistics(before, before.merge()),
+        merged_unscaled=merged_before,
+        unscaled=statistics(before, merged_before),
     )
 
 

@@ -59,6 +59,8 @@ class Statistics:
         shells, overall
         still_n, still_chi2, still_cc: (S,) merged observations of each still, their chi^2 and
             correlation (anisotropic part) with the map of all others
+        still_slope, still_slope_sigma: (S,) slope of each still's intensities over the others' (anisotropic
+            part, after scaling): 1 for one that follows the map, 0 for one of another orientation
         panel_n, panel_chi2, panel_residual: (P,), residual = sum of residuals over sum
             of expected
         direction_residual: (N_DIRECTIONS, N_DIRECTIONS) the same over the direction of s1, y by x
@@ -73,6 +75,8 @@ class Statistics:
     still_n: np.ndarray
     still_chi2: np.ndarray
     still_cc: np.ndarray
+    still_slope: np.ndarray
+    still_slope_sigma: np.ndarray
     panel_n: np.ndarray
     panel_chi2: np.ndarray
     panel_residual: np.ndarray
@@ -81,6 +85,15 @@ class Statistics:
     histogram: np.ndarray
     by_size: np.ndarray
     isotropic: np.ndarray
+
+    def misoriented(self) -> np.ndarray:
+        """(M,) stills that clearly do not follow the map of all others: a slope of less than half
+        the median, with three standard deviations to spare. However weak a still is, its slope
+        is that of the others if it is oriented as it says.
+        """
+        with np.errstate(invalid="ignore"):
+            usual = np.nanmedian(np.append(self.still_slope[self.still_n > 0], np.nan))
+            return np.flatnonzero(self.still_slope + 3 * self.still_slope_sigma < 0.5 * usual)
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:
@@ -104,7 +117,7 @@ def possible_voxels(grid: VoxelGrid, shells: ResolutionShells, limit: float = 5e
         return np.round(volumes / order).astype(int)
     q_max = shells.edges[-1]
     indices = miller.build_set(
-        grid.supercell_symmetry(), anomalous_flag=False, d_min=1 / q_max
+        grid.supercell_symmetry(), anomalous_flag=not grid.friedel, d_min=1 / q_max
     )
     q = np.sqrt(np.array(indices.d_star_sq().data()))
     index = shells.index_of(q)
@@ -164,6 +177,9 @@ def statistics(
         variance_own = s[6] / s[3] - mean_own**2
         variance_rest = s[7] / s[3] - mean_rest**2
         still_cc = covariance / np.sqrt(variance_own * variance_rest)
+        # s[3] is the sum of 1/variance of the still's intensities
+        still_slope = covariance / variance_rest
+        still_slope_sigma = 1.0 / np.sqrt(s[3] * variance_rest)
         by_shell[:, 1] /= variance_factor
         sigma = np.sqrt(merged.variance * variance_factor)
         halves = merged.half
@@ -197,6 +213,8 @@ def statistics(
             still_n=s[0].astype(int),
             still_chi2=s[1] / s[2] / variance_factor,
             still_cc=still_cc,
+            still_slope=still_slope,
+            still_slope_sigma=still_slope_sigma,
             panel_n=by_panel[:, 0].astype(int),
             panel_chi2=by_panel[:, 1] / by_panel[:, 2] / variance_factor,
             panel_residual=by_panel[:, 3] / by_panel[:, 4],

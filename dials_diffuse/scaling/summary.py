@@ -16,6 +16,11 @@ from dials_diffuse.scaling.statistics import Statistics
 
 logger = logging.getLogger("dials.diffuse.scaling.summary")
 
+BEFORE_IS_NO_MEASURE = (
+    "CC1/2 can be higher before scaling than after it and the map worse: where both halves hold stills of the "
+    "same mix of scales in a voxel, they agree on what the scales have done to it."
+)
+
 
 def shell_table(found: Statistics) -> list[list]:
     """Rows of the table by resolution shell, the column names first"""
@@ -77,13 +82,14 @@ def trial_table(trials: list[dict]) -> list[list]:
 
 def still_table(scaled) -> list[list]:
     """Rows of the table by still, the column names first"""
-    rows = [["Still", "Experiment", "b", "sigma", "Observations", "chi2", "CC with map"]]
+    rows = [["Still", "Experiment", "b", "sigma", "Observations", "chi2", "CC with map", ""]]
     found = scaled.statistics
+    off = set(found.misoriented().tolist())
     for number, (experiment, model) in enumerate(
         zip(scaled.source.experiments, scaled.fit.models)
     ):
         if number in scaled.excluded:
-            rows.append([number, experiment.identifier, "-", "-", "-", "-", "-"])
+            rows.append([number, experiment.identifier, "-", "-", "-", "-", "-", "left out"])
             continue
         scale = model.components["scale"]
         esds = scale.parameter_esds
@@ -96,6 +102,7 @@ def still_table(scaled) -> list[list]:
                 found.still_n[number],
                 f"{found.still_chi2[number]:.3f}",
                 f"{found.still_cc[number]:.3f}",
+                "does not follow the map" if number in off else "",
             ]
         )
     return rows
@@ -137,6 +144,13 @@ def log_summary(scaled) -> None:
     show("Stills", still_table(scaled))
     if scaled.survey.n_panels > 1:
         show("Panels", panel_table(scaled))
+    off = scaled.statistics.misoriented()
+    if len(off):
+        logger.warning(
+            "%d stills do not follow the map of all others: they are misindexed, off their orientation or not "
+            "of this crystal (stills.exclude_misoriented=True leaves them out): %s%s",
+            len(off), ", ".join(map(str, off[:20])), " ..." if len(off) > 20 else "",
+        )  # fmt: skip
     b = scaled.merger.tables.b[~scaled.merger.tables.excluded]
     model = scaled.error_model
     logger.info(
@@ -155,6 +169,8 @@ def log_summary(scaled) -> None:
         before.r_meas, before.cc_half, before.cc_half_anisotropic, before.chi2,
         after.r_meas, after.cc_half, after.cc_half_anisotropic, after.chi2,
     )  # fmt: skip
+    if before.cc_half_anisotropic > after.cc_half_anisotropic:
+        logger.info(BEFORE_IS_NO_MEASURE)
 
 
 def numbers_of(found: Statistics) -> dict:
@@ -171,6 +187,7 @@ def write_json(path: str | os.PathLike, scaled, plots: dict[str, dict]) -> None:
     """Numbers, plots and a copy of the models"""
     found = scaled.statistics
     excluded = scaled.merger.tables.excluded
+    off = set(found.misoriented().tolist())
     contents = {
         "models": {
             experiment.identifier: model.to_dict()
@@ -194,6 +211,8 @@ def write_json(path: str | os.PathLike, scaled, plots: dict[str, dict]) -> None:
                 "n_obs": int(found.still_n[i]),
                 "chi2": found.still_chi2[i],
                 "cc": found.still_cc[i],
+                "slope": found.still_slope[i],
+                "misoriented": i in off,
             }
             for i, experiment in enumerate(scaled.source.experiments)
         ],

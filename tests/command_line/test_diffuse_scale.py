@@ -18,6 +18,7 @@ from dials_diffuse.adapters.tables import (
     double_column,
     int_column,
     miller_index_column,
+    vec3_column,
 )
 from dials_diffuse.command_line.diffuse_scale import run
 from dials_diffuse.grid.voxel_grid import grid_of
@@ -71,6 +72,10 @@ def test_report_numbers_and_map_file(make_truth, run_in_tmp_path):
     assert all(plot["help"] for plot in numbers["plots"].values())
     page = pathlib.Path("dials.diffuse_scale.html").read_text()
     assert all(name in page for name in numbers["plots"])
+    assert {"scale_section_intensity_hk0", "scale_section_intensity_hk0_before"} <= set(numbers["plots"])
+    titles = [numbers["plots"][f"scale_anisotropic_intensity_h0l_anisotropic{k}"]["layout"]["title"]["text"]
+              for k in ("", "_before")]  # fmt: skip
+    assert titles[1] == titles[0] + ", before scaling"
     log = pathlib.Path("dials.diffuse_scale.log").read_text()
     assert "Before scaling" in log and "Convergence" in log
     from dials_diffuse.io.map_file import read_map
@@ -208,3 +213,82 @@ def test_groups_without_a_common_voxel_are_reported(make_truth, run_in_tmp_path)
         [5, 6, 7],
     ]
     assert "2 groups that have no voxel in common" in pathlib.Path("dials.diffuse_scale.log").read_text()
+
+
+def turn_away(truth, still):
+    """Give a still the counts of neighbours in |q|: as intense as it was, but of another orientation"""
+    rows = np.flatnonzero(as_numpy(truth.table["id"]) == still)
+    voxel = as_numpy(truth.table["asu_voxel"]).copy()
+    q = np.linalg.norm(truth.grid.q_of_voxel(voxel[rows]), axis=1)
+    order = rows[np.argsort(q, kind="stable")]
+    voxel[order] = np.roll(voxel[order], 40, axis=0)
+    truth.table["asu_voxel"] = miller_index_column(voxel)
+
+
+def test_a_misoriented_still_is_reported_and_left_out_if_asked(make_truth, run_in_tmp_path):
+    truth = make_truth(n_stills=12, n_obs=1500, n_voxels=300)
+    weakest = int(np.argmin(truth.b))
+    wrong = (weakest + 5) % 12
+    turn_away(truth, wrong)
+    files = write(truth)
+
+    def stills_of(*options):
+        run([*files, "output.json=scale.json", *options])
+        return json.loads(pathlib.Path("scale.json").read_text())["stills"]
+
+    found = stills_of()
+    assert [i for i, still in enumerate(found) if still["misoriented"]] == [wrong]
+    assert not any(still["excluded"] for still in found)
+    assert abs(found[wrong]["slope"]) < 0.3
+    others = [still["slope"] for i, still in enumerate(found) if i != wrong]
+    assert np.mean(others) == pytest.approx(1, abs=0.1)
+    log = pathlib.Path("dials.diffuse_scale.log").read_text()
+    assert "1 stills do not follow the map of all others" in log
+    assert f"leaves them out): {wrong}\n" in log
+    for option in ("stills.exclude_misoriented=True", "stills.min_cc=0.2"):
+        found = stills_of(option)
+        assert [i for i, still in enumerate(found) if still["excluded"]] == [wrong]
+        assert "map of all others" in found[wrong]["excluded"]
+    b = np.array([still["b"] for i, still in enumerate(found) if i != wrong])
+    assert np.corrcoef(b, np.delete(truth.b, wrong))[0, 1] > 0.999
+    table = flex.reflection_table.from_file("diffuse_scaled.refl")
+    np.testing.assert_array_equal(
+        as_numpy(table["excluded"]), as_numpy(table["id"]) == wrong
+    )
+
+
+def test_dials_scale_refuses_the_model_for_bragg_reflections(make_truth, run_in_tmp_path):
+    truth = make_truth(n_stills=2, n_obs=200, n_voxels=100)
+    experiments = truth.experiments
+    for experiment in experiments:
+        experiment.scaling_model = None
+    experiments.as_file("integrated.expt")
+    n = 40
+    rng = np.random.default_rng(2)
+    table = flex.reflection_table()
+    table["id"] = int_column(np.repeat([0, 1], n // 2))
+    table["miller_index"] = miller_index_column(rng.integers(1, 6, (n, 3)))
+    for kind in ("sum", "prf"):
+        table[f"intensity.{kind}.value"] = double_column(rng.uniform(100, 200, n))
+        table[f"intensity.{kind}.variance"] = double_column(rng.uniform(100, 200, n))
+    table["d"] = double_column(np.full(n, 3.0))
+    table["partiality"] = double_column(np.ones(n))
+    table["lp"] = double_column(np.ones(n))
+    table["xyzobs.px.value"] = vec3_column(np.full((n, 3), 50.0))
+    table["s1"] = vec3_column(np.tile([0.0, 0.1, -1.0], (n, 1)))
+    table["panel"] = table["id"].as_size_t()
+    table["flags"] = flex.size_t(n, 0)
+    table.set_flags(flex.bool(n, True), table.flags.integrated)
+    for i, experiment in enumerate(experiments):
+        table.experiment_identifiers()[i] = experiment.identifier
+    table.as_file("integrated.refl")
+    refused = subprocess.run(
+        [sys.executable, "-m", "dials.command_line.scale", "integrated.expt", "integrated.refl",
+         "model=diffuse"],
+        capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert refused.returncode
+    assert "use dials.diffuse_scale" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not list(run_in_tmp_path.glob("scaled*"))
