@@ -62,7 +62,7 @@ detector
     .type = ints(size=2, value_min=8)
     .help = "Fast and slow pixels of all panels together (not for pilatus_6m)."
   two_theta = 0.0
-    .type = float
+    .type = float(value_min=-180, value_max=180)
     .help = "Swing of the detector about the lab's x axis, degrees."
     .expert_level = 1
   thickness = 0.45
@@ -116,10 +116,10 @@ crystal
     .type = float(value_min=0, value_max=0.1)
     .help = "Relative standard deviation of the cell's lengths from crystal to crystal."
   mosaicity = 0.1
-    .type = float(value_min=0)
+    .type = float(value_min=0, value_max=5)
     .help = "Full width at half maximum of the spread of orientations, degrees."
   domain_size = 1000.0
-    .type = float(value_min=1)
+    .type = float(value_min=50)
     .help = "Size of the coherent domains, Angstrom."
 }}
 truth

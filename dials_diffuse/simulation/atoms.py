@@ -41,7 +41,10 @@ def _table(element: str, kind: str) -> np.ndarray:
     """f0 or S of an element at the knots of the splines."""
     import xraylib
 
-    z = xraylib.SymbolToAtomicNumber(element)
+    try:
+        z = xraylib.SymbolToAtomicNumber(element)
+    except ValueError as error:
+        raise ValueError(f"truth.composition: {element} is no element") from error
     q = _knots()
     if kind == "coherent":
         return np.array([float(xraylib.FF_Rayl(z, x / 2)) for x in q])

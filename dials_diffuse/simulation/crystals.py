@@ -128,9 +128,9 @@ def _scales(settings: Settings, drawn: np.ndarray) -> np.ndarray:
     n = len(drawn)
     if settings.scale.values is not None:
         values = np.array(settings.scale.values, dtype=float)
-        if len(values) != n or np.any(values < 0):
+        if len(values) != n or np.any(values < 0) or not np.any(values > 0):
             raise ValueError(
-                f"scale.values holds {len(values)} numbers: {n} that are not negative are needed, one a lattice and still"
+                f"scale.values holds {len(values)} numbers: {n} that are not negative, nor all 0, are needed, one a lattice and still"
             )
         return values
     values = np.exp(settings.scale.spread * drawn)
@@ -216,8 +216,11 @@ def draw_stills(settings: Settings) -> list[StillState]:
 
 def empty_stills(settings: Settings) -> list[StillState]:
     """The states of the empty shots."""
-    time = settings.background.empty_time or settings.exposure.time
-    transmission = settings.background.empty_transmission or settings.exposure.transmission
+    time, transmission = settings.background.empty_time, settings.background.empty_transmission
+    time = settings.exposure.time if time is None else time
+    transmission = settings.exposure.transmission if transmission is None else transmission
+    if time <= 0 or transmission <= 0:
+        raise ValueError("background.empty_time and background.empty_transmission must be positive")
     return [
         StillState(index, settings.beam.wavelength, time, transmission)
         for index in range(settings.background.empty_shots)

@@ -108,7 +108,10 @@ class DiffuseTruth:
         self.space_group = str(space_group)
         self.settings = settings
         self.seed = int(seed)
-        cell = uctbx.unit_cell(self.unit_cell)
+        try:
+            cell = uctbx.unit_cell(self.unit_cell)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"crystal.unit_cell {self.unit_cell} is none: {error}") from error
         group = space_group_of(self.space_group)
         if not group.is_compatible_unit_cell(cell):
             raise ValueError(

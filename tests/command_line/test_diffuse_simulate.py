@@ -80,6 +80,10 @@ def test_names_of_outputs(run_in_tmp_path):
         (["no_such_file.expt"], "No such file"),
         (["bragg.intensities=model", "bragg.model=missing.pdb"], "missing.pdb"),
         (["truth.composition=water"], "cannot be read"),
+        (["truth.composition=C 3 Xx 1"], "Xx is no element"),
+        (["crystal.unit_cell=57,57,38,10,20,170"], "crystal.unit_cell (57.0, 57.0, 38.0, 10.0, 20.0, 170.0) is none"),
+        (["scale.values=0,0"], "nor all 0"),
+        (["background.empty_shots=1", "background.empty_time=0"], "background.empty_time"),
         (["output.images=a_file/images"], "a_file"),
     ],
 )
@@ -94,7 +98,13 @@ def test_bad_input_gets_one_line(run_in_tmp_path, arguments, message):
 
 
 @pytest.mark.parametrize(
-    "argument, message", [("detector.type=round", "pilatus_6m"), ("stills=0", "stills")]
+    "argument, message",
+    [
+        ("detector.type=round", "pilatus_6m"),
+        ("stills=0", "stills"),
+        ("crystal.domain_size=1", "domain_size"),  # more spots than anyone would wait for
+        ("crystal.mosaicity=40", "mosaicity"),
+    ],
 )
 def test_bad_values_are_refused(run_in_tmp_path, argument, message, capsys):
     # newer DIALS prints what is wrong and exits with 2, older raises it

@@ -149,3 +149,10 @@ def test_composition_is_read_with_and_without_spaces():
 def test_air_attenuation_agrees_with_nist():
     # NIST's table of dry air: mu/rho 5.120 cm^2/g at 10 keV, density 1.205e-3 g/cm^3
     assert atoms.air_attenuation(12.398419843 / 10) == pytest.approx(5.120 * 1.205e-4, rel=0.02)
+
+
+def test_friedels_law():
+    """f' and f'' are not simulated: h and -h scatter alike, so they may be merged."""
+    truth = DiffuseTruth((40, 45, 60, 90, 100, 90), "P 1 21 1", TruthSettings(halo=0.5), 5)
+    h = np.random.default_rng(6).uniform(-8, 8, (200, 3))
+    np.testing.assert_allclose(truth.intensity(h), truth.intensity(-h), rtol=1e-10)
