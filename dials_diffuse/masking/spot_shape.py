@@ -85,9 +85,9 @@ def shape_of_model(experiment) -> SpotShape | None:
             angular = np.array(parameterisation.sigma_A(), dtype=float).reshape(3, 3)
             across = (angular[0, 0], angular[0, 1], angular[1, 1])
         elif parameterisation.is_angular():
-            # Older files: all of the covariance is angular, its third axis along r
-            across = (constant[0, 0], constant[0, 1], constant[1, 1])
-            constant = np.zeros((3, 3))
+            # Older models ("angular2", "angular4") are constant, along axes that turn with
+            # r: as wide in all directions as they are in the widest
+            constant = np.linalg.eigvalsh(constant)[-1] * np.eye(3)
         return SpotShape(constant, across, source="ellipsoid profile")
     if hasattr(crystal, "get_half_mosaicity_deg"):
         domain, half = crystal.get_domain_size_ang(), crystal.get_half_mosaicity_deg()

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dxtbx.model.experiment_list import ExperimentList
+
+from dials.array_family import flex
+
 from dials_diffuse.masking.mask import make_masks
+from dials_diffuse.masking.spot_shape import shape_of_model
 from dials_diffuse.masking.still_mask import StillMasker, complete_mask
 from dials_diffuse.phil.mask import phil_scope
 from dials_diffuse.simulation.settings import Settings
@@ -239,3 +244,93 @@ def test_diffuse_scattering_is_not_taken_for_spots(tmp_path, photons, halo):
         sums[other_spots] = kept.mean(), len(kept)
     assert sums[True][1] == pytest.approx(sums[False][1], rel=2e-4)
     assert sums[True][0] == pytest.approx(sums[False][0], rel=1e-3)
+
+
+def scan_varying(sequence):
+    """The sequence with a crystal model at each scan point, as dials.refine leaves it."""
+    (experiment,) = sequence
+    a = experiment.crystal.get_A()
+    experiment.crystal.set_A_at_scan_points(flex.mat3_double([a] * (len(experiment.imageset) + 1)))
+    return sequence
+
+
+def spots_of_series(simulated):
+    """The strong spots with shoeboxes, as dials.integrate keeps them: z is the image."""
+    table = flex.reflection_table()
+    for number in range(len(simulated.experiments)):
+        rows = simulated.reflections.select(simulated.reflections["id"] == number)
+        rows = rows.select(rows.get_flags(rows.flags.strong))
+        for name in ("bbox", "shoebox"):
+            assert name in rows
+        for i in range(len(rows)):
+            box = rows["shoebox"][i]
+            box.bbox = (*box.bbox[:4], number, number + 1)
+            rows["shoebox"][i] = box
+            rows["bbox"][i] = box.bbox
+        table.extend(rows)
+    for key in list(table.experiment_identifiers().keys()):
+        del table.experiment_identifiers()[key]
+    table["id"] = flex.int(len(table), 0)
+    return table
+
+
+def test_stills_of_a_rotation_series(run_in_tmp_path):
+    from dials.command_line.sequence_to_stills import run as sequence_to_stills
+
+    simulated = simulate(
+        settings_of(
+            4,
+            crystal={"orientation": "rotation", "rotation_step": 0.2, "rotation_samples": 3},
+            bragg={"shoeboxes": True},
+        ),
+        run_in_tmp_path,
+    )
+    scan_varying(simulated.sequence).as_file("sweep.expt")
+    spots_of_series(simulated).as_file("sweep.refl")
+    sequence_to_stills(["sweep.expt", "sweep.refl"])
+    experiments = ExperimentList.from_file("stills.expt")
+    reflections = flex.reflection_table.from_file("stills.refl")
+    assert len(experiments) == 4 and experiments.all_stills()
+    result = make_masks(experiments, reflections, parameters(run_in_tmp_path))
+    removed, lost = bragg_left(simulated, result)
+    assert removed > 0.995 and lost < 0.15
+
+
+SIGMA = 0.3762 / 600
+
+
+@pytest.mark.parametrize(
+    "kind, values, mosaicity",
+    [
+        ("simple1", [SIGMA], 0.02),
+        ("angular2", [SIGMA, 0.9 * SIGMA], 0.02),
+        ("simple1angular1", [SIGMA, np.radians(0.3) / 2.3548], 0.3),
+    ],
+)
+def test_ellipsoid_profiles_give_the_size_of_spots(tmp_path, kind, values, mosaicity):
+    """Models as dials.ssx_integrate writes them, through a file."""
+    from dials.algorithms.profile_model.ellipsoid.model import EllipsoidProfileModel
+
+    simulated = simulate(
+        settings_of(
+            4, crystal={"mosaicity": mosaicity, "domain_size": 600}, bragg={"blur": 0.0}
+        ),
+        tmp_path,
+    )
+    text = {"__id__": "ellipsoid", "parameterisation": kind, "parameters": values}
+    try:
+        profile = EllipsoidProfileModel.from_dict(text)
+    except RuntimeError:
+        pytest.skip(f"this DIALS has no {kind} model")
+    for experiment in simulated.experiments:
+        experiment.profile = profile
+    simulated.experiments.as_file(tmp_path / "integrated.expt")
+    experiments = ExperimentList.from_file(tmp_path / "integrated.expt")
+    shape = shape_of_model(experiments[0])
+    assert shape.source == "ellipsoid profile"
+    assert shape.size == pytest.approx(SIGMA)
+    assert shape.angle == pytest.approx(values[1] if kind == "simple1angular1" else 0)
+    result = make_masks(experiments, simulated.reflections, parameters(tmp_path))
+    assert result.settings.shape_of(experiments[0]).source == "ellipsoid profile"
+    removed, lost = bragg_left(simulated, result)
+    assert removed > 0.995 and lost < 0.15
