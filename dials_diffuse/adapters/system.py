@@ -50,8 +50,8 @@ def map_in_processes(
 
     With nproc = 1 everything happens in this process. Otherwise function, initializer
     and all arguments must be picklable (module-level functions), since workers start
-    afresh (START_METHOD) with the function's module imported. No more than two tasks a process wait at a time, so that
-    neither inputs nor results pile up in memory.
+    afresh (START_METHOD) with the function's module imported. No more than two tasks a
+    process wait at a time, so that neither inputs nor results pile up in memory.
 
     Raises:
         ChildProcessError: a worker process was killed (out of memory, usually).
@@ -72,18 +72,22 @@ def map_in_processes(
         initializer=initializer,
         initargs=initargs,
     ) as pool:
+
+        def submit(item):
+            try:
+                return pool.submit(function, item)
+            except (ConnectionError, EOFError) as error:
+                # Killed while it was being started, or with the server that starts it
+                raise BrokenProcessPool("a worker did not start") from error
+
         try:
-            waiting = collections.deque(
-                pool.submit(function, item)
-                for item in itertools.islice(queue, 2 * nproc)
-            )
+            waiting = collections.deque(submit(item) for item in itertools.islice(queue, 2 * nproc))
             while waiting:
                 result = waiting.popleft().result()
                 for item in itertools.islice(queue, 1):
-                    waiting.append(pool.submit(function, item))
+                    waiting.append(submit(item))
                 yield result
-        # ConnectionError: killed while it was being started (fork server)
-        except (BrokenProcessPool, ConnectionError) as error:
+        except BrokenProcessPool as error:
             raise ChildProcessError(
                 "A worker process was killed (out of memory?): "
                 "try a smaller nproc or output.batch_size"

@@ -470,6 +470,9 @@ class Pipeline:
             found.n_pixels = max(found.n_pixels, n_pixels(contents))
         return found
 
+    def _number_of_stills(self, pairs: Sequence[Files]) -> int:
+        return sum(len(read_contents(Path(self.folder, expt))["experiment"]) for expt, _ in pairs)
+
     def _batch_size(self, stills: _Stills) -> int:
         size = self.params.batch_size
         return automatic_batch_size(stills.n_pixels) if size is None or size is libtbx.Auto else size
@@ -547,7 +550,9 @@ class Pipeline:
         """Run a command that takes all pairs together and writes as many."""
         n = len(files)
         outputs = [self._batch_files(step, i, n) for i in range(n)]
-        task = self._task(step, step, files, self._in_batches(STEP_FILES[step], n), more=more)
+        task = self._task(
+            step, step, files, self._in_batches(STEP_FILES[step], n), more=more, stills=self._number_of_stills(files)
+        )
         flat = tuple(name for pair in outputs for name in pair)
         self._run(step, [dataclasses.replace(task, outputs=(*flat, *more))])
         return outputs
@@ -557,7 +562,9 @@ class Pipeline:
         if not Path(self.folder, merged).is_file():
             raise ValueError(f"steps: absolute needs {merged}, which is not in {self.folder}: run scale too")
         out, volume = STEP_FILES["absolute"], "diffuse_absolute.h5"
-        task = self._task("absolute", "absolute", files, out, more=(volume,))
+        task = self._task(
+            "absolute", "absolute", files, out, more=(volume,), stills=self._number_of_stills(files)
+        )
         self._run("absolute", [dataclasses.replace(task, inputs=(*task.inputs, merged))])
         return [out]
 

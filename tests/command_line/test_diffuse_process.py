@@ -99,9 +99,9 @@ def processes():
     return found
 
 
-def descendants(pid):
-    """pid -> command line of all processes below one"""
-    everything = processes()
+def descendants(pid, everything=None):
+    """pid -> command line of all processes below one, of those that processes() has found"""
+    everything = everything or processes()
     found, level = {}, {pid}
     while level:
         level = {p for p, (parent, _) in everything.items() if parent in level}
@@ -174,7 +174,7 @@ def test_one_batch_gives_the_same_map_though_a_worker_is_killed(stills, referenc
             everything = processes()
             for extract, (parent, line) in everything.items():
                 if parent == parent_of_extract and "diffuse_extract " in line:
-                    below = descendants(extract)
+                    below = descendants(extract, everything)
                     # Not the servers that multiprocessing starts beside them, by the method of starting
                     return [
                         pid for pid, line in below.items()
@@ -237,6 +237,14 @@ def test_killed_batch_then_killed_run_then_resume(stills, reference, tmp_path):
     assert again.returncode == 0, again.stderr
     tasks = {task["name"]: task for step in numbers(tmp_path)["steps"] for task in step["tasks"]}
     assert {name for name, task in tasks.items() if not task["skipped"]} == {"extract_0002", "grid"}
+
+    # A parameter of a late step: that step alone
+    late = process(stills, tmp_path, "resume=True", "scale.model.sensitivity=False")
+    assert late.returncode == 0, late.stderr
+    steps = {step["step"]: step for step in numbers(tmp_path)["steps"]}
+    tasks = {task["name"]: task for step in steps.values() for task in step["tasks"]}
+    assert {name for name, task in tasks.items() if not task["skipped"]} == {"scale"}
+    assert [steps[step]["stills"] for step in ("mask", "extract", "grid", "scale")] == [4] * 4
 
 
 def test_unreadable_images(stills, tmp_path):
@@ -329,8 +337,8 @@ def test_dask_with_a_killed_worker(stills, reference, tmp_path):
     def worker():
         """The dask worker that runs the first batch"""
         everything = processes()
-        below = descendants(run.pid)
-        return [everything[pid][0] for pid, line in below.items() if "diffuse_extract " in line and pid in everything]
+        below = descendants(run.pid, everything)
+        return [everything[pid][0] for pid, line in below.items() if "diffuse_extract " in line]
 
     os.kill(wait_for(worker, "the first batch", run)[0], signal.SIGKILL)
     _, errors = run.communicate()
