@@ -3,8 +3,10 @@
 
 Finds the reference cell of the stills, maps the voxels to the asymmetric unit of the Laue group,
 leaves out what lies beyond the limits, and tells how often and by how many stills
-the voxels were seen. Files are read one pair after the other, so that any
-number of stills fits in memory.
+the voxels were seen. Where the lattice is more symmetric than the Laue group (P4, P3,
+...), stills that were indexed in different settings are told apart by their diffuse
+intensities and brought to one setting (ambiguity.resolve=False leaves them as they are).
+Files are read one pair after the other, so that any number of stills fits in memory.
 
 Usage:
 
