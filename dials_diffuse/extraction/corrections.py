@@ -243,11 +243,99 @@ def sensor_of(panel, wavelength: float, settings: CorrectionSettings) -> tuple[f
     return float(mu), float(thickness)
 
 
-_solid_angle = njit(solid_angle)
-_polarization = njit(polarization)
-_sensor_efficiency = njit(sensor_efficiency)
-_air_transmission = njit(air_transmission)
+# Where division by zero is an error it is a branch, and the loop no vector code
+_solid_angle = njit(error_model="numpy")(solid_angle)
+_polarization = njit(error_model="numpy")(polarization)
 _lorentz_factor = njit(lorentz_factor)
+
+_BLOCK = 32  # pixels of a row between which an exponent hardly changes
+_FAR = 0.1  # where it does: a Taylor series of six terms is good to 2e-11 up to here
+
+
+@njit(cache=True)
+def _exponentials(x, out):
+    """exp(x) of a convex or concave and slowly changing x, a block of pixels at a time.
+
+    Of all that a pixel's geometry needs, exp takes longest, and is not made vector code of.
+    """
+    for first in range(0, x.size, _BLOCK):
+        last = min(first + _BLOCK, x.size)
+        middle = x[(first + last) // 2]
+        # Of such functions one of the ends is furthest from the middle
+        if max(abs(x[first] - middle), abs(x[last - 1] - middle)) > _FAR:
+            for j in range(first, last):
+                out[j] = math.exp(x[j])
+            continue
+        scale = math.exp(middle)
+        for j in range(first, last):
+            d = x[j] - middle
+            series = 1.0 + d * (1 / 5 + d * (1 / 30))
+            series = 1.0 + d * (1.0 + d * (1 / 2 + d * (1 / 6 + d * (1 / 24) * series)))
+            out[j] = scale * series
+
+
+@njit(cache=True, error_model="numpy")
+def _row_of_q(x, y, frame, s0, wavelength, qx, qy, qz):
+    """q of pixels at x, y mm on the panel.
+
+    Here and in _row_of_factors: no branch, no function that is not a processor's instruction, numbers
+    instead of elements of arrays, and few arrays: so it becomes vector code.
+    """
+    fx, fy, fz = frame[0]
+    sx, sy, sz = frame[1]
+    ox, oy, oz = frame[3]
+    bx, by, bz = s0
+    wavenumber = 1.0 / wavelength
+    for j in range(x.size):
+        rx = ox + x[j] * fx + y[j] * sx
+        ry = oy + x[j] * fy + y[j] * sy
+        rz = oz + x[j] * fz + y[j] * sz
+        inverse = 1.0 / math.sqrt(rx * rx + ry * ry + rz * rz)
+        qx[j] = (rx * inverse - bx) * wavenumber
+        qy[j] = (ry * inverse - by) * wavenumber
+        qz[j] = (rz * inverse - bz) * wavenumber
+
+
+@njit(cache=True, error_model="numpy")
+def _row_of_factors(
+    x, y, frame, s0, normal, fraction, area, gas, medium_length, use_solid_angle, use_polarization,
+    efficiency, air, path,
+):  # fmt: skip
+    """Omega P, exponent of the air and 1/cos(obliquity) of pixels at x, y mm on the panel."""
+    fx, fy, fz = frame[0]
+    sx, sy, sz = frame[1]
+    nx, ny, nz = frame[2]
+    ox, oy, oz = frame[3]
+    bx, by, bz = s0
+    px, py, pz = normal
+    mu_air, mu_medium = gas
+    for j in range(x.size):
+        rx = ox + x[j] * fx + y[j] * sx
+        ry = oy + x[j] * fy + y[j] * sy
+        rz = oz + x[j] * fz + y[j] * sz
+        distance = math.sqrt(rx * rx + ry * ry + rz * rz)
+        inverse = 1.0 / distance
+        ux, uy, uz = rx * inverse, ry * inverse, rz * inverse
+        cos_obliquity = abs(ux * nx + uy * ny + uz * nz)
+        omega = _solid_angle(area, cos_obliquity, distance)
+        p = _polarization(ux * bx + uy * by + uz * bz, ux * px + uy * py + uz * pz, fraction)
+        efficiency[j] = (omega if use_solid_angle else 1.0) * (p if use_polarization else 1.0)
+        inside = min(distance, medium_length)
+        air[j] = -mu_medium * inside - mu_air * (distance - inside)
+        path[j] = 1.0 / cos_obliquity
+
+
+@njit(cache=True)
+def _interpolated(nodes, u, i0, i1, step, out):
+    """A row of pixels between two rows of nodes, u of the way from i0 to i1."""
+    j0 = 0
+    for first in range(0, out.size, step):
+        j1 = min(j0 + 1, nodes.shape[1] - 1)
+        left = (1 - u) * nodes[i0, j0] + u * nodes[i1, j0]
+        slope = ((1 - u) * nodes[i0, j1] + u * nodes[i1, j1] - left) / step
+        for j in range(first, min(first + step, out.size)):
+            out[j] = left + slope * (j - first)
+        j0 += 1
 
 
 @njit(cache=True)
@@ -277,51 +365,52 @@ def geometry_of_panel(
     """
     n_slow, n_fast = efficiency.shape
     area = pixel_size[0] * pixel_size[1]
-    shifted = step > 0
+    x, y, stretch = np.empty(n_fast), np.empty(n_fast), np.ones(n_fast)
+    e, exponent, path, factor = np.empty(n_fast), np.empty(n_fast), np.empty(n_fast), np.empty(n_fast)
     for i in range(n_slow):
-        if shifted:
+        x[:] = 0.0
+        y[:] = 0.0
+        if step > 0:
             i0 = i // step
             u = (i - i0 * step) / step
             i1 = min(i0 + 1, shift.shape[1] - 1)
+            _interpolated(shift[0], u, i0, i1, step, x)
+            _interpolated(shift[1], u, i0, i1, step, y)
+            _interpolated(jacobian, u, i0, i1, step, stretch)
         for j in range(n_fast):
-            x = (j + 0.5) * pixel_size[0]
-            y = (i + 0.5) * pixel_size[1]
-            stretch = 1.0
-            if shifted:
-                j0 = j // step
-                v = (j - j0 * step) / step
-                j1 = min(j0 + 1, shift.shape[2] - 1)
-                w00, w01 = (1 - u) * (1 - v), (1 - u) * v
-                w10, w11 = u * (1 - v), u * v
-                x += w00 * shift[0, i0, j0] + w01 * shift[0, i0, j1] + w10 * shift[0, i1, j0] + w11 * shift[0, i1, j1]
-                y += w00 * shift[1, i0, j0] + w01 * shift[1, i0, j1] + w10 * shift[1, i1, j0] + w11 * shift[1, i1, j1]
-                stretch = w00 * jacobian[i0, j0] + w01 * jacobian[i0, j1] + w10 * jacobian[i1, j0] + w11 * jacobian[i1, j1]
-            rx = frame[3, 0] + x * frame[0, 0] + y * frame[1, 0]
-            ry = frame[3, 1] + x * frame[0, 1] + y * frame[1, 1]
-            rz = frame[3, 2] + x * frame[0, 2] + y * frame[1, 2]
-            distance = math.sqrt(rx * rx + ry * ry + rz * rz)
-            sx, sy, sz = rx / distance, ry / distance, rz / distance
-            qx, qy, qz = sx - s0[0], sy - s0[1], sz - s0[2]
-            q[0, i, j] = qx / wavelength
-            q[1, i, j] = qy / wavelength
-            q[2, i, j] = qz / wavelength
-            cos_obliquity = abs(sx * frame[2, 0] + sy * frame[2, 1] + sz * frame[2, 2])
-            e = _air_transmission(distance, gas[0], gas[1], medium_length)
-            if use_solid_angle:
-                e *= _solid_angle(area * stretch, cos_obliquity, distance)
-            cos_two_theta = sx * s0[0] + sy * s0[1] + sz * s0[2]
-            if use_polarization:
-                e *= _polarization(
-                    cos_two_theta, sx * normal[0] + sy * normal[1] + sz * normal[2], fraction
-                )
-            if sensor[0] > 0:
-                e *= _sensor_efficiency(sensor[0], sensor[1], cos_obliquity)
-            if lorentz != 0:
-                # A pixel on the beam itself has no Lorentz factor: it stays unusable (E = 0)
-                q_length = math.sqrt(qx * qx + qy * qy + qz * qz) / wavelength
-                sin_two_theta = math.sqrt(max(0.0, 1.0 - cos_two_theta * cos_two_theta))
-                if q_length > 0 and sin_two_theta > 0:
-                    e *= _lorentz_factor(q_length, sin_two_theta, lorentz)
-                else:
-                    e = 0.0
-            efficiency[i, j] = e
+            x[j] += (j + 0.5) * pixel_size[0]
+            y[j] += (i + 0.5) * pixel_size[1]
+        _row_of_q(x, y, frame, s0, wavelength, q[0, i], q[1, i], q[2, i])
+        _row_of_factors(
+            x, y, frame, s0, normal, fraction, area, gas, medium_length, use_solid_angle,
+            use_polarization, e, exponent, path,
+        )  # fmt: skip
+        if use_solid_angle and step > 0:
+            for j in range(n_fast):
+                e[j] *= stretch[j]
+        if gas[0] > 0 or gas[1] > 0:
+            _exponentials(exponent, factor)
+            for j in range(n_fast):
+                e[j] *= factor[j]
+        if sensor[0] > 0:
+            for j in range(n_fast):
+                exponent[j] = -sensor[0] * sensor[1] * path[j]
+            _exponentials(exponent, factor)
+            for j in range(n_fast):
+                e[j] *= 1.0 - factor[j]
+        if lorentz != 0:
+            for j in range(n_fast):
+                e[j] *= _lorentz_of_pixel(q[0, i, j], q[1, i, j], q[2, i, j], s0, wavelength, lorentz)
+        for j in range(n_fast):
+            efficiency[i, j] = e[j]
+
+
+@njit(cache=True)
+def _lorentz_of_pixel(qx, qy, qz, s0, wavelength, lorentz):
+    # A pixel on the beam itself has no Lorentz factor: it stays unusable (E = 0)
+    q_length = math.sqrt(qx * qx + qy * qy + qz * qz)
+    cos_two_theta = 1.0 + wavelength * (qx * s0[0] + qy * s0[1] + qz * s0[2])
+    sin_two_theta = math.sqrt(max(0.0, 1.0 - cos_two_theta * cos_two_theta))
+    if q_length > 0 and sin_two_theta > 0:
+        return _lorentz_factor(q_length, sin_two_theta, lorentz)
+    return 0.0
