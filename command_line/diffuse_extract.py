@@ -71,7 +71,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.extraction import extract, reports
     from dials_diffuse.extraction.observations import numbered_rows
     from dials_diffuse.geometry import warn_of_unknown_sensors
-    from dials_diffuse.io.batches import batch_name
+    from dials_diffuse.io.batches import batch_name, stills_a_file
     from dials_diffuse.io.pixel_file import pixel_file
     from dials_diffuse.io.table_file import ColumnWriter
     from dials_diffuse.report.html import plots_of, write_report
@@ -116,7 +116,9 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             still.observations = None
             stills.append(still)
             experiments.append(experiment)
-            if len(experiments) == size:
+            if size is None and not number and still.num_observations:
+                size = stills_a_file(still.num_observations, len(everything))
+            if size is not None and len(experiments) >= size:
                 models |= _write_batch(params, name_of, experiments, rows, grid)
                 rows.close()
                 number, experiments = number + 1, ExperimentList()

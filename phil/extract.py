@@ -10,7 +10,8 @@ _output = """
   batch_size = None
     .type = int(value_min=1)
     .help = "Write the stills in batches of this many, into files that end in _0001, _0002 ..."
-            "Memory then does not grow with the number of stills. None: all in one file."
+            "None: all in one file, unless that would have more than some 40 million observations (300 stills"
+            "of 6 million pixels): then batches of half as many."
   derived = False
     .type = bool
     .help = "Add the columns that follow from the others: miller_index, s1, d,"

@@ -17,6 +17,7 @@ from dials_diffuse.adapters.experiments import load_experiments
 from dials_diffuse.adapters.tables import as_numpy, mask_as_flex
 from dials_diffuse.command_line.diffuse_extract import run
 from dials_diffuse.grid.voxel_grid import grid_of
+from dials_diffuse.io import batches
 from dials_diffuse.io.pixel_file import read_pixels
 from dials_diffuse.simulation.settings import Settings
 from dials_diffuse.simulation.simulate import simulate
@@ -148,6 +149,17 @@ def test_batches_hold_what_one_file_would(folder):
     for name in ("counts", "exposure", "voxel"):
         joined = np.concatenate([as_numpy(part[name]) for _, part in parts])
         assert np.array_equal(joined, as_numpy(table[name]))
+
+
+def test_batches_where_one_file_would_be_too_long(folder, monkeypatch):
+    extract()
+    _, table = result()
+    most = (as_numpy(table["id"]) == 0).sum()
+    monkeypatch.setattr(batches, "_MOST_ROWS", 3 * most)
+    extract()
+    parts = [result(f"diffuse_extracted_000{i}")[1] for i in (1, 2, 3, 4)]
+    joined = np.concatenate([as_numpy(part["counts"]) for part in parts])
+    assert np.array_equal(joined, as_numpy(table["counts"]))
 
 
 def test_several_pairs_of_files(folder):

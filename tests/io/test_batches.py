@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dials_diffuse.io.batches import batch_name
+from dials_diffuse.io.batches import batch_name, stills_a_file
 
 
 @pytest.mark.parametrize(
@@ -24,3 +24,9 @@ def test_numbers_in_names(number, n_batches, expected):
 
 def test_only_the_last_suffix_is_one():
     assert batch_name("crystal.1.refl", 0, None) == "crystal.1_0001.refl"
+
+
+def test_one_file_as_long_as_it_can_be_loaded():
+    assert stills_a_file(139_000, 150) is None
+    assert stills_a_file(139_000, 1500) == 143
+    assert stills_a_file(10**9, 2) == 1
