@@ -9,6 +9,7 @@ counted, both start there), and runs
     mdx2   import_geometry, import_data, find_peaks, mask_peaks, integrate, import_data and bin_image_series of the
            empty shots, correct, scale, merge; as in the scripts of its insulin examples
     ours   dials.sequence_to_stills (a command of DIALS, counted), mask, extract with background, grid, scale
+           (of its components the images' scale factors only, as mdx2 by default; --all-components: all that the data bear)
 
 each on a third of the images and on all of them: the difference is the marginal cost of an image, free of what commands
 take to start and compile. Wall-clock times, and CPU times beside them, because other work on the machine does
@@ -44,6 +45,8 @@ VERSION = "1.0.5"
 NEEDS = ("nexusformat", "joblib", "numexpr", "simple-parsing", "loguru", "pandas", "scipy")
 EMPTY_SHOTS = 10
 CONVERSION = "sequence_to_stills"
+# What mdx2.scale refines unless told otherwise: one factor an image (there smooth along the series)
+SCALE_ONLY = ("model.panel=False", "model.sensitivity=False", "model.offset=False")
 
 
 @dataclass
@@ -131,8 +134,8 @@ def run_mdx2(work: Path, n_images: int, commands: Path, nproc: int, threshold: f
     return [timed(step, folder, str(commands / f"mdx2.{name}"), *arguments) for step, name, *arguments in steps]
 
 
-def run_ours(data: Path, work: Path, name: str, nproc: int) -> list[Timing]:
-    """Our chain on work/refined.expt and .refl, with data/background.expt"""
+def run_ours(data: Path, work: Path, name: str, nproc: int, scale: tuple[str, ...]) -> list[Timing]:
+    """Our chain on work/refined.expt and .refl, with data/background.expt; scale: parameters of that step"""
     folder = work / name
     folder.mkdir()
     python = (sys.executable, "-m")
@@ -149,7 +152,7 @@ def run_ours(data: Path, work: Path, name: str, nproc: int) -> list[Timing]:
             background, subdivide,
         ),
         timed("grid", folder, *python, f"{ours}grid", "diffuse_extracted.expt", "diffuse_extracted.refl"),
-        timed("scale", folder, *python, f"{ours}scale", "diffuse_gridded.expt", "diffuse_gridded.refl", jobs),
+        timed("scale", folder, *python, f"{ours}scale", "diffuse_gridded.expt", "diffuse_gridded.refl", jobs, *scale),
     ]  # fmt: skip
 
 
@@ -201,7 +204,11 @@ def main() -> None:
     parser.add_argument("--threshold", type=float, default=20.0, help="of mdx2.find_peaks")
     parser.add_argument("--nproc", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=None, help="where to work, kept (default: a temporary folder)")
+    parser.add_argument(
+        "--all-components", action="store_true", help="let our scaling try all of its components, as it does by default"
+    )
     options, more = parser.parse_known_args()  # the rest: parameters of dials.diffuse_simulate
+    scale = () if options.all_components else SCALE_ONLY
     with tempfile.TemporaryDirectory() as temporary:
         parent = (options.folder or Path(temporary)).resolve()
         parent.mkdir(exist_ok=True)
@@ -219,9 +226,9 @@ def main() -> None:
             refine_sweep(work, images[:n], options.nproc)
             empty_shots_as_sweep(data, work)
             if n == numbers[0]:  # compiles
-                run_ours(data, work, "compile", options.nproc)
+                run_ours(data, work, "compile", options.nproc, scale)
             mdx2.append(run_mdx2(work, n, commands, options.nproc, options.threshold))
-            ours.append(run_ours(data, work, "ours", options.nproc))
+            ours.append(run_ours(data, work, "ours", options.nproc, scale))
     mpixel = options.size[0] * options.size[1] / 1e6
     print(
         f"\nmilliseconds per image and Mpixel, {numbers[0]} and {numbers[1]} images of {options.size[0]} x "
