@@ -39,7 +39,7 @@ _TYPES = {
 _NAMES = {(np.dtype(kind), shape): name for name, (kind, shape) in _TYPES.items()}
 # The length of a column is a number of 32 bits
 _MOST_BYTES = 2**32 - 1
-_IN_MEMORY = 300_000_000  # bytes of columns kept before they go to temporary files
+_IN_MEMORY = 500_000_000  # bytes of columns kept before they go to temporary files
 
 
 class ColumnWriter:
