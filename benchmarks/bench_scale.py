@@ -5,9 +5,8 @@ Usage: python benchmarks/bench_scale.py [--recovery] [--speed] [--stills 30 300 
 --recovery: for each number of stills, with everything on (b 0.3 to 3, panels +-5 %, a +-10 %, a varying
 ring c, 1 % wild observations): correlation of b, d, a and c with the truth, the merged map against the one
 merged with the true factors, chi^2, and the largest difference of b to a fit from starts that are up to a factor 1.5 off, in
-standard deviations. "limit" is the correlation of d that its standard deviations lead to expect: a smooth a follows the
-panels' factors but for the steps between panels, so that d takes a hundred times the photons of a panel
-without a.
+standard deviations. "limit" is the correlation of d that its standard deviations lead to expect: 64 factors that
+differ by 3 % take some 4e7 photons for 0.99, since a smooth a can follow them in part.
 --speed: the same with growing numbers of observations: seconds by function, peak memory.
 """
 

@@ -32,7 +32,7 @@ model
     .type = int(value_min=5)
     .help = "Number of parameters of c(|q|) between 0 and the largest |q|."
     .expert_level = 1
-  sensitivity_parameters = 11
+  sensitivity_parameters = 13
     .type = int(value_min=5)
     .help = "Number of parameters of a(x,y) along x and along y. Too few are worse than too"
             "many: what a smooth function can't follow is taken for panel factors."

@@ -56,7 +56,7 @@ class ModelSettings:
     panel: bool | None = None
     sensitivity: bool | None = None
     offset_parameters: int = 8
-    sensitivity_parameters: int = 11
+    sensitivity_parameters: int = 13
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def test_q_of_observations_is_that_of_their_pixels(make_truth):
 
 def test_everything_on_is_recovered(make_truth, tmp_path):
     truth = make_truth(
-        n_stills=60, n_obs=3000, n_voxels=800, mean_counts=15, offset=1, sensitivity=0.1,
+        n_stills=60, n_obs=3000, n_voxels=800, mean_counts=40, offset=1, sensitivity=0.1,
         panels=(5, 5), panel_spread=0.05, wild_fraction=0.01,
     )  # fmt: skip
     model = ModelSettings(offset=True, panel=True, sensitivity=True)
