@@ -58,6 +58,28 @@ def test_scales_follow_the_crystal(chain):
     assert np.abs(inner[1:-1] - 0.5 * (inner[2:] + inner[:-2])).max() < 0.1
 
 
+def test_scales_rise_and_fall_once(chain):
+    """Along the scan b has one maximum, but for a tenth of it."""
+    b = scales_of(chain)
+    top = np.argmax(b)
+    slack = 0.1 * b.max()
+    assert (np.diff(b[: top + 1]) > -slack).all()
+    assert (np.diff(b[top:]) < slack).all()
+    assert b[0] < 0.9 * b.max()
+
+
+def test_agreement_before_and_after_scaling_is_reported(chain):
+    numbers = json.loads((chain / "scale.json").read_text())
+    before, after = numbers["statistics_unscaled"]["overall"], numbers["statistics"]["overall"]
+    assert after["r_meas"] < before["r_meas"]
+    assert after["chi2"] == pytest.approx(1, abs=0.1)
+    assert after["chi2"] < 0.95 * before["chi2"]
+    assert after["cc_half"] > 0.5 and before["cc_half"] > 0.5
+    log = (chain / "dials.diffuse_scale.log").read_text()
+    assert f"After scaling:  R_meas {after['r_meas']:.4f}, CC1/2 {after['cc_half']:.4f}" in log
+    assert f"Before scaling: R_meas {before['r_meas']:.4f}, CC1/2 {before['cc_half']:.4f}" in log
+
+
 def test_background_is_gone(chain):
     """The last still has most of the counts of the others, and hardly any diffuse intensity."""
     table = flex.reflection_table.from_file(str(chain / "diffuse_extracted.refl"))
