@@ -81,6 +81,7 @@ setup(
     # not them. And where DIALS loads models through pkg_resources (3.12), every name
     # here must be a distribution with metadata, which Debian's h5py and xraylib are
     # not: DIALS itself would then fail on any .expt. So: pip install dials_diffuse[full]
+    # (numpy, scipy and, with scikit-learn, threadpoolctl come with DIALS)
     extras_require={
         "full": ["h5py", "numba", "plotly", "xraylib"],
         "test": ["pytest", "dials_data"],

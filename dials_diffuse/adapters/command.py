@@ -18,6 +18,7 @@ from dials.util.version import dials_version
 
 import dials_diffuse
 from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.system import one_thread_of_algebra
 
 logger = logging.getLogger("dials.diffuse")
 
@@ -44,7 +45,7 @@ def handle_errors() -> Callable:
     def decorate(run):
         @functools.wraps(run)
         def wrapped(*args, **kwargs):
-            with enable_faulthandler(), make_sys_exit_red():
+            with enable_faulthandler(), make_sys_exit_red(), one_thread_of_algebra():
                 try:
                     with _errors_to_the_right_address():
                         return run(*args, **kwargs)

@@ -27,6 +27,8 @@ def read_raw(imageset, index: int) -> list[np.ndarray]:
             f"Can't read image {index + 1} of {imageset.get_path(index)}: "
             f"{reason[0] if reason else type(error).__name__}"
         ) from error
+    # An imageset keeps its last image; with a still an imageset that would be all of them
+    imageset.clear_cache()
     if not isinstance(raw, tuple):
         raw = (raw,)
     return [flumpy.to_numpy(panel) for panel in raw]

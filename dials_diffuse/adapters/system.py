@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import logging
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+
+from threadpoolctl import threadpool_limits
 
 import libtbx
 
@@ -37,6 +40,23 @@ def resolve_nproc(nproc: int | None, n_tasks: int | None = None) -> int:
     if n_tasks is not None:
         n = min(n, n_tasks)
     return max(1, n)
+
+
+def one_thread_of_algebra() -> contextlib.AbstractContextManager:
+    """Linear algebra without threads of its own, from now on or within a with block.
+
+    Our matrices are small and our processes many: threads that wait for work by spinning cost more
+    processor time than they save.
+    """
+    import numpy  # noqa: F401  only a library that is loaded can be told
+
+    return threadpool_limits(limits=1, user_api="blas")
+
+
+def _start_worker(initializer: Callable | None, initargs: tuple) -> None:
+    one_thread_of_algebra()
+    if initializer is not None:
+        initializer(*initargs)
 
 
 def map_in_processes(
@@ -69,8 +89,8 @@ def map_in_processes(
     with ProcessPoolExecutor(
         max_workers=nproc,
         mp_context=context,
-        initializer=initializer,
-        initargs=initargs,
+        initializer=_start_worker,
+        initargs=(initializer, initargs),
     ) as pool:
 
         def submit(item):

@@ -5,10 +5,16 @@ from __future__ import annotations
 import os
 
 import pytest
+from threadpoolctl import threadpool_info
 
 import libtbx
 
-from dials_diffuse.adapters.system import cpu_count, map_in_processes, resolve_nproc
+from dials_diffuse.adapters.system import (
+    cpu_count,
+    map_in_processes,
+    one_thread_of_algebra,
+    resolve_nproc,
+)
 
 _added = 0
 
@@ -82,3 +88,17 @@ def test_errors_of_the_function_are_passed_on(nproc):
 def test_a_worker_that_is_killed_is_an_error_not_a_hang():
     with pytest.raises(ChildProcessError, match="nproc"):
         list(map_in_processes(die, range(8), 2))
+
+
+def algebra_threads(_=None):
+    import numpy as np
+
+    np.ones((2, 2)) @ np.ones((2, 2))
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+def test_linear_algebra_has_one_thread():
+    with one_thread_of_algebra():
+        assert algebra_threads() <= {1}
+    for threads in map_in_processes(algebra_threads, [0, 1], nproc=2):
+        assert threads <= {1}
