@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_MOST_ROWS = 40_000_000  # observations; a column of a .refl file ends at four times as many
+MOST_ROWS = 40_000_000  # observations; a column of a .refl file ends at four times as many
 
 
 def batch_name(name: str | os.PathLike, number: int, n_batches: int | None) -> str:
@@ -30,6 +30,6 @@ def stills_a_file(n_rows: int, n_stills: int) -> int | None:
         n_rows: observations of one still
         n_stills: how many there are
     """
-    if n_rows * n_stills <= _MOST_ROWS:
+    if n_rows * n_stills <= MOST_ROWS:
         return None
-    return max(1, _MOST_ROWS // (2 * n_rows))
+    return max(1, MOST_ROWS // (2 * n_rows))

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 import libtbx
 
 from dials.util import progress
 
 from dials_diffuse.adapters.experiments import DataPair, load_experiments
 from dials_diffuse.adapters.system import resolve_nproc
-from dials_diffuse.io.batches import batch_name
+from dials_diffuse.io.batches import MOST_ROWS, batch_name
 from dials_diffuse.phil.process import STEP_SCOPES
 from dials_diffuse.pipeline.contents import (
     batches_of,
@@ -127,6 +129,28 @@ class _Stills:
 def automatic_batch_size(n_pixels: int) -> int:
     """Stills in a batch, for detectors of n_pixels"""
     return int(min(_STILLS_OF_A_BATCH, max(10, _PIXELS_OF_A_BATCH // max(1, n_pixels))))
+
+
+def most_stills_of_a_batch(experiment, subdivide: Sequence[int], d_min: float | None = None) -> int:
+    """Stills whose observations dials.diffuse_extract surely writes as one file.
+
+    A still has no more rows than pixels, and on average no more than S (|v1| + |v2| + |v3|)/V: the
+    Ewald sphere within q_max has the area S = pi q_max^2, a plane meets
+    (|n v1| + |n v2| + |n v3|)/V voxels of edges v and volume V per area, half of that in the mean over
+    its direction n, and each may have a row under Bragg spots and one beside them.
+
+    Args:
+        experiment: one of the stills
+        subdivide: voxels per reciprocal cell edge
+        d_min: Angstrom; None: all that the detector sees
+    """
+    detector, s0 = experiment.detector, experiment.beam.get_s0()
+    d_min = max(d_min or 0.0, min(panel.get_max_resolution_at_corners(s0) for panel in detector))
+    reciprocal = np.array(experiment.crystal.get_unit_cell().reciprocal().orthogonalization_matrix()).reshape(3, 3)
+    edges = reciprocal / np.array(subdivide)
+    n_rows = np.pi / d_min**2 * np.linalg.norm(edges, axis=0).sum() / np.linalg.det(edges)
+    n_pixels = sum(int(np.prod(panel.get_image_size())) for panel in detector)
+    return max(1, int(MOST_ROWS / min(n_rows, n_pixels)))
 
 
 class Pipeline:
@@ -357,7 +381,7 @@ class Pipeline:
     def _mask(self, pairs: list[Files]) -> list[Files]:
         pairs = self._as_stills(pairs)
         stills = self._stills_of(pairs)
-        size = self._batch_size(stills)
+        size = self._batch_size(stills, pairs)
         n_stills = sum(len(keys) for keys in stills.keys)
         if n_stills > size:
             return self._mask_in_batches(pairs, stills, size)
@@ -473,9 +497,21 @@ class Pipeline:
     def _number_of_stills(self, pairs: Sequence[Files]) -> int:
         return sum(len(read_contents(Path(self.folder, expt))["experiment"]) for expt, _ in pairs)
 
-    def _batch_size(self, stills: _Stills) -> int:
+    def _batch_size(self, stills: _Stills, pairs: Sequence[Files]) -> int:
         size = self.params.batch_size
-        return automatic_batch_size(stills.n_pixels) if size is None or size is libtbx.Auto else size
+        if size is None or size is libtbx.Auto:
+            size = automatic_batch_size(stills.n_pixels)
+        # Of few pixels, no number of stills that a run has is too many
+        if size * stills.n_pixels <= MOST_ROWS:
+            return size
+        first = load_experiments(Path(self.folder, pairs[0][0]), check_format=False)[0]
+        if first.crystal is None:
+            return size
+        extract = step_values("extract", self.params, self.folder)
+        most = most_stills_of_a_batch(first, extract.subdivide, extract.d_min)
+        if size > most:
+            logger.info("Batches of %d stills at most: the observations of more don't fit into one file", most)
+        return min(size, most)
 
     def _as_stills(self, pairs: list[Files]) -> list[Files]:
         """The input with sweeps converted."""
@@ -510,7 +546,7 @@ class Pipeline:
     def _extract(self, files: list[Files]) -> list[Files]:
         stills = self._stills_of(files)
         if len(files) == 1:
-            size = self._batch_size(stills)
+            size = self._batch_size(stills, files)
             n = len(batches_of(stills.keys[0], size))
             if n > 1:
                 files = self._split(files[0], size, n)

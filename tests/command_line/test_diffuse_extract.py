@@ -155,7 +155,7 @@ def test_batches_where_one_file_would_be_too_long(folder, monkeypatch):
     extract()
     _, table = result()
     most = (as_numpy(table["id"]) == 0).sum()
-    monkeypatch.setattr(batches, "_MOST_ROWS", 3 * most)
+    monkeypatch.setattr(batches, "MOST_ROWS", 3 * most)
     extract()
     parts = [result(f"diffuse_extracted_000{i}")[1] for i in (1, 2, 3, 4)]
     joined = np.concatenate([as_numpy(part["counts"]) for part in parts])
