@@ -339,6 +339,78 @@ def predict_spots(
     return SpotRows(*(np.concatenate(columns) for columns in zip(*parts)))
 
 
+@numba.njit(cache=True)
+def _ellipses(
+    near, v, mm, pixel, inverse, pixel_size, size, spread, level, counts, direction, s0, point_spread, padding
+):  # fmt: skip
+    """Ellipses of the spots whose bounding box touches a panel of some size (fast, slow).
+
+    Args:
+        near: (N,) rows of spread, level, counts and direction
+        v: (N, 3) inverse d matrix times s1; mm, pixel: (N, 2) where that is on the panel
+
+    Returns:
+        (n, which rows, bbox (N, 4), ellipse (N, 3), to_pixels (N, 2, 2)), of which the first n are filled
+    """
+    rows = np.empty(near.size, np.int64)
+    bbox = np.empty((near.size, 4), np.int32)
+    ellipse = np.empty((near.size, 3))
+    to_pixels = np.empty((near.size, 2, 2))
+    jacobian = np.empty((2, 3))
+    n = 0
+    for i in range(near.size):
+        row = near[i]
+        # d(mm)/d(s1), by the quotient rule, in pixels
+        for axis in range(2):
+            for j in range(3):
+                slope = inverse[axis, j] - mm[i, axis] * inverse[2, j]
+                jacobian[axis, j] = slope / (v[i, 2] * pixel_size[axis])
+        k00, k01, k02, k11, k12, k22 = spread[row]
+        x, y, z = jacobian[0]
+        kx, ky, kz = x * k00 + y * k01 + z * k02, x * k01 + y * k11 + z * k12, x * k02 + y * k12 + z * k22
+        sxx = kx * x + ky * y + kz * z + point_spread**2
+        sxy = kx * jacobian[1, 0] + ky * jacobian[1, 1] + kz * jacobian[1, 2]
+        x, y, z = jacobian[1]
+        kx, ky, kz = x * k00 + y * k01 + z * k02, x * k01 + y * k11 + z * k12, x * k02 + y * k12 + z * k22
+        syy = kx * x + ky * y + kz * z + point_spread**2
+        # Principal axes of the 2 x 2 covariance, in closed form
+        mean, half = (sxx + syy) / 2, (sxx - syy) / 2
+        root = np.hypot(half, sxy)
+        angle = 0.5 * np.arctan2(sxy, half)
+        # A normal spot of N counts, N / (2 pi |S|^1/2) high, falls to f counts a pixel at
+        # u^2 = 2 ln(N / (2 pi |S|^1/2 f)); pixels are no smaller than one
+        area = 2 * np.pi * np.sqrt(max(sxx * syy - sxy**2, 0.0) + 1 / 144)
+        bright = 2 * np.log(max(counts[row] / area, 1.0))
+        reach = np.sqrt(max(level[row], bright))
+        long = reach * np.sqrt(mean + root) + padding
+        short = reach * np.sqrt(max(mean - root, 0.0)) + padding
+        cos, sin = np.cos(angle), np.sin(angle)
+        half_x = np.hypot(long * cos, short * sin)
+        half_y = np.hypot(long * sin, short * cos)
+        x0, x1 = np.floor(pixel[i, 0] - half_x), np.ceil(pixel[i, 0] + half_x)
+        y0, y1 = np.floor(pixel[i, 1] - half_y), np.ceil(pixel[i, 1] + half_y)
+        # written so that NaN does not touch
+        if not (x1 > 0 and y1 > 0 and x0 < size[0] and y0 < size[1]):
+            continue
+        rows[n] = i
+        bbox[n, 0], bbox[n, 1], bbox[n, 2], bbox[n, 3] = x0, x1, y0, y1
+        ellipse[n, 0] = (cos / long) ** 2 + (sin / short) ** 2
+        ellipse[n, 1] = cos * sin * (1 / long**2 - 1 / short**2)
+        ellipse[n, 2] = (sin / long) ** 2 + (cos / short) ** 2
+        # Across the direction of the spot: tangential to the beam centre, and radial
+        dx, dy, dz = direction[row]
+        tx, ty, tz = s0[1] * dz - s0[2] * dy, s0[2] * dx - s0[0] * dz, s0[0] * dy - s0[1] * dx
+        length = np.sqrt(tx * tx + ty * ty + tz * tz)
+        tx, ty, tz = tx / length, ty / length, tz / length
+        rx, ry, rz = ty * dz - tz * dy, tz * dx - tx * dz, tx * dy - ty * dx
+        for axis in range(2):
+            x, y, z = jacobian[axis]
+            to_pixels[n, axis, 0] = x * rx + y * ry + z * rz
+            to_pixels[n, axis, 1] = x * tx + y * ty + z * tz
+        n += 1
+    return n, rows, bbox, ellipse, to_pixels
+
+
 def _on_panel(number, panel, projection, shape, padding, s0, nodes, s1, direction, spread, level, counts):
     """Rows of the spots whose bounding box touches one panel."""
     near = np.flatnonzero(direction @ projection.axis >= projection.cosine)
@@ -347,67 +419,17 @@ def _on_panel(number, panel, projection, shape, padding, s0, nodes, s1, directio
     near, v = near[front], v[front]
     mm = v[:, :2] / v[:, 2:]
     pixel = as_numpy(panel.millimeter_to_pixel(vec2_column(mm))) if len(mm) else mm
-    # d(mm)/d(s1), by the quotient rule, in pixels
-    jacobian = (
-        projection.inverse[None, :2, :] - mm[:, :, None] * projection.inverse[None, 2:, :]
-    ) / (v[:, 2, None, None] * np.array(projection.pixel_size)[None, :, None])
-    k = spread[near][:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3)
-    covariance = jacobian @ k @ jacobian.transpose(0, 2, 1)
-    sxx = covariance[:, 0, 0] + shape.point_spread**2
-    syy = covariance[:, 1, 1] + shape.point_spread**2
-    sxy = covariance[:, 0, 1]
-    # Principal axes of the 2 x 2 covariances, in closed form
-    mean, half = (sxx + syy) / 2, (sxx - syy) / 2
-    root = np.hypot(half, sxy)
-    angle = 0.5 * np.arctan2(sxy, half)
-    # A normal spot of N counts, N / (2 pi |S|^1/2) high, falls to f counts a pixel at
-    # u^2 = 2 ln(N / (2 pi |S|^1/2 f)); pixels are no smaller than one
-    area = 2 * np.pi * np.sqrt(np.maximum(sxx * syy - sxy**2, 0.0) + 1 / 144)
-    bright = 2 * np.log(np.maximum(counts[near] / area, 1.0))
-    size = np.sqrt(np.maximum(level[near], bright))
-    long = size * np.sqrt(mean + root) + padding
-    short = size * np.sqrt(np.maximum(mean - root, 0.0)) + padding
-    cos, sin = np.cos(angle), np.sin(angle)
-    half_x = np.hypot(long * cos, short * sin)
-    half_y = np.hypot(long * sin, short * cos)
-    bbox = np.stack(
-        [
-            np.floor(pixel[:, 0] - half_x),
-            np.ceil(pixel[:, 0] + half_x),
-            np.floor(pixel[:, 1] - half_y),
-            np.ceil(pixel[:, 1] + half_y),
-        ],
-        axis=1,
-    )
-    touches = (
-        (bbox[:, 1] > 0)
-        & (bbox[:, 3] > 0)
-        & (bbox[:, 0] < projection.size[0])
-        & (bbox[:, 2] < projection.size[1])
-    )
-    ellipse = np.stack(
-        [
-            (cos / long) ** 2 + (sin / short) ** 2,
-            cos * sin * (1 / long**2 - 1 / short**2),
-            (sin / long) ** 2 + (cos / short) ** 2,
-        ],
-        axis=1,
-    )
-    near, jacobian = near[touches], jacobian[touches]
-    tangential = np.cross(s0, direction[near])
-    tangential /= np.linalg.norm(tangential, axis=1)[:, None]
-    radial = np.cross(tangential, direction[near])
+    n, rows, *columns = _ellipses(
+        near, v, mm, pixel, projection.inverse, np.array(projection.pixel_size), np.array(projection.size),
+        spread, level, counts, direction, s0, float(shape.point_spread), float(padding),
+    )  # fmt: skip
+    bbox, ellipse, to_pixels = (column[:n] for column in columns)
+    touching = near[rows[:n]]
     hkl, q, excitation = nodes
     return (
-        np.full(len(near), number, dtype=np.int64),
-        hkl[near],
-        pixel[touches],
-        bbox[touches].astype(np.int32),
-        ellipse[touches],
-        q[near],
-        excitation[near],
-        jacobian @ np.stack([radial, tangential], axis=2),
-    )
+        np.full(n, number, dtype=np.int64), hkl[touching], pixel[rows[:n]], bbox, ellipse,
+        q[touching], excitation[touching], to_pixels,
+    )  # fmt: skip
 
 
 def spots_table(rows: SpotRows, index: int, z: float):
