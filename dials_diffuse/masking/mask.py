@@ -371,9 +371,12 @@ def check_space_groups(experiments) -> None:
     """Raises:
     ValueError: the crystals differ in space group.
     """
-    groups = {}
+    groups, last, symbol = {}, None, ""
     for index, experiment in enumerate(experiments):
-        symbol = str(experiment.crystal.get_space_group().info())
+        group = experiment.crystal.get_space_group()
+        # A symbol takes a millisecond to find
+        if last is None or group != last:
+            last, symbol = group, str(group.info())
         groups.setdefault(symbol, index)
     if len(groups) > 1:
         raise ValueError(

@@ -15,7 +15,6 @@ centre is where DIALS predicts stills: r turned onto the sphere.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
@@ -232,13 +231,6 @@ def centring_vectors(space_group) -> tuple[np.ndarray, int]:
     return np.array(vectors, dtype=np.int64).reshape(-1, 3), int(den)
 
 
-@functools.lru_cache(maxsize=8)
-def _space_group_centring(hall_symbol: str) -> tuple[np.ndarray, int]:
-    from cctbx import sgtbx
-
-    return centring_vectors(sgtbx.space_group(hall_symbol))
-
-
 @dataclass(frozen=True)
 class _PanelProjection:
     inverse: np.ndarray
@@ -316,9 +308,7 @@ def predict_spots(
         )
     setting = still.setting_matrix()
     limits = np.floor(np.linalg.norm(np.linalg.inv(setting), axis=1) * q_max).astype(np.int64)
-    centring, den = _space_group_centring(
-        still.crystal.get_space_group().type().hall_symbol()
-    )
+    centring, den = centring_vectors(still.crystal.get_space_group())
     n, hkl, q, spread, level = _sections(
         setting, s0, q_max, limits, constant, np.array(shape.across), float(shape.along),
         k_of_q, k_of_q.max() * largest, centring, den,
