@@ -38,6 +38,20 @@ model
             "many: what a smooth function can't follow is taken for panel factors."
     .expert_level = 1
 }
+series
+  .help = "Stills that follow each other on one crystal, so that b changes smoothly."
+{
+  intervals = None
+    .type = int(value_min=1)
+    .help = "Intervals of a smooth function b(p_order) over the whole series. None: a b for"
+            "each still."
+    .expert_level = 1
+  p_order = None
+    .type = floats
+    .help = "Place of each still in the series (time, angle, dose), a number a still in the"
+            "order of the input. None: the number of the still in the input."
+    .expert_level = 1
+}
 stills
   .help = "Stills that do not agree with the others. They are reported in any case. Left out,"
           "all others are scaled again without them."

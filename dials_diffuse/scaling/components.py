@@ -219,6 +219,59 @@ class _SelectedData(FreeParametersMixin, ScaleComponentBase):
         return self.calculate_scales_and_derivatives(block_id)[0]
 
 
+class ScaleSeries(_SelectedData):
+    """b as a smooth function of p_order, where stills follow each other on one crystal
+
+    Attributes:
+        p_order: (S,) position of each still in the series
+    """
+
+    null_parameter_value = 1.0
+    column = "p_order"
+
+    def __init__(self, initial_values, p_order: np.ndarray, parameter_esds=None):
+        super().__init__(initial_values, parameter_esds)
+        self.p_order = np.asarray(p_order, dtype=float)
+        low, high = float(self.p_order.min()), float(self.p_order.max())
+        self.smoother = GaussianSmoother1D((low, high), _intervals(self.n_params))
+
+    @classmethod
+    def through(cls, scales: np.ndarray, p_order: np.ndarray, intervals: int) -> ScaleSeries:
+        """The smooth function closest to scales (S,).
+
+        Args:
+            intervals: of the smoother over the range of p_order
+        """
+        n = intervals + 1 if intervals < 3 else intervals + 2
+        return cls(flex.double(n, 1.0), p_order).closest_to(scales)
+
+    def closest_to(self, scales: np.ndarray) -> ScaleSeries:
+        """A series with the same smoother, closest to scales (S,)"""
+        n = self.n_params
+        out = type(self)(flex.double(n, 1.0), self.p_order)
+        mean = float(np.mean(scales))
+        # what no still determines stays at the mean
+        weights = np.vstack((out.table_weights(), 1e-3 * np.eye(n)))
+        target = np.concatenate((np.asarray(scales) - mean, np.zeros(n)))
+        shift = np.linalg.lstsq(weights, target, rcond=None)[0]
+        out.set_values(np.maximum(mean + shift, 0.01 * mean))
+        return out
+
+    def calculate_scales_and_derivatives(self, block_id=0):
+        """Values (flex.double) and derivatives (sparse, observations x parameters)"""
+        value, weight, total = self.smoother.multi_value_weight(
+            self._blocks[block_id], self._parameters
+        )
+        return value, _normalised(weight, total)
+
+    def table_weights(self) -> np.ndarray:
+        """(S, n_params): b of the stills = weights @ parameters"""
+        _, weight, total = self.smoother.multi_value_weight(
+            flex.double(self.p_order.tolist()), self._parameters
+        )
+        return _dense(weight) / flumpy.to_numpy(total)[:, None]
+
+
 class PanelScale(_SelectedData):
     """d, one factor a panel of the detector, shared by all stills"""
 

@@ -19,7 +19,7 @@ from dials_diffuse.scaling.bragg import (
     bragg_observations,
     mean_bragg_intensity,
 )
-from dials_diffuse.scaling.components import whitening
+from dials_diffuse.scaling.components import ScaleSeries, whitening
 from dials_diffuse.scaling.model import DiffuseScalingModel
 from dials_diffuse.scaling.observations import Observations, ObservationSource
 from dials_diffuse.scaling.restraints import (
@@ -60,6 +60,38 @@ class ModelSettings:
 
 
 @dataclass(frozen=True)
+class SeriesSettings:
+    """b as a smooth function of the order of the stills; see phil/scale.py.
+
+    Attributes:
+        intervals: of the smoother over the whole series; None: a b for each still
+        p_order: place of each still in the series; None: its number in the input
+    """
+
+    intervals: int | None = None
+    p_order: tuple[float, ...] | None = None
+
+    def places(self, n_stills: int) -> np.ndarray:
+        """p_order (S,)
+
+        Raises:
+            ValueError: a list that doesn't fit the stills, or has no range.
+        """
+        if self.p_order is None:
+            return np.arange(n_stills, dtype=float)
+        places = np.array(self.p_order, dtype=float)
+        if len(places) != n_stills:
+            raise ValueError(
+                f"series.p_order holds {len(places)} numbers for {n_stills} stills: give one for each"
+            )
+        if not np.all(np.isfinite(places)):
+            raise ValueError("series.p_order holds numbers that are not finite")
+        if np.ptp(places) == 0:
+            raise ValueError("The numbers of series.p_order are all the same: there is no order")
+        return places
+
+
+@dataclass(frozen=True)
 class FitSettings:
     """What the fit is to do; see phil/scale.py for the meaning of each value."""
 
@@ -67,6 +99,7 @@ class FitSettings:
     bragg: BraggSettings = BraggSettings()
     bragg_files: tuple = ()
     restraints: RestraintSettings = RestraintSettings()
+    series: SeriesSettings = SeriesSettings()
     engine: str = "SimpleLBFGS"
     max_iterations: int | None = None
     n_cycles: int = 6
@@ -254,6 +287,11 @@ class Fitter:
         self.profile_scales = survey.still_scales()
         self.prior = survey.prior(self.profile_scales)
         self.start = self.profile_scales if start is None else np.asarray(start, dtype=float)
+        self.places = None
+        if settings.series.intervals is not None and settings.model.scale:
+            self.places = settings.series.places(len(excluded))
+            if settings.engine != "SimpleLBFGS":
+                raise ValueError("series.intervals needs fit.engine=SimpleLBFGS")
         chosen = select_for_fit(survey, settings)
         position = np.arange(len(chosen)) * 0.7548776662466927 % 1.0
         free = position < settings.free_percentage / 100
@@ -278,7 +316,21 @@ class Fitter:
             len(self.free),
         )
 
-    def scaler(self, models: list, observations: Observations) -> DiffuseScaler:
+    def series(self, scales: np.ndarray) -> ScaleSeries | None:
+        """The smooth function of p_order closest to scales (S,), None if b is not smooth.
+
+        Stills that are left out say nothing: they get what lies between the others.
+        """
+        if self.places is None:
+            return None
+        used = np.flatnonzero(self.used)
+        order = used[np.argsort(self.places[used], kind="stable")]
+        between = np.interp(self.places, self.places[order], np.asarray(scales)[order])
+        return ScaleSeries.through(between, self.places, self.settings.series.intervals)
+
+    def scaler(
+        self, models: list, observations: Observations, series: ScaleSeries | None = None
+    ) -> DiffuseScaler:
         """Models with observations"""
         return DiffuseScaler(
             models,
@@ -288,13 +340,14 @@ class Fitter:
             readout_noise=self.settings.readout_noise,
             # the free set is of voxels only
             bragg=self.bragg if observations is self.observations else None,
+            series=series,
         )
 
     def n_parameters(self, names: list[str]) -> int:
         """Parameters of a model with these components"""
         m = self.settings.model
         each = {
-            "scale": self.used.sum(),
+            "scale": self.used.sum() if self.places is None else self.settings.series.intervals + 2,
             "offset": self.used.sum() * m.offset_parameters,
             "panel": self.survey.n_panels,
             "sensitivity": m.sensitivity_parameters**2,
@@ -317,7 +370,8 @@ class Fitter:
         """
         settings = self.settings
         models = build_models(self.source, self.survey, settings.model, names, start)
-        scaler = self.scaler(models, self.observations)
+        scales = np.array([model.components["scale"].parameters[0] for model in models])
+        scaler = self.scaler(models, self.observations, self.series(scales))
         restraints = Restraints(scaler, settings.restraints, self.profile_scales, self.prior)
         fresh = not isinstance(start[0], DiffuseScalingModel)
         order = [["scale"], names] if fresh and "scale" in names and len(names) > 1 else [names]
@@ -372,6 +426,13 @@ def still_covariances(scaler: DiffuseScaler, restraints: Restraints) -> np.ndarr
     target.compute_functional_gradients(scaler.data)
     units, _ = whitening(scaler.still_normal_matrices(restraints, target.reference))
     return np.einsum("spk,sqk->spq", units, units)
+
+
+def series_variances(scaler: DiffuseScaler) -> np.ndarray:
+    """(S,): variances of b where it is a smooth function, for the convention mean b = 1"""
+    b = scaler.b
+    of_b = scaler.series_weights @ scaler.series.unit
+    return np.sum((of_b - np.outer(b / b.mean(), of_b.mean(axis=0))) ** 2, axis=1)
 
 
 def shifts_of_detector(scaler: DiffuseScaler, name: str) -> np.ndarray:
@@ -479,6 +540,10 @@ def _finish(scaler: DiffuseScaler, fitter: Fitter, result: FitResult) -> None:
     covariances = still_covariances(scaler, restraints)
     # the least-squares engines have found those of the other components with all correlations
     by_engine = fitter.settings.engine != "SimpleLBFGS"
+    if scaler.series is not None:
+        covariances[:, 0, 0] = series_variances(scaler)
+        for model, place in zip(scaler.models, scaler.series.p_order):
+            model.set_series(scaler.series, place)
     for model, covariance in zip(scaler.models, covariances):
         sigmas = np.sqrt(np.diagonal(covariance))
         if "scale" in names and not by_engine:

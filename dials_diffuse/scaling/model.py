@@ -18,6 +18,7 @@ from dials.array_family import flex
 from dials_diffuse.scaling.components import (
     PanelScale,
     RadialOffset,
+    ScaleSeries,
     Sensitivity,
     StillScale,
 )
@@ -125,6 +126,14 @@ class DiffuseScalingModel(ScalingModelBase):
             }
         return cls(parameters, configdict, is_scaled=configdict.get("is_scaled", False))
 
+    def set_series(self, series: ScaleSeries, place: float) -> None:
+        """Keep the smooth function of p_order that b comes from, and this still's place in it"""
+        self._configdict["series"] = {
+            "parameters": series.values().tolist(),
+            "range": [float(series.p_order.min()), float(series.p_order.max())],
+            "p_order": float(place),
+        }
+
     def set_scaling_model_as_scaled(self) -> None:
         super().set_scaling_model_as_scaled()
         self._configdict["is_scaled"] = True
@@ -181,6 +190,20 @@ class DiffuseScalingModel(ScalingModelBase):
                 "help": text,
             }
 
+        if "series" in self.configdict:
+            kept = self.configdict["series"]
+            x = np.linspace(*kept["range"], 200)
+            series = ScaleSeries(flex.double(kept["parameters"]), x)
+            # the still's b may be on the absolute scale by now
+            at = ScaleSeries(series.parameters, np.array([*kept["range"], kept["p_order"]]))
+            b = self.components["scale"].values()[0]
+            factor = b / (at.table_weights() @ at.values())[2]
+            y = factor * (series.table_weights() @ series.values())
+            curve = {"type": "scatter", "x": x.tolist(), "y": y.tolist()}
+            add(
+                "series", curve, "Scale b of the series", "p_order", "b",
+                "The smooth function that the scales of all stills of the series lie on.",
+            )  # fmt: skip
         if "offset" in self.components:
             offset = self.components["offset"]
             table = offset.table_weights() @ offset.values()

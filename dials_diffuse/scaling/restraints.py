@@ -93,6 +93,9 @@ class Restraints:
         self.settings = settings
         self.start = np.asarray(start, dtype=float)
         self.matrices: dict[str, np.ndarray] = {}
+        self.series_start = None
+        if scaler.series is not None:
+            self.series_start = scaler.series.closest_to(self.start).values()
         first = scaler.models[0].components
         if "offset" in first:
             offset = first["offset"]
@@ -118,13 +121,16 @@ class Restraints:
     def terms(self, scaler) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """For each component: residuals, and their derivatives by its parameters.
 
-        "scale" and "offset": residuals (S, n), derivatives (S, n, parameters of one still);
+        "scale" (without a series) and "offset": residuals (S, n), derivatives (S, n, parameters of one still);
         the others (n,) and (n, parameters).
         """
-        width = self.settings.scale * self.start
-        out = {
-            "scale": (((scaler.b - self.start) / width)[:, None], (1.0 / width)[:, None, None])
-        }
+        if scaler.series is None:
+            width = self.settings.scale * self.start
+            of_b = (((scaler.b - self.start) / width)[:, None], (1.0 / width)[:, None, None])
+        else:
+            width = self.settings.scale * self.series_start
+            of_b = ((scaler.series.values() - self.series_start) / width, np.diag(1.0 / width))
+        out = {"scale": of_b}
         for name, matrix in self.matrices.items():
             if name == "offset":
                 values = np.array([m.components["offset"].values() for m in scaler.models])
@@ -144,7 +150,8 @@ class Restraints:
             else 2 * of.T @ r
             for name, (r, of) in terms.items()
         }
-        gradients["scale"] = gradients["scale"][:, 0]
+        if scaler.series is None:
+            gradients["scale"] = gradients["scale"][:, 0]
         return value, gradients
 
 
@@ -170,9 +177,10 @@ def apply_conventions(scaler, used: np.ndarray) -> None:
             component.set_values(component.values() / mean)
             factor *= mean
     mean_b = scaler.b[used].mean()
-    for model in scaler.models:
-        scale = model.components["scale"]
-        scale.set_values(scale.values() / mean_b)
+    if scaler.series is not None:
+        scaler.series.set_values(scaler.series.values() / mean_b)
+    for model, b in zip(scaler.models, scaler.b):
+        model.components["scale"].set_values([b / mean_b])
         if "offset" in model.components:
             offset = model.components["offset"]
             offset.set_values(offset.values() * factor)

@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 
 from dials_diffuse.scaling.bragg import BRAGG_CODE
-from dials_diffuse.scaling.components import N_RADIAL, whitening
+from dials_diffuse.scaling.components import N_RADIAL, ScaleSeries, whitening
 from dials_diffuse.scaling.kernels import (
     curvatures,
     expected_variances,
@@ -62,7 +62,7 @@ class FitData:
 
 @dataclass
 class Detector:
-    """Owner of the components that all stills share; for the parameter manager one more dataset."""
+    """Owner of the components that stills share; for the parameter manager one more dataset."""
 
     components: dict
 
@@ -80,6 +80,7 @@ class DiffuseScaler:
         readout_noise: per pixel, photons
         bragg: reflections for the fit, their BraggSettings, and their mean intensity as
             function of |q|; or None
+        series: b as a smooth function of p_order, instead of the models' own b; or None
     """
 
     def __init__(
@@ -91,8 +92,11 @@ class DiffuseScaler:
         prior_strength: float = 2.0,
         readout_noise: float = 0.0,
         bragg: tuple | None = None,
+        series: ScaleSeries | None = None,
     ):
         self.models = models
+        self.series = series
+        self.series_weights = None if series is None else series.table_weights()
         first = models[0].components
         self.shared = {n: first[n] for n in ("panel", "sensitivity") if n in first}
         for model in models:
@@ -100,12 +104,13 @@ class DiffuseScaler:
                 model.components[name] = component
         self.data_managers = [
             SimpleNamespace(
-                components={n: c for n, c in m.components.items() if n not in self.shared}
+                components={n: c for n, c in m.components.items() if n not in self.shared and (n != "scale" or series is None)}
             )
             for m in models
         ]
-        if self.shared:
-            self.data_managers.append(Detector(self.shared))
+        common = self.shared if series is None else {"scale": series, **self.shared}
+        if common:
+            self.data_managers.append(Detector(common))
         self.prior_strength = prior_strength
         self.data = self._sort(observations, prior, readout_noise, bragg)
         if rmsd_tolerance is None:
@@ -178,7 +183,10 @@ class DiffuseScaler:
     def update_for_minimisation(self, apm=None, block_id: int = 0) -> None:
         """Take the parameters out of the components into arrays"""
         first = self.models[0].components
-        self.b = np.array([m.components["scale"].parameters[0] for m in self.models])
+        if self.series is None:
+            self.b = np.array([m.components["scale"].parameters[0] for m in self.models])
+        else:
+            self.b = self.series_weights @ self.series.values()
         if "offset" in first:
             parameters = np.array([m.components["offset"].values() for m in self.models])
             self.c = parameters @ self.radial_weights.T
@@ -253,7 +261,7 @@ class DiffuseScaler:
         of_b = normal[:, 0, 0]
         if "offset" in terms:
             of_c, cross = normal[:, 1:, 1:], normal[:, 1:, 0]
-            both = "scale" in names and "offset" in names
+            both = "scale" in names and "offset" in names and self.series is None
             units, inverses = whitening(of_c)
             slopes = -np.einsum("spq,srq,sr->sp", units, units, cross, optimize=True)
             if both:
@@ -265,9 +273,15 @@ class DiffuseScaler:
                 model.components["offset"].follow(
                     model.components["scale"] if both else None, slope[:, None]
                 )
-        self.scale_units = 1.0 / np.sqrt(of_b)
-        for model, unit in zip(self.models, self.scale_units):
-            model.components["scale"].set_unit(float(unit), 1.0 / float(unit))
+        if self.series is None:
+            self.scale_units = 1.0 / np.sqrt(of_b)
+            for model, unit in zip(self.models, self.scale_units):
+                model.components["scale"].set_unit(float(unit), 1.0 / float(unit))
+        else:
+            if "offset" in terms and "offset" in names:
+                of_b = of_b + np.einsum("sp,sp->s", cross, slopes)
+            weights, of = self.series_weights, terms["scale"][1]
+            self.series.set_unit(*whitening(weights.T @ (of_b[:, None] * weights) + of.T @ of))
         self._set_units_of_detector(terms, names, reference, of_d, of_a)
 
     def _set_units_of_detector(self, terms, names, reference, of_d, of_a) -> None:
@@ -313,7 +327,7 @@ class DiffuseScaler:
             matrix[:, 0, 1:] = matrix[:, 1:, 0] = cross @ weights
             matrix[:, 1:, 1:] = np.einsum("sr,rp,rq->spq", of_c, weights, weights, optimize=True)
         for name, (_, of) in restraints.terms(self).items():
-            if name == "scale":
+            if name == "scale" and self.series is None:
                 matrix[:, 0, 0] += of[:, 0, 0] ** 2
             elif name == "offset":
                 matrix[:, 1:, 1:] += np.einsum("skp,skq->spq", of, of)
@@ -322,7 +336,7 @@ class DiffuseScaler:
     def gradient_by_parameters(self, of_b, of_c, of_d, of_a) -> dict:
         """Chain rule from the tables to the parameters of each component"""
         return {
-            "scale": of_b,
+            "scale": of_b if self.series is None else of_b @ self.series_weights,
             "offset": of_c @ self.radial_weights,
             "panel": of_d,
             "sensitivity": of_a @ self.direction_weights,

@@ -79,6 +79,8 @@ class DiffuseScalingTarget(ScalingTarget):
             ValueError: the dense matrix would be too large.
         """
         scaler = self.scaler
+        if scaler.series is not None:
+            raise ValueError("series.intervals needs fit.engine=SimpleLBFGS")
         n_columns = sum(
             component.n_params
             for manager in scaler.data_managers
@@ -190,7 +192,9 @@ class DiffuseScalingTarget(ScalingTarget):
         """Derivatives by the free parameters: still after still, then the detector"""
         stills, detector = [], []
         first = self.scaler.models[0].components
-        if "scale" in self.names:
+        if "scale" in self.names and self.scaler.series is not None:
+            detector.append(self.scaler.series.free_gradient(gradients["scale"]))
+        elif "scale" in self.names:
             of = gradients["scale"]
             if "offset" in first and "offset" in self.names:
                 # c follows b
