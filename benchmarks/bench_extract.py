@@ -17,11 +17,12 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 import uuid
+
+from measured import Measured, ours, touch_memory
 
 from dials.array_family import flex
 
@@ -90,24 +91,11 @@ def repeated(data, images, folder: pathlib.Path, n: int) -> pathlib.Path:
     return target
 
 
-def run_step(step: str, folder: pathlib.Path, nproc: int, more=()) -> tuple[float, float, float]:
-    """(wall s, processor s, peak Mbyte of the process that took most) of a command."""
-    program = shutil.which(f"dials.diffuse_{step}") or sys.exit(f"dials.diffuse_{step} is not installed")
+def run_step(step: str, folder: pathlib.Path, nproc: int, more=()) -> Measured:
+    """Run a command of the chain on the files in a folder."""
+    touch_memory()
     processes = [] if step == "grid" else [f"nproc={nproc}"]  # gridding has one process only
-    with tempfile.TemporaryFile() as errors:
-        start = time.perf_counter()
-        process = subprocess.Popen(
-            [program, *STEPS[step], *processes, "output.html=None", *more],
-            cwd=folder, stdout=subprocess.DEVNULL, stderr=errors,
-        )  # fmt: skip
-        # The usage includes that of the workers, which the command has waited for
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            errors.seek(0)
-            sys.exit(f"dials.diffuse_{step} failed: {errors.read().decode()}")
-    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    return ours(step, *STEPS[step], *processes, "output.html=None", *more, cwd=folder)
 
 
 def reading(folder: pathlib.Path) -> tuple[float, float]:
@@ -159,13 +147,14 @@ def main() -> None:
             for step in STEPS:
                 extra = more if step == "extract" else ()
                 times = {n: run_step(step, target, nproc, extra) for n, target in folders.items()}
-                (small, small_cpu, _), (large, cpu, peak) = times[options.small], times[options.large]
-                slope = (large - small) / (options.large - options.small)
-                busy = (cpu - small_cpu) / (options.large - options.small)
+                few, many = times[options.small], times[options.large]
+                slope = (many.wall - few.wall) / (options.large - options.small)
+                busy = (many.cpu - few.cpu) / (options.large - options.small)
                 total += slope
                 print(
-                    f"{nproc:9d} {step:>8} {small:11.2f} s {large:11.2f} s {small - slope * options.small:7.2f} s "
-                    f"{1e3 * slope:9.1f} {slope / raw:10.2f} {1e3 * busy:8.1f} {1e-6 * pixels / slope:9.1f} {peak:8.0f}"
+                    f"{nproc:9d} {step:>8} {few.wall:11.2f} s {many.wall:11.2f} s "
+                    f"{few.wall - slope * options.small:7.2f} s "
+                    f"{1e3 * slope:9.1f} {slope / raw:10.2f} {1e3 * busy:8.1f} {1e-6 * pixels / slope:9.1f} {many.peak:8.0f}"
                 )
             totals[nproc] = total
             print(f"{nproc:9d} {'all':>8} {'':>13} {'':>13} {'':>9} {1e3 * total:9.1f} {total / raw:10.2f}")

@@ -24,15 +24,14 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import resource
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench_rotation import CELL, SPACE_GROUP, refine_sweep, run
+from measured import measure, touch_memory
 
 from dxtbx.imageset import ImageSetFactory
 from dxtbx.model import ScanFactory
@@ -59,16 +58,10 @@ class Timing:
 
 
 def timed(step: str, folder: Path, *command: str) -> Timing:
-    """Run a command and time it with all its children; SystemExit with its last words if it fails."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    start = time.perf_counter()
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    wall = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if result.returncode:
-        raise SystemExit(f"{' '.join(command)} failed in {folder}: {(result.stderr or result.stdout).strip()[-3000:]}")
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Timing(step, wall, cpu)
+    """Run a command and time it with all its processes."""
+    touch_memory()
+    found = measure(command, folder)
+    return Timing(step, found.wall, found.cpu)
 
 
 def install_mdx2(venv: Path) -> Path:

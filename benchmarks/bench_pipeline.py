@@ -7,7 +7,7 @@
 Simulates some stills and repeats them, under names of their own, as the 32 x 32 pixel stills of a long
 run that came in files of 500. Times are wall-clock times of whole runs, start of processes included,
 compilation not; seconds of a step are those of its tasks added up, two of which may have run at a time. Memory is the
-most that one process of a step had, and that of the process that starts the others.
+most that one process had, in the whole run and in each step.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 import uuid
 from pathlib import Path
+
+from measured import ours
 
 from dials.array_family import flex
 from dials.util import tabulate
@@ -39,39 +37,6 @@ CHAIN = [
     "subdivide=2,2,2", "scale.model.offset=False", "scale.model.sensitivity=False", "output.html=None",
     "output.json=run.json",
 ]  # fmt: skip
-
-
-def processor_time() -> float:
-    """Processor seconds of all processes that have been waited for"""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def command(module: str, *args: str, cwd: Path) -> tuple[float, float, float]:
-    """Run a command of ours; its seconds, processor seconds, and the most memory (Mbyte) of its first process"""
-    start, before = time.perf_counter(), processor_time()
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", f"dials_diffuse.command_line.{module}", *args],
-            cwd=cwd, stdout=subprocess.DEVNULL, stderr=errors,
-        )  # fmt: skip
-        memory = 0.0
-        while process.poll() is None:
-            memory = max(memory, _high_water_mark(process.pid))
-            time.sleep(0.2)
-        if process.returncode:
-            errors.seek(0)
-            sys.exit(f"dials.{module} failed: {errors.read()}")
-    return time.perf_counter() - start, processor_time() - before, memory
-
-
-def _high_water_mark(pid: int) -> float:
-    """Most memory that a process has had, Mbyte; 0 where the system does not tell"""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
 
 
 def repeated(source: Path, n: int, folder: Path) -> list[str]:
@@ -117,12 +82,12 @@ def run_chain(source: Path, n: int, options: list[str], parent: Path) -> dict:
     """Numbers of one run"""
     folder = Path(tempfile.mkdtemp(dir=parent))
     files = repeated(source, n, folder)
-    seconds, processor, memory = command("diffuse_process", *files, *options, cwd=folder)
+    taken = ours("process", *files, *options, cwd=folder)
     steps = json.loads((folder / "run.json").read_text())["steps"]
     result = {
-        "seconds": seconds,
-        "processor": processor,
-        "parent": memory,
+        "seconds": taken.wall,
+        "processor": taken.cpu,
+        "largest": taken.peak,
         "steps": {s["step"]: sum(t["seconds"] for t in s["tasks"]) for s in steps},
         "memory": {s["step"]: max(t["memory"] for t in s["tasks"]) for s in steps},
         "map": (folder / "diffuse_merged.refl").read_bytes(),
@@ -146,7 +111,7 @@ def main() -> None:
     size = [f"batch_size={options.batch_size}"] if options.batch_size else []
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         source = parent = Path(name)
-        command("diffuse_simulate", f"stills={SIMULATED}", *SIMULATION, cwd=source)
+        ours("simulate", f"stills={SIMULATED}", *SIMULATION, cwd=source)
         run_chain(source, 6, [*chain, "mp.nproc=1"], parent)  # compiles
         run_chain(source, 6, [*chain, "mp.nproc=1", "batch_size=3"], parent)
 
@@ -163,14 +128,14 @@ def main() -> None:
             print(tabulate(rows, headers=["processes", "whole run (s)", "faster", "same map"], tablefmt="psql"))
 
         rows = []
-        heads = ["stills", "whole run (s)", "ms a still", "processor ms a still", "first process (MB)", "kB a still"]
+        heads = ["stills", "whole run (s)", "ms a still", "processor ms a still", "largest process (MB)", "kB a still"]
         heads += [f"{step} (s / MB)" for step in STEPS]
         for n in sorted(options.stills):
             result = run_chain(source, n, [*chain, *size, "mp.nproc=2"], parent)
             rows.append(
                 [n, f"{result['seconds']:.1f}", f"{1000 * result['seconds'] / n:.1f}"]
                 + [f"{1000 * result['processor'] / n:.1f}"]
-                + [f"{result['parent']:.0f}", f"{result['disk']:.0f}"]
+                + [f"{result['largest']:.0f}", f"{result['disk']:.0f}"]
                 + [f"{result['steps'][s]:.1f} / {result['memory'][s]:.0f}" for s in STEPS]
             )
             print(tabulate(rows, headers=heads, tablefmt="psql"), flush=True)

@@ -9,11 +9,10 @@ what counting noise allows, for several doses and kinds of data.
 from __future__ import annotations
 
 import argparse
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
+
+from measured import ours
 
 from dxtbx.model.experiment_list import ExperimentList
 
@@ -36,29 +35,17 @@ CASES = {
 }
 
 
-def run(folder: Path, command: str, *arguments: str) -> float:
-    start = time.perf_counter()
-    result = subprocess.run(
-        [sys.executable, "-m", f"dials_diffuse.command_line.diffuse_{command}", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-    if result.returncode:
-        raise SystemExit(f"diffuse_{command} failed: {result.stderr.strip()}")
-    return time.perf_counter() - start
-
-
 def reduce_and_compare(folder: Path, settings: list[str], nproc: int):
     """(comparison, seconds of the reduction) of one simulated set"""
-    run(folder, "simulate", f"nproc={nproc}", *settings)
+    ours("simulate", f"nproc={nproc}", *settings, cwd=folder)
     background = ["background=background.expt"] if (folder / "background.expt").exists() else []
-    seconds = run(folder, "mask", "simulated.expt", "simulated.refl", f"nproc={nproc}")
-    seconds += run(
-        folder, "extract", "diffuse_masked.expt", "diffuse_masked.refl", f"nproc={nproc}", *background
-    )
-    seconds += run(folder, "grid", "diffuse_extracted.expt", "diffuse_extracted.refl")
-    seconds += run(folder, "scale", "diffuse_gridded.expt", "diffuse_gridded.refl")
+    steps = {
+        "mask": ["simulated.expt", "simulated.refl", f"nproc={nproc}"],
+        "extract": ["diffuse_masked.expt", "diffuse_masked.refl", f"nproc={nproc}", *background],
+        "grid": ["diffuse_extracted.expt", "diffuse_extracted.refl"],
+        "scale": ["diffuse_gridded.expt", "diffuse_gridded.refl"],
+    }
+    seconds = sum(ours(step, *arguments, cwd=folder).wall for step, arguments in steps.items())
     comparison = compare_with_truth(
         folder / "truth.json",
         ExperimentList.from_file(folder / "diffuse_scaled.expt", check_format=False),
