@@ -16,8 +16,8 @@ import importlib
 
 _HOME = {
     "Pipeline": "pipeline",
-    "PipelineResult": "pipeline",
-    "StepSummary": "pipeline",
+    "PipelineResult": "result",
+    "StepSummary": "result",
     "Task": "tasks",
     "TaskError": "tasks",
     "TaskResult": "tasks",

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 import libtbx
 
 from dials.util import progress
@@ -19,6 +17,11 @@ from dials_diffuse.adapters.experiments import DataPair, load_experiments
 from dials_diffuse.adapters.system import resolve_nproc
 from dials_diffuse.io.batches import MOST_ROWS, batch_name
 from dials_diffuse.phil.process import STEP_SCOPES
+from dials_diffuse.pipeline.batch_size import (
+    automatic_batch_size,
+    index_batch_size,
+    most_stills_of_a_batch,
+)
 from dials_diffuse.pipeline.contents import (
     batches_of,
     has_sweeps,
@@ -28,6 +31,7 @@ from dials_diffuse.pipeline.contents import (
     read_contents,
 )
 from dials_diffuse.pipeline.executors import DaskExecutor, LocalExecutor
+from dials_diffuse.pipeline.result import PipelineResult, StepSummary
 from dials_diffuse.pipeline.state import State, folder_lock
 from dials_diffuse.pipeline.steps import (
     STEP_FILES,
@@ -43,74 +47,6 @@ from dials_diffuse.pipeline.tasks import Task, TaskResult
 
 logger = logging.getLogger("dials.diffuse.pipeline")
 
-# A batch of so many pixels, or stills, takes some hundred megabytes
-_PIXELS_OF_A_BATCH = 5e8
-_STILLS_OF_A_BATCH = 500
-# To index, which takes seconds an image: small enough for several processes to share the work
-_IMAGES_OF_A_BATCH = (4, 50)
-
-
-@dataclass
-class StepSummary:
-    """How a step went.
-
-    Attributes:
-        step: its name
-        stills: number of stills that came out of it, None where it is not known
-        tasks: results of its tasks
-        outputs: files that are there now
-        jsons: of its tasks, for reports
-    """
-
-    step: str
-    stills: int | None = None
-    tasks: list[TaskResult] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-    jsons: list[Path] = field(default_factory=list)
-
-    @property
-    def seconds(self) -> float:
-        """Time of all tasks together, in this run or in that which finished them"""
-        return sum(task.seconds for task in self.tasks)
-
-    @property
-    def memory(self) -> float:
-        """The most that one process had, Mbyte"""
-        return max((task.memory for task in self.tasks), default=0.0)
-
-    @property
-    def skipped(self) -> int:
-        """Tasks that an earlier run had finished"""
-        return sum(task.skipped for task in self.tasks)
-
-
-@dataclass
-class PipelineResult:
-    """What came out.
-
-    Attributes:
-        steps: in the order in which they ran
-        pairs: the last .expt/.refl pairs of observations
-        merged, map: the merged map as table and as HDF5 volume, None if scaling was not asked for
-        absolute, absolute_map: the same on the absolute scale
-        empty: names of batches without a usable still, and why
-    """
-
-    steps: list[StepSummary] = field(default_factory=list)
-    pairs: list[Files] = field(default_factory=list)
-    merged: Path | None = None
-    map: Path | None = None
-    absolute: Path | None = None
-    absolute_map: Path | None = None
-    empty: dict[str, str] = field(default_factory=dict)
-
-
-def index_batch_size(n_images: int) -> int:
-    """Images that are indexed as one batch, of n_images in all; not a matter of how many processes there are"""
-    least, most = _IMAGES_OF_A_BATCH
-    return min(most, max(least, n_images // 16))
-
-
 @dataclass
 class _Stills:
     """What is in some .expt files.
@@ -124,33 +60,6 @@ class _Stills:
     keys: list[list] = field(default_factory=list)
     n_pixels: int = 0
     shared: bool = False
-
-
-def automatic_batch_size(n_pixels: int) -> int:
-    """Stills in a batch, for detectors of n_pixels"""
-    return int(min(_STILLS_OF_A_BATCH, max(10, _PIXELS_OF_A_BATCH // max(1, n_pixels))))
-
-
-def most_stills_of_a_batch(experiment, subdivide: Sequence[int], d_min: float | None = None) -> int:
-    """Stills whose observations dials.diffuse_extract surely writes as one file.
-
-    A still has no more rows than pixels, and on average no more than S (|v1| + |v2| + |v3|)/V: the
-    Ewald sphere within q_max has the area S = pi q_max^2, a plane meets
-    (|n v1| + |n v2| + |n v3|)/V voxels of edges v and volume V per area, half of that in the mean over
-    its direction n, and each may have a row under Bragg spots and one beside them.
-
-    Args:
-        experiment: one of the stills
-        subdivide: voxels per reciprocal cell edge
-        d_min: Angstrom; None: all that the detector sees
-    """
-    detector, s0 = experiment.detector, experiment.beam.get_s0()
-    d_min = max(d_min or 0.0, min(panel.get_max_resolution_at_corners(s0) for panel in detector))
-    reciprocal = np.array(experiment.crystal.get_unit_cell().reciprocal().orthogonalization_matrix()).reshape(3, 3)
-    edges = reciprocal / np.array(subdivide)
-    n_rows = np.pi / d_min**2 * np.linalg.norm(edges, axis=0).sum() / np.linalg.det(edges)
-    n_pixels = sum(int(np.prod(panel.get_image_size())) for panel in detector)
-    return max(1, int(MOST_ROWS / min(n_rows, n_pixels)))
 
 
 class Pipeline:

@@ -12,7 +12,7 @@ from dials.util import tabulate
 
 import dials_diffuse
 from dials_diffuse.io.atomic import replacing
-from dials_diffuse.pipeline.pipeline import PipelineResult, StepSummary
+from dials_diffuse.pipeline.result import PipelineResult, StepSummary
 
 logger = logging.getLogger("dials.diffuse.pipeline.report")
 

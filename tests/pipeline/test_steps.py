@@ -1,19 +1,9 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from dxtbx.model import BeamFactory, Crystal, DetectorFactory, Experiment
-
-from dials_diffuse.geometry import detector_geometry
-from dials_diffuse.io.batches import MOST_ROWS
 from dials_diffuse.phil.process import STEP_SCOPES, phil_scope
 from dials_diffuse.pipeline import Pipeline, parameters
-from dials_diffuse.pipeline.pipeline import (
-    automatic_batch_size,
-    index_batch_size,
-    most_stills_of_a_batch,
-)
 from dials_diffuse.pipeline.steps import STEPS, index_phil, step_phil, with_short_forms
 
 
@@ -104,32 +94,3 @@ def test_without_a_composition_the_map_stays_relative(tmp_path):
     assert pipeline.steps == ["mask", "extract", "grid", "scale"]
     pipeline = Pipeline([("a.expt", "a.refl")], parameters("composition.formula=C 1"), tmp_path)
     assert pipeline.steps == [step for step in STEPS if step != "index"]
-
-
-def test_batches_are_smaller_for_larger_detectors():
-    assert automatic_batch_size(10_000) == 500
-    assert automatic_batch_size(6_200_000) == 80
-    assert automatic_batch_size(10**9) == 10
-
-
-@pytest.mark.parametrize("subdivide, d_min", [((3, 3, 3), None), ((5, 5, 5), 2.0), ((30, 30, 30), None)])
-def test_a_batch_holds_no_more_stills_than_fit_into_a_file(subdivide, d_min):
-    experiment = Experiment(
-        beam=BeamFactory.simple(1.0),
-        detector=DetectorFactory.simple("PAD", 150, (100, 100), "+x", "-y", (0.4, 0.4), (500, 500), (-1, 1e6)),
-        crystal=Crystal((58, 0, 0), (10, 60, 0), (0, 5, 150), "P 1"),
-    )
-    most = most_stills_of_a_batch(experiment, subdivide, d_min)
-    # Count what a still has, its Bragg rows apart, as the kernel does
-    q = detector_geometry(experiment.detector, experiment.beam).panels[0].q.reshape(-1, 3)
-    if d_min:
-        q = q[np.linalg.norm(q, axis=1) <= 1 / d_min]
-    h = q @ np.linalg.inv(np.array(experiment.crystal.get_A()).reshape(3, 3)).T * subdivide
-    n_rows = len(np.unique(np.floor(h + 0.5), axis=0))
-    assert MOST_ROWS / most >= n_rows
-    # and not many times fewer than fit
-    assert MOST_ROWS / most < 5 * n_rows
-
-
-def test_images_are_indexed_in_batches_that_processes_can_share():
-    assert [index_batch_size(n) for n in (1, 15, 160, 5000)] == [4, 4, 10, 50]
