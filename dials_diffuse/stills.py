@@ -57,9 +57,12 @@ class Still:
         """A in the lab frame while this image was taken, (3, 3), 1/Angstrom.
 
         q = A h with the goniometer's fixed rotation, the scan's rotation to the middle
-        of the image, and the setting rotation applied (Waterman et al. 2016, section 2).
+        of the image, and the setting rotation applied (Waterman et al. 2016, section 2). The A
+        of a still in the sense of dxtbx (no goniometer, no scan, or one of zero width) is that of the lab
+        frame already: DIALS predicts its reflections so, and dials.ssx_index gives its stills back the
+        goniometer and scan that they were imported with.
         """
-        crystal, scan = self.experiment.crystal, self.experiment.scan
+        crystal = self.experiment.crystal
         if crystal.num_scan_points > 0:
             a_start, a_end = (
                 np.array(crystal.get_A_at_scan_point(i)).reshape(3, 3)
@@ -68,9 +71,9 @@ class Still:
             a = 0.5 * (a_start + a_end)
         else:
             a = np.array(crystal.get_A()).reshape(3, 3)
-        goniometer = self.experiment.goniometer
-        if goniometer is None:
+        if self.experiment.is_still():
             return a
+        goniometer, scan = self.experiment.goniometer, self.experiment.scan
         fixed, setting = (
             np.array(matrix).reshape(3, 3)
             for matrix in (
@@ -78,15 +81,9 @@ class Still:
                 goniometer.get_setting_rotation(),
             )
         )
-        rotation = np.eye(3)
-        if scan is not None and _has_oscillation(scan):
-            phi = np.radians(scan.get_angle_from_array_index(self.image_number))
-            rotation = _rotation_matrix(goniometer.get_rotation_axis_datum(), phi)
+        phi = np.radians(scan.get_angle_from_array_index(self.image_number))
+        rotation = _rotation_matrix(goniometer.get_rotation_axis_datum(), phi)
         return setting @ rotation @ fixed @ a
-
-
-def _has_oscillation(scan) -> bool:
-    return scan.has_property("oscillation") if hasattr(scan, "has_property") else True
 
 
 def _rotation_matrix(axis, angle: float) -> np.ndarray:

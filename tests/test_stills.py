@@ -122,15 +122,18 @@ def test_without_goniometer_or_scan(crystal):
     a = np.array(crystal.get_A()).reshape(3, 3)
     assert Still(0, plain).setting_matrix() == pytest.approx(a)
     assert Still(0, plain).image_number == 0.5
-    # a goniometer that does not turn still holds the crystal
-    experiment = turned_experiment(crystal, oscillation=None)
-    goniometer = experiment.goniometer
-    expected = (
-        np.array(goniometer.get_setting_rotation()).reshape(3, 3)
-        @ np.array(goniometer.get_fixed_rotation()).reshape(3, 3)
-        @ a
-    )
-    assert Still(0, experiment).setting_matrix() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("oscillation", [None, (90.0, 0.0)])
+def test_goniometer_of_a_still_does_not_turn_the_crystal(crystal, oscillation):
+    """dials.ssx_index keeps goniometer and scan of the import, beside an A of the lab frame."""
+    experiment = turned_experiment(crystal, oscillation=oscillation)
+    table = flex.reflection_table.from_predictions(experiment, dmin=1.5)
+    on_sphere = np.abs(as_numpy(table["delpsical.rad"])) < 1e-3
+    assert on_sphere.sum() > 10
+    q = as_numpy(table["s1"])[on_sphere] - np.array(experiment.beam.get_s0())
+    found = q @ np.linalg.inv(Still(0, experiment).setting_matrix()).T
+    assert found == pytest.approx(as_numpy(table["miller_index"])[on_sphere], abs=0.05)
 
 
 def test_scan_varying_crystal_is_taken_at_the_middle(crystal):
