@@ -89,18 +89,29 @@ class NodeIntegrator:
         self._sums = _sum_by(inverse, sums.T, len(self._keys))
 
     def nodes(self) -> Nodes:
-        """Intensities of nodes that have rows on their peak and off it."""
+        """Intensities of nodes whose cell has rows off the peak; none if there is not one peak.
+
+        A cell that was only cut beside its peak counts as 0: to leave such cells out would choose
+        those that were cut where they are bright.
+        """
         signal, weight, off_signal, off_weight, photons = self._sums.T
-        good = (off_weight > 0) & (weight > off_weight * (1 + 1e-9))
-        index = _unpack(self._keys[good])
+        index = _unpack(self._keys)
+        q = np.linalg.norm(self.grid.q_of_voxel(index * np.array(self.grid.subdivide)), axis=1)
+        good = off_weight > 0
+        # of cells across the limits, the node itself may be left out
+        if self.grid.d_min:
+            good &= q <= 1 / self.grid.d_min
+        if self.grid.d_max:
+            good &= q >= 1 / self.grid.d_max
+        if not np.any(weight > off_weight * (1 + 1e-9)):
+            good[:] = False
         level = off_signal[good] / off_weight[good]
-        hkl = index * np.array(self.grid.subdivide)
         return Nodes(
-            index,
+            index[good],
             signal[good] / weight[good] - level,
             photons[good] / weight[good] ** 2,
             weight[good],
-            np.linalg.norm(self.grid.q_of_voxel(hkl), axis=1),
+            q[good],
         )
 
 

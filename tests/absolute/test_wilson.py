@@ -47,6 +47,19 @@ def test_scale_and_b_of_wilsons_statistics(data, inventory):
     assert plot.used.sum() > 5
 
 
+def test_cells_cut_beside_their_peaks_count(inventory):
+    """Few rows: of many cells that are seen, the voxel of the peak is not."""
+    data = synthetic["SyntheticCrystal"](scale=5.0, b_factor=12.0, n_stills=40, seed=3)
+    rng = np.random.default_rng(2)
+    rows = np.zeros(data.table.size(), dtype=bool)
+    rows[rng.permutation(len(rows))[:20000]] = True
+    data.table = data.table.select(bool_column(rows))
+    nodes = integrate(data)
+    assert 0.2 < (nodes.intensity == 0).mean() < 0.5
+    estimate, _ = wilson_scale(nodes, inventory)
+    assert estimate.scale == pytest.approx(5.0, rel=0.12)
+
+
 def test_parts_of_a_table_add_up(data):
     whole, parts = integrate(data), integrate(data, 50000)
     assert (whole.miller_index == parts.miller_index).all()
