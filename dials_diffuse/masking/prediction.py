@@ -109,11 +109,12 @@ def _interval(cc, vc, vv, radius_squared):
 
 @numba.njit(cache=True)
 def _sections(
-    setting, s0, q_max, limits, constant, across, along, k_of_q, reach, centring, den
+    setting, s0, q_max, limits, constant, across, along, k_of_q, reach, largest, centring, den
 ):
     """Nodes within k standard deviations of the Ewald sphere and their sections with it.
 
-    k_of_q: how many standard deviations, in equal steps of |q| from 0 to q_max.
+    k_of_q: how many standard deviations, in equal steps of |q| from 0 to q_max. reach: no node further
+    from the sphere gets there. largest: (a, b), no variance of a node r is larger than a + b |r|^2.
 
     Returns (n, hkl (N, 3), centre - s0 of the section (N, 3), K (N, 6), k^2 - m0 (N,)),
     of which the first n rows are filled.
@@ -123,6 +124,7 @@ def _sections(
     centre = np.empty((capacity, 3))
     spread = np.empty((capacity, 6))
     level = np.empty(capacity)
+    e1, e2, e3, c = np.empty(3), np.empty(3), np.empty(3), np.empty((3, 3))
     n = 0
     radius = np.sqrt(s0[0] ** 2 + s0[1] ** 2 + s0[2] ** 2)
     cx, cy, cz = setting[0, 2], setting[1, 2], setting[2, 2]
@@ -168,19 +170,21 @@ def _sections(
                 nx, ny, nz = sx / s_length, sy / s_length, sz / s_length
                 r2 = rx * rx + ry * ry + rz * rz
                 r_length = np.sqrt(r2)
-                e3 = np.array([rx / r_length, ry / r_length, rz / r_length])
-                e1 = np.array(
-                    [ry * s0[2] - rz * s0[1], rz * s0[0] - rx * s0[2], rx * s0[1] - ry * s0[0]]
-                )
-                e1 /= np.sqrt(e1[0] ** 2 + e1[1] ** 2 + e1[2] ** 2)
-                e2 = np.array(
-                    [
-                        e3[1] * e1[2] - e3[2] * e1[1],
-                        e3[2] * e1[0] - e3[0] * e1[2],
-                        e3[0] * e1[1] - e3[1] * e1[0],
-                    ]
-                )
-                c = np.empty((3, 3))
+                step = r_length / q_max * (k_of_q.shape[0] - 1)
+                bin_q = min(int(step), k_of_q.shape[0] - 2)
+                k = k_of_q[bin_q] + (step - bin_q) * (k_of_q[bin_q + 1] - k_of_q[bin_q])
+                # Most nodes are too far away however their distribution lies
+                if excitation * excitation > (1 + 1e-6) * k * k * (largest[0] + largest[1] * r2):
+                    continue
+                e3[0], e3[1], e3[2] = rx / r_length, ry / r_length, rz / r_length
+                e1[0] = ry * s0[2] - rz * s0[1]
+                e1[1] = rz * s0[0] - rx * s0[2]
+                e1[2] = rx * s0[1] - ry * s0[0]
+                length = np.sqrt(e1[0] ** 2 + e1[1] ** 2 + e1[2] ** 2)
+                e1[0], e1[1], e1[2] = e1[0] / length, e1[1] / length, e1[2] / length
+                e2[0] = e3[1] * e1[2] - e3[2] * e1[1]
+                e2[1] = e3[2] * e1[0] - e3[0] * e1[2]
+                e2[2] = e3[0] * e1[1] - e3[1] * e1[0]
                 for a in range(3):
                     for b in range(3):
                         c[a, b] = constant[a, b] + r2 * (
@@ -194,9 +198,6 @@ def _sections(
                 cnz = c[2, 0] * nx + c[2, 1] * ny + c[2, 2] * nz
                 ncn = nx * cnx + ny * cny + nz * cnz
                 m0 = excitation * excitation / ncn
-                step = r_length / q_max * (k_of_q.shape[0] - 1)
-                bin_q = min(int(step), k_of_q.shape[0] - 2)
-                k = k_of_q[bin_q] + (step - bin_q) * (k_of_q[bin_q + 1] - k_of_q[bin_q])
                 if m0 > k * k:
                     continue
                 if n == hkl.shape[0]:
@@ -311,7 +312,7 @@ def predict_spots(
     centring, den = centring_vectors(still.crystal.get_space_group())
     n, hkl, q, spread, level = _sections(
         setting, s0, q_max, limits, constant, np.array(shape.across), float(shape.along),
-        k_of_q, k_of_q.max() * largest, centring, den,
+        k_of_q, k_of_q.max() * largest, shape.largest_variances(), centring, den,
     )
     hkl, q, spread, level = hkl[:n], q[:n], spread[:n], level[:n]
     s1 = s0 + q

@@ -56,9 +56,14 @@ class SpotShape:
 
     def largest_sigma(self, q_max: float) -> float:
         """A bound on the standard deviation in any direction up to |q| = q_max, 1/Angstrom."""
+        constant, angular = self.largest_variances()
+        return float(np.sqrt(constant + q_max**2 * angular))
+
+    def largest_variances(self) -> tuple[float, float]:
+        """(a, b): no variance of a node r, in any direction, is larger than a + b |r|^2; 1/Angstrom^2 and 1."""
         a11, a12, a22 = self.across
         angular = max(np.linalg.eigvalsh([[a11, a12], [a12, a22]])[-1], self.along**2)
-        return float(np.sqrt(np.linalg.eigvalsh(self.constant)[-1] + q_max**2 * angular))
+        return float(np.linalg.eigvalsh(self.constant)[-1]), float(angular)
 
     def changed(self, **values) -> SpotShape:
         """A copy with other values."""
