@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iotbx.phil import parse
 
-from dials_diffuse.phil.common import output_str
+from dials_diffuse.phil.common import MODELS, output_str
 
 phil_str = """
 method = *total_scattering wilson
@@ -139,6 +139,7 @@ wilson
     .type = path
     .help = "Name of the HDF5 map (NeXus). None: no such file."
 """,
+    besides=MODELS,
 )
 
 phil_scope = parse(phil_str)

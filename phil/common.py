@@ -9,8 +9,18 @@ nproc = Auto
 """
 
 
-def output_str(command: str, experiments: str | None, reflections: str | None, more: str = "") -> str:
-    """The output scope of dials.<command>: its log, report, numbers and data files."""
+MODELS = " and a copy of the grid and scaling models"
+
+
+def output_str(
+    command: str, experiments: str | None, reflections: str | None, more: str = "", besides: str = ""
+) -> str:
+    """The output scope of dials.<command>: its log, report, numbers and data files.
+
+    Args:
+        more: PHIL text of further files
+        besides: what the JSON file holds besides the numbers and plots of the report
+    """
     files = ""
     if experiments:
         files += f"""
@@ -36,7 +46,7 @@ output
     .help = "Name of the HTML report. None: no report."
   json = None
     .type = path
-    .help = "Name of a JSON file for the numbers of the report and a copy of the"
-            "scaling models. None: no such file."
+    .help = "Name of a JSON file for the numbers and plots of the report{besides}."
+            "None: no such file."
 }}
 """

@@ -24,14 +24,19 @@ bragg
     .help = "Mask spots to this resolution (Angstrom). None: to the corners of the detector."
   n_sigma = Auto
     .type = float(value_min=0.5)
-    .help = "How many standard deviations of a node's distribution in reciprocal space"
-            "are masked. Auto: where the images allow it, as many as leave the part"
-            "residual; else 4."
+    .help = "How far spots are masked: to this many standard deviations of a node's"
+            "distribution in reciprocal space. 3 to 5 are usual; larger numbers mask more pixels"
+            "and leave less Bragg scattering. Auto: by residual, each resolution for itself, where"
+            "the images show the height of the spots; else 4. Give a number to mask all"
+            "resolutions alike, or if the report shows bright groups that are left at nodes."
   residual = 0.01
     .type = float(value_min=1e-6, value_max=1)
     .help = "For n_sigma=Auto: mask until the mean spot has fallen to this part of the"
             "scattering around it, and spots that were integrated with more counts than"
-            "the mean until they have."
+            "the mean until they have. 0.01 leaves less than counting noise shows; 0.001 to 0.003 for"
+            "many stills and small voxels, if the map has peaks at the nodes that its"
+            "surroundings do not explain; 0.03 to 0.1 for large cells, whose spots would take"
+            "too many of the pixels (see max_loss)."
   max_loss = 0.14
     .type = float(value_min=0, value_max=1)
     .help = "For n_sigma=Auto: if more than this part of the good pixels would be masked,"
@@ -90,7 +95,10 @@ dynamic
             "the spots."
   fraction = 0.5
     .type = float(value_min=0, value_max=1)
-    .help = "A pixel is faulty if it is odd in more than this part of the images."
+    .help = "A pixel is faulty if it is odd (negative, overloaded, far above its resolution ring) in"
+            "more than this part of the images that were looked at. 0.5 keeps what spots or sample"
+            "do now and then; 0.1 to 0.3 to find pixels that flicker; 0.9 for series of nearly"
+            "the same image, in which true features stay in place too."
     .expert_level = 1
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iotbx.phil import parse
 
-from dials_diffuse.phil.common import nproc_str, output_str
+from dials_diffuse.phil.common import MODELS, nproc_str, output_str
 
 phil_str = (
     """
@@ -40,6 +40,7 @@ model
 }
 series
   .help = "Stills that follow each other on one crystal, so that b changes smoothly."
+  .expert_level = 1
 {
   intervals = None
     .type = int(value_min=1)
@@ -117,6 +118,7 @@ restraints
 }
 fit
   .help = "Refinement of the scaling model."
+  .expert_level = 1
 {
   engine = *SimpleLBFGS GaussNewton LevMar
     .type = choice
@@ -149,6 +151,7 @@ fit
 }
 weighting
   .help = "Weights: one over the variance that the merged intensity leads to expect."
+  .expert_level = 1
 {
   prior_strength = 2.0
     .type = float(value_min=0.01)
@@ -162,6 +165,7 @@ weighting
 }
 error_model
   .help = "sigma'^2 = a^2 (sigma^2 + (b I)^2), a and b from the residuals."
+  .expert_level = 1
 {
   refine = True
     .type = bool
@@ -170,6 +174,7 @@ error_model
 }
 outliers
   .help = "Rejection of outliers. They are flagged in the table, never removed."
+  .expert_level = 1
 {
   cutoff = 6.0
     .type = float(value_min=3)
@@ -180,6 +185,7 @@ outliers
 }
 memory
   .help = "Use of memory."
+  .expert_level = 2
 {
   keep_observations = 15000000
     .type = int(value_min=0)
@@ -205,6 +211,7 @@ seed = 42
     .type = path
     .help = "Name of the NeXus file with the map of merged intensities. None: no map."
 """,
+        besides=MODELS,
     )
 )
 

@@ -57,3 +57,10 @@ def test_every_parameter_has_help_and_type(name):
         for flaw in sorted(flaws(scope))
         if not any(f".{flaw}".endswith(f".{included}") for included in not_ours)
     ] == []
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_no_scope_is_shown_empty(name):
+    # As -c shows them: without the parameters of experts
+    scope = importlib.import_module(f"dials_diffuse.phil.{name}").phil_scope
+    assert re.findall(r"^ *(\w+) *\{\s*\}", scope.as_str(expert_level=0), re.MULTILINE) == []
