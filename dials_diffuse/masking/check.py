@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numba
 import numpy as np
-from scipy.ndimage import label, uniform_filter
+from scipy.ndimage import label
 
 from dials_diffuse.masking.rings import N_RINGS
 
 BRIGHT = 10.0
+# Of the nine pixels of a group
+ENOUGH = 5
 # Groups within this distance of a predicted position belong to its node, pixels
 REACH = 2.5
 
@@ -33,26 +36,84 @@ class BrightGroups:
     elsewhere: int
 
 
-def group_significance(pixels, use, ring) -> np.ndarray:
-    """(mean of the 3 x 3 group - median of its ring) / robust sigma of the ring, for groups
-    around every pixel (n_slow, n_fast); 0 where fewer than five pixels can be used."""
-    share = uniform_filter(use.astype(np.float32), 3, mode="constant")
-    mean = uniform_filter(np.where(use, pixels, 0).astype(np.float32), 3, mode="constant")
-    enough = share > 4.5 / 9
-    mean = np.where(enough, mean / np.maximum(share, 1e-6), 0)
-    order = np.argsort(ring[enough], kind="stable")
-    values, rings = mean[enough][order], ring[enough][order]
-    edges = np.searchsorted(rings, np.arange(N_RINGS + 1))
+@numba.njit(cache=True)
+def _group_means(pixels, use, ring, mean, first, rings):
+    """Means of the 3 x 3 groups around all pixels, nan where fewer than ENOUGH can be used; and those that
+    can, ring by ring.
+
+    Args:
+        mean: (n_slow, n_fast) float32, filled
+        first: (N_RINGS + 1,) filled: where each ring begins in rings
+        rings: (n_slow * n_fast,) float32, filled with the means of ring after ring
+    """
+    n_slow, n_fast = pixels.shape
+    first[:] = 0
+    total = np.empty(n_fast)
+    number = np.empty(n_fast, np.int32)
+    for y in range(n_slow):
+        total[:] = 0.0
+        number[:] = 0
+        for v in range(max(0, y - 1), min(n_slow, y + 2)):
+            for x in range(n_fast):
+                if use[v, x]:
+                    total[x] += pixels[v, x]
+                    number[x] += 1
+        for x in range(n_fast):
+            n, sum_of_group = 0, 0.0
+            for u in range(max(0, x - 1), min(n_fast, x + 2)):
+                n += number[u]
+                sum_of_group += total[u]
+            if n < ENOUGH:
+                mean[y, x] = np.nan
+                continue
+            mean[y, x] = sum_of_group / n
+            first[ring[y, x] + 1] += 1
+    for r in range(N_RINGS):
+        first[r + 1] += first[r]
+    place = first[:-1].copy()
+    for y in range(n_slow):
+        for x in range(n_fast):
+            if not np.isnan(mean[y, x]):
+                r = ring[y, x]
+                rings[place[r]] = mean[y, x]
+                place[r] += 1
+
+
+@numba.njit(cache=True)
+def _bright(mean, ring, median, sigma, significance, bright):
+    """significance = (mean - median of the ring) / sigma, 0 where mean is nan; bright where it is above BRIGHT."""
+    for y in range(mean.shape[0]):
+        for x in range(mean.shape[1]):
+            r = ring[y, x]
+            value = np.float32(0.0) if np.isnan(mean[y, x]) else (mean[y, x] - median[r]) / sigma[r]
+            significance[y, x] = value
+            bright[y, x] = value > BRIGHT
+
+
+def group_significance(pixels, use, ring) -> tuple[np.ndarray, np.ndarray]:
+    """How far groups of 3 x 3 pixels are above what is usual in their ring.
+
+    Returns:
+        (mean of the group - median of its ring) / robust sigma of the ring, for groups around every pixel
+        (n_slow, n_fast), 0 where fewer than ENOUGH pixels can be used; and where that is above BRIGHT
+    """
+    mean = np.empty(pixels.shape, np.float32)
+    first = np.empty(N_RINGS + 1, np.int64)
+    rings = np.empty(pixels.size, np.float32)
+    _group_means(pixels, use, ring, mean, first, rings)
     median, sigma = np.zeros(N_RINGS, np.float32), np.full(N_RINGS, np.inf, np.float32)
     for number in range(N_RINGS):
-        inside = values[edges[number] : edges[number + 1]]
+        inside = rings[first[number] : first[number + 1]]
         if len(inside) < 50:
             continue
         median[number] = np.median(inside)
         sigma[number] = 1.4826 * np.median(np.abs(inside - median[number]))
         # Where most groups are empty the deviation is 0: counting noise of the mean instead
         sigma[number] = max(sigma[number], np.sqrt(max(inside.mean(), 1e-3) / 9))
-    return np.where(enough, (mean - median[ring]) / sigma[ring], 0)
+    significance = np.empty(pixels.shape, np.float32)
+    bright = np.empty(pixels.shape, bool)
+    _bright(mean, ring, median, sigma, significance, bright)
+    return significance, bright
 
 
 def bright_groups(pixels, use, ring, centres) -> BrightGroups:
@@ -64,8 +125,8 @@ def bright_groups(pixels, use, ring, centres) -> BrightGroups:
         ring: resolution ring of each
         centres: (N, 2) predicted positions of nodes, fast, slow
     """
-    significance = group_significance(pixels, use, ring)
-    labels, number = label(significance > BRIGHT, structure=np.ones((3, 3)))
+    significance, above = group_significance(pixels, use, ring)
+    labels, number = label(above, structure=np.ones((3, 3)))
     if number == 0:
         return BrightGroups(0, 0.0, 0)
     covered = np.zeros(number + 1, bool)
@@ -80,7 +141,7 @@ def bright_groups(pixels, use, ring, centres) -> BrightGroups:
             inside = (x >= 0) & (y >= 0) & (x < n_fast) & (y < n_slow)
             covered[labels[y[inside], x[inside]]] = True
     covered[0] = False
-    bright = significance[covered[labels]]
+    bright = significance[above][covered[labels[above]]]
     return BrightGroups(
         int(covered.sum()), float(bright.max()) if bright.size else 0.0, int(number - covered.sum())
     )

@@ -12,7 +12,7 @@ from dials_diffuse.masking.check import bright_groups
 from dials_diffuse.masking.kernels import trusted_pixels
 from dials_diffuse.masking.mask import MaskResult
 from dials_diffuse.masking.prediction import detector_d_min, predict_spots
-from dials_diffuse.masking.rings import N_RINGS, Rings
+from dials_diffuse.masking.rings import N_RINGS, RingCache, add_profile
 from dials_diffuse.masking.still_mask import StillMasker, panel_sizes
 from dials_diffuse.masking.survey import (
     WIDEST,
@@ -79,22 +79,23 @@ def check_images(result: MaskResult, n_images: int) -> list[ImageCheck]:
     stills = stills_of(result.experiments)
     groups = [g for g in group_by_image(stills) if g[0].path not in result.failures]
     masker = StillMasker(result.reflections)
+    rings = RingCache()
     checks = []
     for group in spread_subset(groups, n_images) if n_images else []:
         try:
-            checks.append(_check_image(group, result, masker))
+            checks.append(_check_image(group, result, masker, rings))
         except ValueError as error:
             result.failures[group[0].path] = str(error)
             logger.warning("Left out: %s", error)
     return checks
 
 
-def _check_image(group, result: MaskResult, masker: StillMasker) -> ImageCheck:
+def _check_image(group, result: MaskResult, masker: StillMasker, cache: RingCache) -> ImageCheck:
     still = group[0]
     raw = read_raw(still.imageset, still.image_index)
     check_shape(raw, still)
     bragg = masker.bragg(group)
-    rings = Rings(still.detector, still.beam).number
+    rings = cache.of(still.detector, still.beam).number
     nodes = [predict_spots(lattice, WIDEST, WIDEST_SIGMA, 0.0) for lattice in group]
     sums = np.zeros((2, N_RINGS))
     numbers = np.zeros((2, N_RINGS))
@@ -109,11 +110,9 @@ def _check_image(group, result: MaskResult, masker: StillMasker) -> ImageCheck:
         usable += int(trusted.sum())
         ring = rings[number]
         centres = np.concatenate([n.centre[n.panel == number] for n in nodes])
-        for step, (name, use) in enumerate(
-            (("before", trusted), ("after", trusted & ~bragg[number]))
-        ):
-            sums[step] += np.bincount(ring[use], pixels[use], minlength=N_RINGS)
-            numbers[step] += np.bincount(ring[use], minlength=N_RINGS)
+        clear = trusted & ~bragg[number]
+        for step, (name, use) in enumerate((("before", trusted), ("after", clear))):
+            add_profile(pixels, use, ring, sums[step], numbers[step])
             counts[name].append(bright_groups(pixels, use, ring, centres))
         if number < MANY_PANELS:
             pictures[number] = image_with_masks(

@@ -85,10 +85,10 @@ class RingCache:
     """The rings of one still after the other, made anew only where they differ.
 
     Args:
-        most: samples of a ring on a panel, about
+        most: samples of a ring on a panel, about; none by default
     """
 
-    def __init__(self, most: int):
+    def __init__(self, most: int = 0):
         self._most = most
         self._corners = None
         self._rings = None
@@ -156,3 +156,17 @@ def clipped_statistics(value, ring):
                 number[r] = count[r]
     return mean, sigma, number
 
+
+@numba.njit(cache=True)
+def add_profile(pixels, use, ring, total, number):
+    """Add the used pixels of a panel to sums by ring.
+
+    Args:
+        pixels, use, ring: (n_slow, n_fast)
+        total, number: (N_RINGS,) sums of values and numbers of pixels, changed
+    """
+    for y in range(pixels.shape[0]):
+        for x in range(pixels.shape[1]):
+            if use[y, x]:
+                total[ring[y, x]] += pixels[y, x]
+                number[ring[y, x]] += 1
