@@ -79,7 +79,10 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         return
     experiments, reflections = command.pairs[0].load()
     result = make_masks(experiments, reflections, params)
-    sections, numbers = make_report(result, params.report.n_images)
+    output = params.output
+    # Nobody would see what is found on these images otherwise
+    n_images = params.report.n_images if output.html or output.json else 0
+    sections, numbers = make_report(result, n_images, pictures=bool(output.html))
 
     with replacing(params.output.mask) as path, open(path, "wb") as handle:
         pickle.dump(result.mask, handle, pickle.HIGHEST_PROTOCOL)

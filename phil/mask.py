@@ -113,7 +113,8 @@ report
 {
   n_images = 3
     .type = int(value_min=0)
-    .help = "Number of images to show with their masks."
+    .help = "Number of images to check and show with their masks. None is looked at without a report"
+            "or its numbers (output.html, output.json), which saves a second an image."
 }
 """
     + nproc_str

@@ -74,8 +74,12 @@ def causes_table(causes: dict[str, list[np.ndarray]]) -> list[list]:
     return rows
 
 
-def check_images(result: MaskResult, n_images: int) -> list[ImageCheck]:
-    """Look at some images with the masks that they got; unreadable ones are left out."""
+def check_images(result: MaskResult, n_images: int, pictures: bool) -> list[ImageCheck]:
+    """Look at some images with the masks that they got; unreadable ones are left out.
+
+    Args:
+        pictures: draw them too
+    """
     stills = stills_of(result.experiments)
     groups = [g for g in group_by_image(stills) if g[0].path not in result.failures]
     masker = StillMasker(result.reflections)
@@ -83,14 +87,16 @@ def check_images(result: MaskResult, n_images: int) -> list[ImageCheck]:
     checks = []
     for group in spread_subset(groups, n_images) if n_images else []:
         try:
-            checks.append(_check_image(group, result, masker, rings))
+            checks.append(_check_image(group, result, masker, rings, pictures))
         except ValueError as error:
             result.failures[group[0].path] = str(error)
             logger.warning("Left out: %s", error)
     return checks
 
 
-def _check_image(group, result: MaskResult, masker: StillMasker, cache: RingCache) -> ImageCheck:
+def _check_image(
+    group, result: MaskResult, masker: StillMasker, cache: RingCache, draw: bool
+) -> ImageCheck:
     still = group[0]
     raw = read_raw(still.imageset, still.image_index)
     check_shape(raw, still)
@@ -114,7 +120,7 @@ def _check_image(group, result: MaskResult, masker: StillMasker, cache: RingCach
         for step, (name, use) in enumerate((("before", trusted), ("after", clear))):
             add_profile(pixels, use, ring, sums[step], numbers[step])
             counts[name].append(bright_groups(pixels, use, ring, centres))
-        if number < MANY_PANELS:
+        if draw and number < MANY_PANELS:
             pictures[number] = image_with_masks(
                 pixels, ~trusted, bragg[number], 1000 if len(raw) == 1 else 400
             )
@@ -156,13 +162,20 @@ def spots_per_still(result: MaskResult) -> np.ndarray:
     return np.bincount(ids[ids >= 0], minlength=len(result.experiments))
 
 
-def make_report(result: MaskResult, n_images: int) -> tuple[list[ReportSection], dict]:
-    """Sections of the HTML report, and the numbers for output.json."""
+def make_report(
+    result: MaskResult, n_images: int, pictures: bool = True
+) -> tuple[list[ReportSection], dict]:
+    """Sections of the HTML report, and the numbers for output.json.
+
+    Args:
+        n_images: to look at with their masks
+        pictures: of these and of the mean image
+    """
     from dials.util import tabulate
 
     removed = causes_table(result.causes)
     logger.info("Pixels removed from every image:\n%s", tabulate(removed[1:], removed[0]))
-    checks = check_images(result, n_images)
+    checks = check_images(result, n_images, pictures)
     spots = spots_per_still(result)
     numbers = {
         "pixels_removed": removed,
@@ -208,7 +221,7 @@ def make_report(result: MaskResult, n_images: int) -> tuple[list[ReportSection],
                 },
             )
         )
-    if result.survey is not None:
+    if result.survey is not None and pictures:
         sums = result.survey.pixels
         bad = [~mask for mask in result.good]
         sections.append(

@@ -287,8 +287,10 @@ def survey_images(task: SurveyTask) -> Survey:
     cache = RingCache(SAMPLES)
     bad = [~mask for mask in task.good]
 
-    def painted(spots: list[SpotRows]) -> list[np.ndarray]:
-        flat = np.zeros(start[-1], dtype=bool)
+    flats = np.empty((2, start[-1]), dtype=bool)
+
+    def painted(flat, spots: list[SpotRows]) -> list[np.ndarray]:
+        flat[:] = False
         for rows in spots:
             paint_ellipses(rows.panel, rows.centre, rows.bbox, rows.ellipse, shape, start, flat)
         return [flat[a:b].reshape(size) for a, b, size in zip(start[:-1], start[1:], shape)]
@@ -303,9 +305,9 @@ def survey_images(task: SurveyTask) -> Survey:
             survey.failures[still.path] = str(error)
             continue
         rings = cache.of(still.detector, still.beam)
-        bragg = painted([_first_guess(lattice) for lattice in group])
+        bragg = painted(flats[0], [_first_guess(lattice) for lattice in group])
         nodes = [predict_spots(lattice, WIDEST, WIDEST_SIGMA, 0.0) for lattice in group]
-        near = painted([_around(rows) for rows in nodes])
+        near = painted(flats[1], [_around(rows) for rows in nodes])
         means = []
         sums = survey.pixels
         for number, pixels in enumerate(raw):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 
+import numba
 import numpy as np
 
 # Masked pixels are tinted: blue-green for those bad in every image, orange for Bragg spots
@@ -26,16 +27,33 @@ def png(rgb: np.ndarray) -> bytes:
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows.tobytes(), 6))
+        + chunk(b"IDAT", zlib.compress(rows.tobytes(), 4))
         + chunk(b"IEND", b"")
     )
 
 
-def binned(array: np.ndarray, step: int, how=np.mean) -> np.ndarray:
-    """A 2D array in blocks of step x step, by mean or another reduction; the rim that fills no block is cut."""
-    height, width = (n // step * step for n in array.shape)
-    blocks = array[:height, :width].reshape(height // step, step, width // step, step)
-    return how(blocks, axis=(1, 3))
+@numba.njit(cache=True)
+def _sums_of_blocks(array, use, step, total, number):
+    for y in range(total.shape[0] * step):
+        for x in range(total.shape[1] * step):
+            if use[y, x]:
+                total[y // step, x // step] += array[y, x]
+                number[y // step, x // step] += 1
+
+
+def binned(array: np.ndarray, use: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and numbers of the used elements in blocks of step x step; the rim that fills no block is cut.
+
+    Args:
+        array, use: (height, width)
+
+    Returns:
+        float64 and int64 (height // step, width // step)
+    """
+    size = tuple(n // step for n in array.shape)
+    total, number = np.zeros(size), np.zeros(size, np.int64)
+    _sums_of_blocks(array, use, step, total, number)
+    return total, number
 
 
 def image_with_masks(pixels, bad, bragg=None, largest: int = 1000) -> bytes:
@@ -47,9 +65,7 @@ def image_with_masks(pixels, bad, bragg=None, largest: int = 1000) -> bytes:
         largest: side of the picture at most, pixels
     """
     step = max(1, -(-max(pixels.shape) // largest))
-    usable = ~bad
-    value = binned(np.where(usable, pixels, 0).astype(np.float32), step, np.sum)
-    number = binned(usable, step, np.sum)
+    value, number = binned(pixels, ~bad, step)
     mean = value / np.maximum(number, 1)
     shown = np.sqrt(np.maximum(mean, 0))
     seen = shown[number > 0]
@@ -58,6 +74,6 @@ def image_with_masks(pixels, bad, bragg=None, largest: int = 1000) -> bytes:
     rgb = np.repeat(grey[:, :, None], 3, axis=2)
     for mask, colour in ((bad, STATIC_COLOUR), (bragg, BRAGG_COLOUR)):
         if mask is not None:
-            part = binned(mask.astype(np.float32), step)[:, :, None] * 0.75
+            part = binned(mask, mask, step)[1][:, :, None] / step**2 * 0.75
             rgb = rgb * (1 - part) + np.array(colour) * part
     return png(rgb.astype(np.uint8))

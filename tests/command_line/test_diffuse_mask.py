@@ -90,6 +90,16 @@ def test_the_result_does_not_depend_on_nproc(folder):
     assert np.allclose(one["mask.ellipse"].as_double(), two["mask.ellipse"].as_double())
 
 
+def test_without_a_report_no_image_is_checked_for_it(folder):
+    run(["simulated.expt", "simulated.refl", "nproc=1"])
+    run(["simulated.expt", "simulated.refl", "nproc=1", "output.html=None", "output.log=short.log",
+         "output.reflections=again.refl"])  # fmt: skip
+    checked = "Images looked at with their masks"
+    assert checked in (folder / "dials.diffuse_mask.log").read_text()
+    assert checked not in (folder / "short.log").read_text()
+    assert (folder / "diffuse_masked.refl").read_bytes() == (folder / "again.refl").read_bytes()
+
+
 def test_reflections_may_be_absent(folder):
     run(["simulated.expt", "nproc=1"])
     assert flex.reflection_table.from_file("diffuse_masked.refl").size() > 0
