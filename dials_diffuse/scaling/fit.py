@@ -31,6 +31,7 @@ from dials_diffuse.scaling.restraints import (
 from dials_diffuse.scaling.scaler import DiffuseScaler
 from dials_diffuse.scaling.survey import Survey
 from dials_diffuse.scaling.target import DiffuseScalingTarget
+from dials_diffuse.scaling.whole_parameters import WholeParameters, can_be_whole
 
 logger = logging.getLogger("dials.diffuse.scaling.fit")
 
@@ -38,6 +39,10 @@ COMPONENTS = ("scale", "offset", "panel", "sensitivity")
 
 # Cycles end when no b moves by more e.s.d.s than this
 SHIFT_TOLERANCE = 0.2
+
+# Steps of the minimiser before its coordinates are adapted to where it has come
+STEPS_A_MATRIX = 8
+MOST_MATRICES = 60
 
 
 @dataclass(frozen=True)
@@ -205,29 +210,70 @@ def build_models(
 def refine_cycle(scaler, restraints, names: list[str], settings: FitSettings) -> dict:
     """One refinement of the named components by DIALS. Returns a row of the convergence table."""
     target = DiffuseScalingTarget(scaler, restraints, names)
-    target.compute_functional_gradients(scaler.data)
-    scaler.set_units(target.reference, restraints, names)
+    target.functional_and_gradients(scaler.data)
+    before = target.rmsds(None, None)[0]
+    if settings.engine == "SimpleLBFGS" and can_be_whole(scaler):
+        n_parameters, histories = refine_whole(target, settings)
+    else:
+        n_parameters, histories = refine_by_components(target, settings)
+    return {
+        "components": list(names),
+        "parameters": n_parameters,
+        "steps": sum(history.get_nrows() for history in histories),
+        "calls": target.n_calls,
+        "rmsd_start": before,
+        "rmsd_end": target.rmsds(None, None)[0],
+        "reason": histories[-1].reason_for_termination,
+    }
+
+
+def refine_whole(target: DiffuseScalingTarget, settings: FitSettings) -> tuple[int, list]:
+    """Refine all parameters as one array, with a new matrix as often as the way is long.
+
+    Returns:
+        (number of parameters, histories of the refineries)
+    """
+    scaler = target.scaler
+    most = settings.max_iterations or MOST_MATRICES * STEPS_A_MATRIX
+    histories = []
+    while most > 0:
+        manager = WholeParameters(target)
+        manager.start_at_best_guess()
+        steps = min(STEPS_A_MATRIX, most)
+        refinery = scaling_refinery(settings.engine, scaler, target, manager, steps)
+        # what matters is what is left to gain, not a short step
+        refinery.set_tolerance(0.1 * refinery.rmsd_tolerance)
+        manager.set_param_vals(run_refinery(refinery, manager.get_param_vals()))
+        manager.to_components()
+        scaler.update_for_minimisation()
+        target.functional_and_gradients(scaler.data)
+        histories.append(refinery.history)
+        most -= steps
+        if refinery.history.get_nrows() < steps:
+            break
+    return manager.n_active_params, histories
+
+
+def refine_by_components(target: DiffuseScalingTarget, settings: FitSettings) -> tuple[int, list]:
+    """Refine with DIALS's parameter manager: any component, any of DIALS's engines.
+
+    Returns:
+        (number of parameters, histories of the refineries)
+    """
+    scaler, names = target.scaler, list(target.names)
+    scaler.set_units(target.reference, target.restraints, names)
     components = [manager.components for manager in scaler.data_managers]
     manager = multi_active_parameter_manager(
         target, components, [names] * len(components), active_parameter_manager
     )
-    before = target.rmsds(None, None)[0]
     refinery = scaling_refinery(settings.engine, scaler, target, manager, settings.max_iterations)
     start = manager.get_param_vals().deep_copy()
     manager.set_param_vals(run_refinery(refinery, start))
     if "scale" in names and getattr(refinery, "parameter_var_cov", None) is not None:
         set_scale_esds(scaler, manager, np.array(refinery.parameter_var_cov))
     scaler.update_for_minimisation()
-    target.compute_functional_gradients(scaler.data)
-    return {
-        "components": list(names),
-        "parameters": manager.n_active_params,
-        "steps": refinery.history.get_nrows(),
-        "calls": target.n_calls,
-        "rmsd_start": before,
-        "rmsd_end": target.rmsds(None, None)[0],
-        "reason": refinery.history.reason_for_termination,
-    }
+    target.functional_and_gradients(scaler.data)
+    return manager.n_active_params, [refinery.history]
 
 
 def run_refinery(refinery, start):
@@ -423,7 +469,7 @@ class Fitter:
 def still_covariances(scaler: DiffuseScaler, restraints: Restraints) -> np.ndarray:
     """(S, 1 + n, 1 + n): covariances of b and c of each still at the present parameters"""
     target = DiffuseScalingTarget(scaler)
-    target.compute_functional_gradients(scaler.data)
+    target.functional_and_gradients(scaler.data)
     units, _ = whitening(scaler.still_normal_matrices(restraints, target.reference))
     return np.einsum("spk,sqk->spq", units, units)
 
@@ -450,7 +496,7 @@ def shifts_of_detector(scaler: DiffuseScaler, name: str) -> np.ndarray:
 def chi2_of(scaler: DiffuseScaler) -> float:
     """chi^2 per degree of freedom: accepted observations less voxels"""
     target = DiffuseScalingTarget(scaler)
-    functional, _ = target.compute_functional_gradients(scaler.data)
+    functional, _ = target.functional_and_gradients(scaler.data)
     accepted = np.add.reduceat(scaler.data.weight > 0, scaler.data.start[:-1])
     freedom = np.sum(np.maximum(accepted - 1, 0))
     return float(functional / max(freedom, 1))
@@ -537,7 +583,10 @@ def _finish(scaler: DiffuseScaler, fitter: Fitter, result: FitResult) -> None:
     restraints = Restraints(
         scaler, fitter.settings.restraints, fitter.profile_scales, fitter.prior
     )
+    target = DiffuseScalingTarget(scaler)
+    target.functional_and_gradients(scaler.data)
     covariances = still_covariances(scaler, restraints)
+    scaler.set_units(target.reference, restraints, names)
     # the least-squares engines have found those of the other components with all correlations
     by_engine = fitter.settings.engine != "SimpleLBFGS"
     if scaler.series is not None:

@@ -28,27 +28,47 @@ def profile_functional(
         the sum
     """
     functional = 0.0
+    largest = 0
     for v in range(len(start) - 1):
+        largest = max(largest, start[v + 1] - start[v])
+    factors = np.empty(largest)
+    offsets = np.empty(largest)
+    many_panels, many_directions = len(d) > 1, len(a) > 1
+    of_detector = 0.0
+    for v in range(len(start) - 1):
+        first = start[v]
         num = 0.0
         den = 0.0
-        for k in range(start[v], start[v + 1]):
-            e = exposure[k] * a[direction[k]] * d[panel[k]]
+        for k in range(first, start[v + 1]):
+            da = a[direction[k]] * d[panel[k]]
+            offset = c[still[k], radial[k]]
+            factors[k - first] = da
+            offsets[k - first] = offset
+            e = exposure[k] * da
             g = e * b[still[k]]
-            num += weight[k] * g * (y[k] - e * c[still[k], radial[k]])
+            num += weight[k] * g * (y[k] - e * offset)
             den += weight[k] * g * g
         reference[v] = num / den if den > 0.0 else 0.0
         intensity = reference[v]
-        for k in range(start[v], start[v + 1]):
+        for k in range(first, start[v + 1]):
             i = still[k]
-            da = a[direction[k]] * d[panel[k]]
-            signal = b[i] * intensity + c[i, radial[k]]
+            da = factors[k - first]
+            signal = b[i] * intensity + offsets[k - first]
             r = y[k] - exposure[k] * da * signal
-            functional += weight[k] * r * r
-            t = -2.0 * weight[k] * r * exposure[k]
+            wr = weight[k] * r
+            functional += wr * r
+            t = -2.0 * wr * exposure[k]
             grad_b[i] += t * da * intensity
             grad_c[i, radial[k]] += t * da
-            grad_d[panel[k]] += t * a[direction[k]] * signal
-            grad_a[direction[k]] += t * d[panel[k]] * signal
+            if many_panels:
+                grad_d[panel[k]] += t * a[direction[k]] * signal
+            if many_directions:
+                grad_a[direction[k]] += t * d[panel[k]] * signal
+            of_detector += t * da * signal
+    if not many_panels:
+        grad_d[0] += of_detector / d[0]
+    if not many_directions:
+        grad_a[0] += of_detector / a[0]
     return functional
 
 

@@ -23,6 +23,7 @@ from dials_diffuse.scaling.kernels import (
     segments,
 )
 from dials_diffuse.scaling.observations import Observations
+from dials_diffuse.scaling.whole_parameters import WholeParameters
 
 logger = logging.getLogger("dials.diffuse.scaling.scaler")
 
@@ -181,7 +182,10 @@ class DiffuseScaler:
         return [self.data]
 
     def update_for_minimisation(self, apm=None, block_id: int = 0) -> None:
-        """Take the parameters out of the components into arrays"""
+        """Take the parameters out of the components, or of WholeParameters, into arrays"""
+        if isinstance(apm, WholeParameters):
+            apm.set_tables()
+            return
         first = self.models[0].components
         if self.series is None:
             self.b = np.array([m.components["scale"].parameters[0] for m in self.models])

@@ -15,6 +15,9 @@ from dials_diffuse.scaling.kernels import profile_functional
 # Elements of the dense Jacobian of the least-squares engines (8 bytes each, a few copies)
 MOST_ELEMENTS = 2e7
 
+# The functional is a chi^2: parameters are then a tenth of their standard deviations off
+ENOUGH = 0.01
+
 
 class DiffuseScalingTarget(ScalingTarget):
     """Weighted squares of (counts - background) - exposure (g I_v + h), I_v in closed form.
@@ -37,8 +40,13 @@ class DiffuseScalingTarget(ScalingTarget):
         self.restraints = restraints
         self.names = tuple(names)
         self.reference = np.zeros(len(scaler.data.voxel))
+        self.expected_decrease = np.inf
         self._last = 0.0
         self.n_calls = 0
+
+    def achieved(self) -> bool:
+        """True where the functional is not expected to fall by what would matter any more"""
+        return self.expected_decrease < ENOUGH
 
     def rmsds(self, Ih_table, apm) -> list[float]:
         """Root mean square of residuals over their expected sigma, at the last evaluation"""
@@ -46,6 +54,11 @@ class DiffuseScalingTarget(ScalingTarget):
 
     def compute_functional_gradients(self, block):
         """(functional, gradient over the free parameters in the parameter manager's order)"""
+        functional, gradients = self.functional_and_gradients(block)
+        return functional, self._in_order(gradients)
+
+    def functional_and_gradients(self, block) -> tuple[float, dict[str, np.ndarray]]:
+        """(functional, its derivatives by the parameters of each component)"""
         gradients = self.scaler.empty_gradients()
         functional = profile_functional(
             block.start, block.still, block.panel, block.radial, block.direction, block.y,
@@ -53,7 +66,7 @@ class DiffuseScalingTarget(ScalingTarget):
         )  # fmt: skip
         self.n_calls += 1
         self._last = functional
-        return functional, self._in_order(self.scaler.gradient_by_parameters(*gradients))
+        return functional, self.scaler.gradient_by_parameters(*gradients)
 
     def compute_restraints_functional_gradients(self, apm):
         """(functional, gradient) of the restraints, or None"""
