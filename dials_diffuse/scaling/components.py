@@ -396,7 +396,7 @@ def _intervals(n_params: int) -> int:
 
 
 def _dense(matrix) -> np.ndarray:
-    return np.array(matrix.as_dense_matrix(), dtype=float).reshape(matrix.n_rows, matrix.n_cols)
+    return flumpy.to_numpy(matrix.as_dense_matrix()).reshape(matrix.n_rows, matrix.n_cols)
 
 
 def _normalised(weight, total):

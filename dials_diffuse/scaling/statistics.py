@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from cctbx import miller
+from dxtbx import flumpy
 
 from dials_diffuse.grid.shells import ResolutionShells, isotropic_part
 from dials_diffuse.grid.voxel_grid import VoxelGrid
@@ -110,6 +113,14 @@ def correlation(x: np.ndarray, y: np.ndarray) -> float:
 def possible_voxels(grid: VoxelGrid, shells: ResolutionShells, limit: float = 5e6) -> np.ndarray:
     """Number of voxels of the asymmetric unit in each shell: counted, or, when there are
     more than `limit`, from the shells' volumes"""
+    definition = json.dumps(grid.to_dict(), sort_keys=True)
+    return _possible_voxels(definition, tuple(shells.edges.tolist()), limit).copy()
+
+
+# the same map is looked at several times: unscaled, scaled, with the error model
+@lru_cache(maxsize=8)
+def _possible_voxels(definition: str, edges: tuple[float, ...], limit: float) -> np.ndarray:
+    grid, shells = VoxelGrid.from_dict(json.loads(definition)), ResolutionShells(np.array(edges))
     volume = grid.supercell().volume()
     volumes = 4 / 3 * np.pi * np.diff(shells.edges**3) * volume
     order = grid.laue_group.order_z()
@@ -119,7 +130,7 @@ def possible_voxels(grid: VoxelGrid, shells: ResolutionShells, limit: float = 5e
     indices = miller.build_set(
         grid.supercell_symmetry(), anomalous_flag=not grid.friedel, d_min=1 / q_max
     )
-    q = np.sqrt(np.array(indices.d_star_sq().data()))
+    q = np.sqrt(flumpy.to_numpy(indices.d_star_sq().data()))
     index = shells.index_of(q)
     return np.bincount(index[index >= 0], minlength=len(shells))
 
