@@ -87,13 +87,16 @@ def lookup_masks(imagesets) -> list[np.ndarray]:
     Raises:
         ValueError: a lookup mask has another shape than the detector.
     """
-    combined, seen = None, set()
+    combined, seen, seen_rectangles = None, set(), set()
     for imageset in imagesets:
         lookup = imageset.external_lookup.mask
         key = (lookup.filename, lookup.data.empty())
-        if key in seen and lookup.filename:
+        # Nothing new: a file that was seen, or nothing besides rectangles that were
+        rectangles = tuple(tuple(panel.get_mask()) for panel in imageset.get_detector())
+        if key in seen and (lookup.filename or (lookup.data.empty() and rectangles in seen_rectangles)):
             continue
         seen.add(key)
+        seen_rectangles.add(rectangles)
         masks = static_mask(imageset)
         if combined is None:
             combined = masks
