@@ -40,6 +40,10 @@ COMPONENTS = ("scale", "offset", "panel", "sensitivity")
 # Cycles end when no b moves by more e.s.d.s than this
 SHIFT_TOLERANCE = 0.2
 
+# Part of the free set's chi^2 by which a component has to lower it: half a percent of the intensities of
+# observations of ten photons
+LEAST_GAIN = 3e-4
+
 # Steps of the minimiser before its coordinates are adapted to where it has come
 STEPS_A_MATRIX = 8
 MOST_MATRICES = 60
@@ -453,17 +457,19 @@ class Fitter:
                 models can be compared
 
         Returns:
-            (chi^2, weights); NaN without a free set
+            (chi^2, weights, squares of residuals over sigma); NaN and None without a free set
         """
         if not len(self.free):
-            return float("nan"), None
+            return float("nan"), None, None
         scaler = self.scaler(models, self.free)
         if weights is not None:
             scaler.data.weight = weights
         elif self.settings.outlier_cutoff:
             scaler.reject_outliers(self.settings.outlier_cutoff)
             scaler.update_weights()
-        return chi2_of(scaler), scaler.data.weight
+        target = DiffuseScalingTarget(scaler)
+        squares = target.squares(scaler.data)
+        return float(squares.sum() / freedom_of(scaler)), scaler.data.weight, squares
 
 
 def still_covariances(scaler: DiffuseScaler, restraints: Restraints) -> np.ndarray:
@@ -497,9 +503,13 @@ def chi2_of(scaler: DiffuseScaler) -> float:
     """chi^2 per degree of freedom: accepted observations less voxels"""
     target = DiffuseScalingTarget(scaler)
     functional, _ = target.functional_and_gradients(scaler.data)
-    accepted = np.add.reduceat(scaler.data.weight > 0, scaler.data.start[:-1])
-    freedom = np.sum(np.maximum(accepted - 1, 0))
-    return float(functional / max(freedom, 1))
+    return float(functional / freedom_of(scaler))
+
+
+def freedom_of(scaler: DiffuseScaler) -> int:
+    """Accepted observations less voxels"""
+    accepted = np.add.reduceat(scaler.data.weight > 0, scaler.data.start[:-1], dtype=np.int64)
+    return max(int(np.sum(np.maximum(accepted - 1, 0))), 1)
 
 
 def fit(
@@ -530,7 +540,7 @@ def fit(
             "model.sensitivity=False) or lower fit.min_observations_per_parameter"
         )
     scaler, cycles = fitter.refine(names, fitter.start)
-    chi2, weights = fitter.free_chi2(scaler.models)
+    chi2, weights, squares = fitter.free_chi2(scaler.models)
     trials = [_trial(names, chi2_of(scaler), chi2, True)]
     for name in ("panel", "sensitivity", "offset"):
         if getattr(wanted, name) is not None or (name == "panel" and survey.n_panels == 1):
@@ -540,16 +550,16 @@ def fit(
             trials.append(_trial(more, None, None, False))
             continue
         trial, rows = fitter.refine(more, scaler.models)
-        new_chi2, _ = fitter.free_chi2(trial.models, weights)
+        new_chi2, _, new_squares = fitter.free_chi2(trial.models, weights)
         n_more = fitter.n_parameters(more) - fitter.n_parameters(names)
         better = is_real_gain(
             chi2, new_chi2, n_more, len(fitter.free), len(fitter.observations)
-        )
+        ) and is_certain_gain(squares, new_squares)
         trials.append(_trial(more, chi2_of(trial), new_chi2, better))
         if better:
             names, scaler = more, trial
             cycles.extend(rows)
-            chi2, weights = fitter.free_chi2(scaler.models)
+            chi2, weights, squares = fitter.free_chi2(scaler.models)
     result = FitResult(
         scaler.models, names, scaler.data.size, len(scaler.data.voxel), cycles, trials
     )
@@ -571,6 +581,14 @@ def is_real_gain(chi2: float, new_chi2: float, n_more: int, n_free: int, n_fit: 
         n_free, n_fit: observations in the free set and in the fit
     """
     return bool(n_free * (chi2 - new_chi2) > 6 * np.sqrt(n_more * n_free / n_fit))
+
+
+def is_certain_gain(before: np.ndarray, after: np.ndarray) -> bool:
+    """True if the squares of the free set's residuals (N,) fell by more than three times the
+    uncertainty of the sum of their differences, and by so much that it matters."""
+    gains = before - after
+    uncertainty = np.sqrt(np.sum((gains - gains.mean()) ** 2))
+    return bool(gains.sum() > max(3 * uncertainty, LEAST_GAIN * before.sum()))
 
 
 def _trial(names, chi2, free_chi2, kept: bool) -> dict:

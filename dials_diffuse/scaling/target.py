@@ -68,6 +68,11 @@ class DiffuseScalingTarget(ScalingTarget):
         self._last = functional
         return functional, self.scaler.gradient_by_parameters(*gradients)
 
+    def squares(self, block) -> np.ndarray:
+        """(N,): the functional's part from each observation"""
+        residuals, *_ = self._residuals(block)
+        return block.weight * residuals**2
+
     def compute_restraints_functional_gradients(self, apm):
         """(functional, gradient) of the restraints, or None"""
         if self.restraints is None:

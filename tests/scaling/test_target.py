@@ -13,6 +13,7 @@ from dials.array_family import flex
 from dials_diffuse.scaling.fit import (
     COMPONENTS,
     chi2_of,
+    is_certain_gain,
     is_real_gain,
     still_covariances,
 )
@@ -247,3 +248,24 @@ def test_useless_parameters_are_no_gain():
     assert gains > 40  # a mere comparison is often fooled
     assert kept <= 2
     assert is_real_gain(1.2, 1.0, n_more, n_free, n_fit)
+
+
+def test_gains_that_chance_makes_or_that_do_not_matter_are_none():
+    rng = np.random.default_rng(3)
+    before = rng.chisquare(9, 20000)
+    noise = rng.normal(0, 1, 20000)
+    noise -= noise.mean()
+    total = before.sum()
+    # three standard deviations of the sum are 424, the least share 54
+    assert not is_certain_gain(before, before + noise - 300 / 20000)
+    assert is_certain_gain(before, before + noise - 600 / 20000)
+    assert not is_certain_gain(before, before * (1 - 1e-4))
+    assert is_certain_gain(before, before * (1 - 1e-3))
+    assert total == pytest.approx(180000, rel=0.02)
+
+
+def test_functional_by_observation(problem):
+    scaler, _ = problem
+    parts = DiffuseScalingTarget(scaler).squares(scaler.data)
+    assert len(parts) == scaler.data.size
+    assert parts.sum() == pytest.approx(brute_force_functional(scaler), rel=1e-10)
