@@ -53,7 +53,11 @@ class ResolutionShells:
 
 
 def isotropic_part(
-    voxel: np.ndarray, intensity: np.ndarray, grid: VoxelGrid, n_bins: int | None = None
+    voxel: np.ndarray,
+    intensity: np.ndarray,
+    grid: VoxelGrid,
+    n_bins: int | None = None,
+    multiplicity: np.ndarray | None = None,
 ) -> np.ndarray:
     """The mean of a map at each voxel's |q|.
 
@@ -64,12 +68,15 @@ def isotropic_part(
         voxel: (N, 3) voxels of the asymmetric unit
         intensity: (N,), NaN values take no part
         n_bins: None: as many as give bins a voxel edge wide, at most 200
+        multiplicity: (N,) of the voxels, for callers that have it
 
     Returns:
         (N,) isotropic part
     """
     q = np.linalg.norm(grid.q_of_voxel(voxel), axis=1)
-    weight = grid.multiplicity(voxel) * np.isfinite(intensity)
+    if multiplicity is None:
+        multiplicity = grid.multiplicity(voxel)
+    weight = multiplicity * np.isfinite(intensity)
     if not weight.any():
         return np.full(len(q), np.nan)
     if n_bins is None:

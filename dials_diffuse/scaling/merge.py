@@ -11,6 +11,7 @@ import numpy as np
 from dials_diffuse.scaling.merge_kernels import (
     accumulate_ratio,
     accumulate_weighted,
+    count_stills,
     deviations_from_rest,
     residuals,
 )
@@ -131,6 +132,14 @@ def _ratio(num: np.ndarray, den: np.ndarray) -> np.ndarray:
         return np.where(den > 0, num / den, np.nan)
 
 
+def _by_still(index: np.ndarray, ok: np.ndarray, still: np.ndarray):
+    """The three, sorted by still if they are not"""
+    if np.all(still[1:] >= still[:-1]):
+        return index, ok, still
+    order = np.argsort(still, kind="stable")
+    return index[order], ok[order], still[order]
+
+
 def split_halves(n_stills: int, seed: int) -> np.ndarray:
     """Half 0 or 1 of each still (S,): random, equal in number"""
     half = np.arange(n_stills) % 2
@@ -223,16 +232,14 @@ class Merger:
         num, den = np.zeros((2, n)), np.zeros((2, n))
         exposure = np.zeros(n)
         n_obs, n_stills = (np.zeros(n, dtype=np.int32) for _ in range(2))
+        last = np.full(n, -1, dtype=np.int32)
         for block in self.blocks():
             obs, ok = block.obs, block.ok
             accumulate_weighted(
                 block.index, ok, self.half[obs.still], block.y, obs.exposure, block.g, block.h,
                 block.floor, expected, self.error_b, num, den, exposure, n_obs,
             )  # fmt: skip
-            seen = np.unique(
-                block.index[ok].astype(np.int64) * self.survey.n_stills_in + obs.still[ok]
-            )
-            n_stills += np.bincount(seen // self.survey.n_stills_in, minlength=n).astype(np.int32)
+            count_stills(*_by_still(block.index, ok, obs.still), last, n_stills)
         total_num, total_den = num.sum(axis=0), den.sum(axis=0)
         return Merged(
             voxels=self.survey.voxels,

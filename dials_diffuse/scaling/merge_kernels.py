@@ -47,6 +47,20 @@ def accumulate_weighted(
 
 
 @njit(cache=True)
+def count_stills(index, ok, still, last, n_stills):
+    """Add to n_stills (V,) the stills that saw each voxel.
+
+    Args:
+        still: (N,) not descending: observations of a still follow each other
+        last: (V,) workspace, -1 at first
+    """
+    for k in range(len(index)):
+        if ok[k] and last[index[k]] != still[k]:
+            last[index[k]] = still[k]
+            n_stills[index[k]] += 1
+
+
+@njit(cache=True)
 def deviations_from_rest(
     index, ok, counts, background, exposure, g, h, floor, expected, error_b, prior, num, den, z
 ):

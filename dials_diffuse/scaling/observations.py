@@ -272,6 +272,12 @@ class ObservationSource:
                 self._kept[number] = found
             yield found
 
+    def of_pair(self, number: int, experiments, table) -> Observations:
+        """Observations of one pair that has been read: those in memory, else from its table"""
+        if number in self._kept:
+            return self._kept[number]
+        return observations_of(experiments, table, self.first_stills[number])
+
     def indexed(self, voxels: np.ndarray) -> Iterator[tuple[Observations, np.ndarray]]:
         """(observations, position of each one's voxel in the sorted `voxels`, int32) of each
         pair; -1 where it is not among them. Always the same `voxels`, please."""

@@ -22,7 +22,6 @@ from dials_diffuse.scaling.fit import FitResult, FitSettings, fit
 from dials_diffuse.scaling.merge import Merged, Merger, ScaleTables, split_halves
 from dials_diffuse.scaling.observations import (
     ObservationSource,
-    observations_of,
     unpack_voxels,
 )
 from dials_diffuse.scaling.statistics import Statistics, statistics
@@ -237,7 +236,7 @@ def apply_to_table(scaled: Scaled, number: int, experiments, table) -> None:
     first = scaled.source.first_stills[number]
     for index, experiment in enumerate(experiments):
         experiment.scaling_model = scaled.fit.models[first + index]
-    obs = observations_of(experiments, table, first)
+    obs = scaled.source.of_pair(number, experiments, table)
     g, h = scaled.merger.tables.factors(obs)
     table["inverse_scale_factor"] = double_column(g)
     table["offset"] = double_column(h)

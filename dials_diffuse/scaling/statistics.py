@@ -160,7 +160,8 @@ def statistics(
         0.999 * q[measured].min() if q[measured].min() < q_max else 0.0, q_max, n_shells
     )
     shell = shells.index_of(q)
-    isotropic = isotropic_part(voxel, merged.intensity, grid)
+    multiplicity = grid.multiplicity(voxel)
+    isotropic = isotropic_part(voxel, merged.intensity, grid, multiplicity=multiplicity)
     by_shell = np.zeros((n_shells, 6))
     by_still = np.zeros((survey.n_stills_in, 10))
     by_panel = np.zeros((survey.n_panels, 5))
@@ -194,7 +195,9 @@ def statistics(
         by_shell[:, 1] /= variance_factor
         sigma = np.sqrt(merged.variance * variance_factor)
         halves = merged.half
-        anisotropic = np.array([half - isotropic_part(voxel, half, grid) for half in halves])
+        anisotropic = np.array(
+            [half - isotropic_part(voxel, half, grid, multiplicity=multiplicity) for half in halves]
+        )
         possible = possible_voxels(grid, shells)
         rows = []
         for number, label in enumerate([*shells.labels(), "overall"]):
