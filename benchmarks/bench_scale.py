@@ -33,6 +33,7 @@ from dials_diffuse.scaling.observations import ObservationSource, unpack_voxels
 from dials_diffuse.scaling.scale import scale
 from dials_diffuse.scaling.scaler import DiffuseScaler
 from dials_diffuse.scaling.target import DiffuseScalingTarget
+from dials_diffuse.scaling.whole_parameters import WholeParameters
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -169,8 +170,8 @@ def speed(totals: list[float], n_stills: int) -> None:
                 (scale_module, "survey"),
                 (fit_module, "collect"),
                 (fit_module, "refine_cycle"),
-                (DiffuseScalingTarget, "compute_functional_gradients"),
-                (DiffuseScaler, "set_units"),
+                (DiffuseScalingTarget, "functional_and_gradients"),
+                (WholeParameters, "__init__"),
                 (DiffuseScaler, "reject_outliers"),
                 (DiffuseScaler, "update_weights"),
                 (Merger, "merge"),

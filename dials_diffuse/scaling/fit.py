@@ -30,7 +30,7 @@ from dials_diffuse.scaling.restraints import (
 )
 from dials_diffuse.scaling.scaler import DiffuseScaler
 from dials_diffuse.scaling.survey import Survey
-from dials_diffuse.scaling.target import DiffuseScalingTarget
+from dials_diffuse.scaling.target import ENOUGH, DiffuseScalingTarget
 from dials_diffuse.scaling.whole_parameters import WholeParameters, can_be_whole
 
 logger = logging.getLogger("dials.diffuse.scaling.fit")
@@ -39,6 +39,9 @@ COMPONENTS = ("scale", "offset", "panel", "sensitivity")
 
 # Cycles end when no b moves by more e.s.d.s than this
 SHIFT_TOLERANCE = 0.2
+
+# Where the minimiser may stop while weights and outliers are those of the start
+ENOUGH_AT_FIRST = 3.0
 
 # Part of the free set's chi^2 by which a component has to lower it: half a percent of the intensities of
 # observations of ten photons
@@ -211,9 +214,11 @@ def build_models(
     return models
 
 
-def refine_cycle(scaler, restraints, names: list[str], settings: FitSettings) -> dict:
+def refine_cycle(
+    scaler, restraints, names: list[str], settings: FitSettings, enough: float = ENOUGH
+) -> dict:
     """One refinement of the named components by DIALS. Returns a row of the convergence table."""
-    target = DiffuseScalingTarget(scaler, restraints, names)
+    target = DiffuseScalingTarget(scaler, restraints, names, enough)
     target.functional_and_gradients(scaler.data)
     before = target.rmsds(None, None)[0]
     if settings.engine == "SimpleLBFGS" and can_be_whole(scaler):
@@ -434,7 +439,11 @@ class Fitter:
                 n_rejected = scaler.reject_outliers(settings.outlier_cutoff)
                 scaler.update_weights()
                 n_rejected += scaler.reject_outliers(settings.outlier_cutoff)
-            row = refine_cycle(scaler, restraints, order[min(cycle, len(order) - 1)], settings)
+            step = order[min(cycle, len(order) - 1)]
+            # weights and outliers are not yet those of the result
+            first = cycle < len(order) and cycle + 1 < settings.n_cycles
+            enough = ENOUGH_AT_FIRST if first else ENOUGH
+            row = refine_cycle(scaler, restraints, step, settings, enough)
             apply_conventions(scaler, self.used)
             b = scaler.b[self.used]
             shift = None
