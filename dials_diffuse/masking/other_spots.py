@@ -92,53 +92,9 @@ def _median_around(raw, blocked, low, high, x, y, frame):
 
 
 @numba.njit(cache=True)
-def _stands_out(raw, blocked, low, high, x, y, mean, frame):
-    """True if the mean of the group around a pixel is more than CONTRAST times the median of
-    the usable pixels in the frame around it, or that frame holds fewer than ten of them."""
-    inner, outer = FRAME
-    n, less = 0, 0
-    for j in range(max(0, y - outer), min(raw.shape[0], y + outer + 1)):
-        # All of the row, or what is left and right of the hole
-        hole = inner if abs(j - y) < inner else 0
-        for i in range(max(0, x - outer), min(raw.shape[1], x - hole + 1)):
-            usable = not blocked[j, i] and low <= raw[j, i] <= high
-            n += usable
-            less += usable and CONTRAST * raw[j, i] < mean
-        for i in range(max(0, x + max(hole, 1)), min(raw.shape[1], x + outer + 1)):
-            usable = not blocked[j, i] and low <= raw[j, i] <= high
-            n += usable
-            less += usable and CONTRAST * raw[j, i] < mean
-    if n < 10 or 2 * less > n + 1:
-        return True
-    if 2 * less < n - 1:
-        return False
-    # The values in the middle decide
-    return mean > CONTRAST * _median_around(raw, blocked, low, high, x, y, frame)
-
-
-@numba.njit(cache=True)
 def _sums_of_three(raw, blocked, low, high, x, y, total, count):
     """Sums and numbers of the usable pixels among three neighbours in a row, around the
     pixels of the 5 x 3 (slow, fast) neighbourhood."""
-    if 2 <= x < raw.shape[1] - 2 and 2 <= y < raw.shape[0] - 2:
-        # The same without asking for every pixel whether it is there
-        for j in range(5):
-            v = y + j - 2
-            u = x - 2
-            use_0 = not blocked[v, u] and low <= raw[v, u] <= high
-            use_1 = not blocked[v, u + 1] and low <= raw[v, u + 1] <= high
-            use_2 = not blocked[v, u + 2] and low <= raw[v, u + 2] <= high
-            use_3 = not blocked[v, u + 3] and low <= raw[v, u + 3] <= high
-            use_4 = not blocked[v, u + 4] and low <= raw[v, u + 4] <= high
-            a = raw[v, u] if use_0 else 0.0
-            b = raw[v, u + 1] if use_1 else 0.0
-            c = raw[v, u + 2] if use_2 else 0.0
-            d = raw[v, u + 3] if use_3 else 0.0
-            e = raw[v, u + 4] if use_4 else 0.0
-            total[j, 0], count[j, 0] = a + b + c, int(use_0) + int(use_1) + int(use_2)
-            total[j, 1], count[j, 1] = b + c + d, int(use_1) + int(use_2) + int(use_3)
-            total[j, 2], count[j, 2] = c + d + e, int(use_2) + int(use_3) + int(use_4)
-        return
     for j in range(5):
         for i in range(3):
             total[j, i] = 0.0
@@ -203,7 +159,7 @@ def _find_regions(raw, blocked, low, high, ring, pixel_threshold, threshold, edg
                     mean = (total[j, i] + total[j + 1, i] + total[j + 2, i]) / max(number, 1)
                     if number < ENOUGH or mean <= threshold[ring[v, u]]:
                         continue
-                    if not _stands_out(raw, blocked, low, high, u, v, mean, frame):
+                    if mean <= CONTRAST * _median_around(raw, blocked, low, high, u, v, frame):
                         continue
                     # Grow the region over neighbours above the edge
                     done[v, u] = True
