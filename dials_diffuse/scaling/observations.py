@@ -90,11 +90,14 @@ class Observations:
 
     def select(self, selection: np.ndarray) -> Observations:
         """Those of a selection (bool or indices)"""
-        return Observations(**{k: v[selection] for k, v in vars(self).items()})
+        rows = np.flatnonzero(selection) if selection.dtype == bool else selection
+        return Observations(**{k: v.take(rows) for k, v in vars(self).items()})
 
     @classmethod
     def concatenate(cls, parts: Sequence[Observations]) -> Observations:
         """All of several, in their order"""
+        if len(parts) == 1:
+            return parts[0]
         return cls(
             **{k: np.concatenate([getattr(p, k) for p in parts]) for k in vars(parts[0])}
         )

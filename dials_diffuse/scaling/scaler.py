@@ -60,6 +60,12 @@ class FitData:
     def size(self) -> int:
         return len(self.y)
 
+    def places(self) -> tuple[np.ndarray, ...]:
+        """still, panel, radial and direction as unsigned numbers: compiled code need not ask for
+        negative ones, which takes a fifth of its time"""
+        columns = (self.still, self.panel, self.radial, self.direction)
+        return tuple(column.view(f"u{column.itemsize}") for column in columns)
+
 
 @dataclass
 class Detector:

@@ -69,8 +69,8 @@ class DiffuseScalingTarget(ScalingTarget):
         """(functional, its derivatives by the parameters of each component)"""
         gradients = self.scaler.empty_gradients()
         functional = profile_functional(
-            block.start, block.still, block.panel, block.radial, block.direction, block.y,
-            block.exposure, block.weight, *self.scaler.tables(), self.reference, *gradients,
+            block.start, *block.places(), block.y, block.exposure, block.weight,
+            *self.scaler.tables(), self.reference, *gradients,
         )  # fmt: skip
         self.n_calls += 1
         self._last = functional
