@@ -99,21 +99,26 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     def name_of(name):
         return batch_name(name, number, 1 if size is None else None)
 
-    experiments = ExperimentList()
+    experiments, places = ExperimentList(), []
     with contextlib.ExitStack() as stack:
-        rows = stack.enter_context(ColumnWriter(Path(params.output.reflections).absolute().parent))
+        folder = Path(params.output.reflections).absolute().parent
+        rows = stack.enter_context(ColumnWriter(folder))
+        scratch = stack.enter_context(extract.observation_scratch(everything, folder))
         pixels = None
         if params.output.pixels:
             pixels = stack.enter_context(pixel_file(params.output.pixels))
-        for experiment, still in extract.extract_pairs(command.pairs, settings, background, nproc):
+        for experiment, still in extract.extract_pairs(command.pairs, settings, background, nproc, scratch):
             if still.error:
                 logger.error("Processing still %d failed: %s", len(stills), still.error)
             elif pixels is not None:
                 pixels.add(still.pixels, experiment.identifier, still.path, still.exposure_time)
                 still.pixels = None
             # Stills that failed stay, without rows, so that ids are those of the input
-            rows.append(numbered_rows(still.observations, len(experiments)))
-            still.observations = None
+            columns = None
+            if not still.error:
+                columns = scratch.stored(still.place, still.num_observations)
+                places.append(still.place)
+            rows.append(numbered_rows(columns, len(experiments)))
             stills.append(still)
             experiments.append(experiment)
             if size is None and not number and still.num_observations:
@@ -121,7 +126,9 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             if size is not None and len(experiments) >= size:
                 models |= _write_batch(params, name_of, experiments, rows, grid)
                 rows.close()
-                number, experiments = number + 1, ExperimentList()
+                for place in places:
+                    scratch.free(place)
+                number, experiments, places = number + 1, ExperimentList(), []
         failed = [still for still in stills if still.error]
         if len(failed) == len(stills):
             raise NothingLeft(f"Not one still could be extracted: {failed[0].error}")

@@ -38,13 +38,14 @@ from dials_diffuse.extraction.background import (
 )
 from dials_diffuse.extraction.corrections import CorrectionSettings
 from dials_diffuse.extraction.kernel import VoxelSums
-from dials_diffuse.extraction.observations import StillObservations
+from dials_diffuse.extraction.observations import COLUMNS, StillObservations
 from dials_diffuse.extraction.pixels import corrected_pixels
 from dials_diffuse.extraction.profile import Profile, radial_profile
 from dials_diffuse.geometry import GeometryCache, geometry_key
 from dials_diffuse.grid.symmetry import check_subdivide, laue_group_of
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.io.pixel_file import CorrectedDiffusePixelList
+from dials_diffuse.io.scratch import ColumnScratch
 from dials_diffuse.masking.still_mask import StillMasker
 from dials_diffuse.stills import Still, group_by_image, stills_of
 
@@ -103,7 +104,8 @@ class ExtractedStill:
     Attributes:
         index: the still's index in its file
         path: of its image
-        observations: None where extraction failed
+        observations: None where extraction failed, or where they are stored
+        place: in the ColumnScratch, where they are stored
         error: why it failed
         num_observations: rows of the table, Bragg ones included
         num_pixels, photons: of the diffuse observations
@@ -115,6 +117,7 @@ class ExtractedStill:
     index: int
     path: str
     observations: StillObservations | None = None
+    place: int | None = None
     error: str = ""
     num_observations: int = 0
     num_pixels: int = 0
@@ -352,16 +355,33 @@ class Extractor:
         )
 
 
-_extractor: Extractor | None = None  # of a worker process
+# Of a worker process
+_extractor: Extractor | None = None
+_scratch: ColumnScratch | None = None
 
 
-def _start_worker(extractor: Extractor) -> None:
-    global _extractor
-    _extractor = extractor
+def _start_worker(extractor: Extractor, scratch: ColumnScratch | None) -> None:
+    global _extractor, _scratch
+    _extractor, _scratch = extractor, scratch
 
 
-def _extract_image(number: int) -> list[ExtractedStill]:
-    return _extractor.extract_image(number)
+def _extract_image(task: tuple[int, list[int]]) -> list[ExtractedStill]:
+    number, places = task
+    stills = _extractor.extract_image(number)
+    for still, place in zip(stills, places):
+        still.place = place
+        if still.observations is not None:
+            _scratch.store(place, still.observations.columns)
+            still.observations = None
+    return stills
+
+
+def observation_scratch(experiments, folder: str | os.PathLike) -> ColumnScratch:
+    """Room for the observations of stills, which have no more rows than pixels, until they are written."""
+    most = max(
+        sum(int(np.prod(panel.get_image_size())) for panel in detector) for detector in experiments.detectors()
+    )
+    return ColumnScratch(folder, COLUMNS, most)
 
 
 def background_for(pair: DataPair, settings: ExtractionSettings) -> Background | None:
@@ -385,9 +405,16 @@ def background_for(pair: DataPair, settings: ExtractionSettings) -> Background |
 
 
 def extract_pair(
-    pair: DataPair, settings: ExtractionSettings, background: Background | None = None, nproc: int = 1
+    pair: DataPair,
+    settings: ExtractionSettings,
+    background: Background | None = None,
+    nproc: int = 1,
+    scratch: ColumnScratch | None = None,
 ) -> Iterator[tuple[object, ExtractedStill]]:
     """Extract the stills of a pair of files.
+
+    Args:
+        scratch: where the observations are stored; None: every still brings its own along
 
     Yields:
         (experiment, ExtractedStill) in the order of the file, whatever nproc
@@ -403,28 +430,36 @@ def extract_pair(
         nproc = min(nproc, len(extractor.images))
         if nproc > 1:
             extractor.share_geometries()
+        # Made one by one as they are wanted, when places may have become free
+        tasks = (
+            (number, [scratch.place() for _ in stills] if scratch is not None else [])
+            for number, stills in enumerate(extractor.images)
+        )
         results = map_in_processes(
-            _extract_image,
-            range(len(extractor.images)),
-            nproc,
-            initializer=_start_worker,
-            initargs=(extractor,),
+            _extract_image, tasks, nproc, initializer=_start_worker, initargs=(extractor, scratch)
         )
         # Lattices of one image come together, but the file may list them apart
         early, expected = {}, 0
         for stills in results:
-            early.update((still.index, still) for still in stills)
+            for still in stills:
+                early[still.index] = still
+                if still.error and scratch is not None:
+                    scratch.free(still.place)
             while expected in early:
                 yield extractor.experiments[expected], early.pop(expected)
                 expected += 1
 
 
 def extract_pairs(
-    pairs: Sequence[DataPair], settings: ExtractionSettings, background: Background | None = None, nproc: int = 1
+    pairs: Sequence[DataPair],
+    settings: ExtractionSettings,
+    background: Background | None = None,
+    nproc: int = 1,
+    scratch: ColumnScratch | None = None,
 ) -> Iterator[tuple[object, ExtractedStill]]:
     """extract_pair of one pair after the other, so that no two are in memory at once."""
     for pair in pairs:
-        yield from extract_pair(pair, settings, background, nproc)
+        yield from extract_pair(pair, settings, background, nproc, scratch)
 
 
 def settings_of(params) -> ExtractionSettings:

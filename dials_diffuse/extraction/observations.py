@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,12 +44,10 @@ class StillObservations:
         return len(self.columns["counts"])
 
 
-def numbered_rows(still: StillObservations | None, number: int) -> dict[str, np.ndarray]:
-    """Columns of the observations of a still with its id; without rows for None."""
-    if still is None:
+def numbered_rows(columns: Mapping | None, number: int) -> dict:
+    """Columns of the observations of a still, wherever they are, with its id; without rows for None."""
+    if columns is None:
         columns = {name: np.empty((0, *shape), dtype=kind) for name, (kind, shape) in COLUMNS.items()}
-    else:
-        columns = still.columns
     return {"id": np.full(len(columns["counts"]), number, dtype=np.int32), **columns}
 
 

@@ -199,7 +199,7 @@ def grid_file(
                 reindex(part)
             part = grid_rows(part, wanted.extracted, wanted.grid, wanted.excluded[number])
             sums.add(part)
-            out.append(part)
+            out.append({name: found.stored(values) for name, values in part.items()})
             found.release()
 
 

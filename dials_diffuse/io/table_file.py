@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import shutil
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -42,6 +42,60 @@ _MOST_BYTES = 2**32 - 1
 _IN_MEMORY = 500_000_000  # bytes of columns kept before they go to temporary files
 
 
+@dataclass(frozen=True)
+class StoredColumn:
+    """Rows of a column that lie in a file.
+
+    Attributes:
+        dtype, shape: as of the numpy array that they would be
+        file: an open file, with a descriptor
+        offset: of the first byte
+    """
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    file: IO[bytes]
+    offset: int
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.itemsize * int(np.prod(self.shape, dtype=int))
+
+    def copy_to(self, out: IO[bytes]) -> None:
+        """Append the bytes to an unbuffered file.
+
+        Raises:
+            OSError: the disk is full; what was stored is not there any more.
+        """
+        source, offset, left = self.file.fileno(), self.offset, self.nbytes
+        while left:
+            try:
+                # Within the system, where it can
+                done = os.copy_file_range(source, out.fileno(), left, offset)
+            except (AttributeError, OSError):
+                part = os.pread(source, min(left, 1 << 22), offset)
+                write_all(out, part)
+                done = len(part)
+            if not done:
+                raise OSError(f"{left} bytes of a temporary file are missing")
+            offset, left = offset + done, left - done
+
+
+def write_all(out: IO[bytes], data, offset: int | None = None) -> None:
+    """Write all of an array or bytes to an unbuffered file, at its end or from an offset on."""
+    view = memoryview(data).cast("B") if memoryview(data).nbytes else b""
+    while len(view):
+        if offset is None:
+            done = out.write(view)
+        else:
+            done = os.pwrite(out.fileno(), view, offset)
+            offset += done
+        view = view[done:]
+
+
 class ColumnWriter:
     """Collects the rows of a table part by part and writes them as one .refl file.
 
@@ -56,8 +110,8 @@ class ColumnWriter:
         self._folder = folder
         self._in_memory = in_memory
         self._kinds: dict[str, tuple[np.dtype, tuple]] = {}
-        self._waiting: dict[str, list[np.ndarray]] = {}
-        self._files: dict[str, object] = {}
+        self._pieces: dict[str, list[np.ndarray | StoredColumn]] = {}
+        self._files: dict[str, IO[bytes]] = {}
         self._bytes = 0
         self.n_rows = 0
 
@@ -71,10 +125,11 @@ class ColumnWriter:
         """Forget all rows."""
         for handle in self._files.values():
             handle.close()
-        self._files, self._waiting, self._bytes, self.n_rows = {}, {}, 0, 0
+        self._files, self._pieces, self._bytes, self.n_rows = {}, {}, 0, 0
 
-    def append(self, columns: Mapping[str, np.ndarray]) -> None:
-        """Add rows; the arrays (N,) or (N, 2 or 3) are kept, not copied.
+    def append(self, columns: Mapping[str, np.ndarray | StoredColumn]) -> None:
+        """Add rows; the arrays (N,) or (N, 2 or 3) are kept, not copied, and what is stored in a file
+        stays there until the table is written.
 
         Raises:
             ValueError: other columns than before, or of a kind that reflection tables don't have, or
@@ -97,16 +152,24 @@ class ColumnWriter:
                 raise ValueError(
                     f"{self.n_rows} rows are more than one .refl file can hold: give a smaller output.batch_size"
                 )
-            array = np.ascontiguousarray(array)
-            self._waiting.setdefault(name, []).append(array)
-            self._bytes += array.nbytes
+            if not isinstance(array, StoredColumn):
+                array = np.ascontiguousarray(array)
+                self._bytes += array.nbytes
+            self._pieces.setdefault(name, []).append(array)
         if self._bytes > self._in_memory:
-            for name, arrays in self._waiting.items():
-                if name not in self._files:
-                    self._files[name] = tempfile.TemporaryFile(dir=self._folder, prefix=".columns-")
-                for array in arrays:
-                    self._files[name].write(array)
-            self._waiting, self._bytes = {}, 0
+            for name, pieces in self._pieces.items():
+                self._pieces[name] = [self._stored(name, piece) for piece in pieces]
+            self._bytes = 0
+
+    def _stored(self, name: str, piece: np.ndarray | StoredColumn) -> StoredColumn:
+        if isinstance(piece, StoredColumn):
+            return piece
+        if name not in self._files:
+            self._files[name] = tempfile.TemporaryFile(dir=self._folder, prefix=".columns-", buffering=0)
+        file = self._files[name]
+        stored = StoredColumn(piece.dtype, piece.shape, file, file.tell())
+        write_all(file, piece)
+        return stored
 
     def write(self, path: str | os.PathLike, identifiers: Mapping[int, str]) -> None:
         """Write the file, whole or not at all.
@@ -117,21 +180,20 @@ class ColumnWriter:
         Raises:
             ValueError: the folder can't be written to.
         """
-        with replacing(path) as temporary, open(temporary, "wb") as out:
-            out.write(b"\x93" + _text(_MAGIC) + _number(_VERSION) + b"\x83" + _text("identifiers"))
-            out.write(_map(len(identifiers)))
-            for number, name in identifiers.items():
-                out.write(_number(number) + _text(name))
-            out.write(_text("nrows") + _number(self.n_rows) + _text("data") + _map(len(self._kinds)))
+        with replacing(path) as temporary, open(temporary, "wb", buffering=0) as out:
+            write_all(out, b"\x93" + _text(_MAGIC) + _number(_VERSION) + b"\x83" + _text("identifiers"))
+            write_all(out, _map(len(identifiers)))
+            write_all(out, b"".join(_number(number) + _text(name) for number, name in identifiers.items()))
+            write_all(out, _text("nrows") + _number(self.n_rows) + _text("data") + _map(len(self._kinds)))
             for name, kind in sorted(self._kinds.items()):
                 size = self.n_rows * _row_bytes(kind)
-                out.write(_text(name) + b"\x92" + _text(_NAMES[kind]) + b"\x92" + _number(self.n_rows))
-                out.write(b"\xc6" + struct.pack(">I", size))
-                if name in self._files:
-                    self._files[name].seek(0)
-                    shutil.copyfileobj(self._files[name], out, 1 << 22)
-                for array in self._waiting.get(name, ()):
-                    out.write(array)
+                write_all(out, _text(name) + b"\x92" + _text(_NAMES[kind]) + b"\x92" + _number(self.n_rows))
+                write_all(out, b"\xc6" + struct.pack(">I", size))
+                for piece in self._pieces.get(name, ()):
+                    if isinstance(piece, StoredColumn):
+                        piece.copy_to(out)
+                    else:
+                        write_all(out, piece)
 
 
 @dataclass
@@ -146,6 +208,17 @@ class Columns:
     columns: dict[str, np.ndarray]
     identifiers: dict[int, str]
     _map: mmap.mmap | None = None
+    _file: IO[bytes] | None = None
+
+    def stored(self, array: np.ndarray) -> np.ndarray | StoredColumn:
+        """Where in the file the array lies, if it is a part of a column as it was read; else the array."""
+        if self._map is None or not array.flags.c_contiguous or not array.size:
+            return array
+        start = np.frombuffer(self._map, dtype=np.uint8).ctypes.data
+        offset = array.ctypes.data - start
+        if not 0 <= offset < len(self._map):
+            return array
+        return StoredColumn(array.dtype, array.shape, self._file, offset)
 
     def release(self) -> None:
         """Let the system take back the memory of what was read; it is read again when needed."""
@@ -250,14 +323,14 @@ class _Reader:
 
 
 def _mapped(path: Path) -> Columns:
-    with open(path, "rb") as handle:
-        # Private and writable: numba compiles everything once more for read-only arrays
-        data = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
+    file = open(path, "rb")  # for as long as somebody has a stored column of it
+    # Private and writable: numba compiles everything once more for read-only arrays
+    data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     reader = _Reader(data)
     reader.array(3)
     if reader.text() != _MAGIC or reader.number() != _VERSION:
         raise ValueError("another kind of file")
-    found = Columns({}, {}, data)
+    found = Columns({}, {}, data, file)
     for _ in range(reader.map()):
         part = reader.text()
         if part == "identifiers":

@@ -142,7 +142,7 @@ def test_no_trend_with_angle(uniform, tmp_path):
     grid = VoxelGridOf(pair)
     (experiment, still), *_ = extract_pair(pair, ExtractionSettings())
     with ColumnWriter() as rows:
-        rows.append(numbered_rows(still.observations, 0))
+        rows.append(numbered_rows(still.observations.columns, 0))
         rows.write(tmp_path / "table.refl", {0: experiment.identifier})
     table = load_reflections(tmp_path / "table.refl")
     d = d_spacings(table, [experiment])
