@@ -53,8 +53,9 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.io.map_file import write_map
     from dials_diffuse.report.html import plots_of
     from dials_diffuse.scaling.bragg import BraggSettings
-    from dials_diffuse.scaling.fit import FitSettings, ModelSettings, SeriesSettings
+    from dials_diffuse.scaling.fit import FitSettings, ModelSettings
     from dials_diffuse.scaling.observations import ObservationSource
+    from dials_diffuse.scaling.order import SeriesSettings
     from dials_diffuse.scaling.plots import report_sections, write_html
     from dials_diffuse.scaling.restraints import RestraintSettings
     from dials_diffuse.scaling.scale import (
@@ -79,10 +80,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         ),
         bragg_files=tuple(path for path in params.bragg.reflections if path),
         restraints=RestraintSettings(**values_of(params.restraints)),
-        series=SeriesSettings(
-            params.series.intervals,
-            None if params.series.p_order is None else tuple(params.series.p_order),
-        ),
+        series=SeriesSettings(**values_of(params.series)),
         engine=params.fit.engine,
         max_iterations=params.fit.max_iterations,
         n_cycles=params.fit.n_cycles,

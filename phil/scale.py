@@ -39,7 +39,9 @@ model
     .expert_level = 1
 }
 series
-  .help = "Stills that follow each other on one crystal, so that b changes smoothly."
+  .help = "Stills that follow each other on one crystal (a rotation series, a scan), so that their"
+          "scales, offsets and absorption change smoothly: functions of p_order, the place of a"
+          "still in the series, with few parameters for all stills instead of some for each."
   .expert_level = 1
 {
   intervals = None
@@ -47,10 +49,33 @@ series
     .help = "Intervals of a smooth function b(p_order) over the whole series. None: a b for"
             "each still."
     .expert_level = 1
+  offset_intervals = None
+    .type = int(value_min=2)
+    .help = "Intervals along p_order of a smooth function c(|q|,p_order). None: a c(|q|) for"
+            "each still."
+    .expert_level = 1
+  sensitivity_intervals = None
+    .type = int(value_min=2)
+    .help = "Intervals along p_order of a smooth function a(x,y,p_order), as a crystal that turns"
+            "absorbs in changing directions. With few stills an interval it takes up the diffuse"
+            "scattering itself: watch CC1/2 of the anisotropic part. None: the same a(x,y) for"
+            "all stills."
+    .expert_level = 1
+  order = *input image_number angle
+    .type = choice
+    .help = "Where p_order comes from. input: the number of the still in the input. image_number:"
+            "the number of its image, in the file or in the file's name. angle: degrees by which"
+            "the crystal has turned since the first still, from the orientations; for stills"
+            "of one rotation scan (dials.sequence_to_stills), in its order."
+    .expert_level = 1
   p_order = None
     .type = floats
-    .help = "Place of each still in the series (time, angle, dose), a number a still in the"
-            "order of the input. None: the number of the still in the input."
+    .help = "p_order of each still (time, angle, dose), a number a still in the order of the"
+            "input. None: by series.order."
+    .expert_level = 1
+  p_order_file = None
+    .type = path
+    .help = "Text file with the same numbers, separated by spaces, commas or lines."
     .expert_level = 1
 }
 stills

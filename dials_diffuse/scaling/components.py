@@ -198,7 +198,7 @@ class StillScale(FreeParametersMixin, SingleScaleFactor):
     """b, the scale of one still"""
 
 
-class _SelectedData(FreeParametersMixin, ScaleComponentBase):
+class SelectedData(FreeParametersMixin, ScaleComponentBase):
     """What a component needs of each observation, whole or in selected blocks."""
 
     column: str
@@ -219,7 +219,7 @@ class _SelectedData(FreeParametersMixin, ScaleComponentBase):
         return self.calculate_scales_and_derivatives(block_id)[0]
 
 
-class ScaleSeries(_SelectedData):
+class ScaleSeries(SelectedData):
     """b as a smooth function of p_order, where stills follow each other on one crystal
 
     Attributes:
@@ -233,7 +233,7 @@ class ScaleSeries(_SelectedData):
         super().__init__(initial_values, parameter_esds)
         self.p_order = np.asarray(p_order, dtype=float)
         low, high = float(self.p_order.min()), float(self.p_order.max())
-        self.smoother = GaussianSmoother1D((low, high), _intervals(self.n_params))
+        self.smoother = GaussianSmoother1D((low, high), intervals_of(self.n_params))
 
     @classmethod
     def through(cls, scales: np.ndarray, p_order: np.ndarray, intervals: int) -> ScaleSeries:
@@ -262,17 +262,17 @@ class ScaleSeries(_SelectedData):
         value, weight, total = self.smoother.multi_value_weight(
             self._blocks[block_id], self._parameters
         )
-        return value, _normalised(weight, total)
+        return value, normalised(weight, total)
 
     def table_weights(self) -> np.ndarray:
         """(S, n_params): b of the stills = weights @ parameters"""
         _, weight, total = self.smoother.multi_value_weight(
             flex.double(self.p_order.tolist()), self._parameters
         )
-        return _dense(weight) / flumpy.to_numpy(total)[:, None]
+        return dense(weight) / flumpy.to_numpy(total)[:, None]
 
 
-class PanelScale(_SelectedData):
+class PanelScale(SelectedData):
     """d, one factor a panel of the detector, shared by all stills"""
 
     null_parameter_value = 1.0
@@ -287,7 +287,7 @@ class PanelScale(_SelectedData):
         return self._parameters.select(panels), derivatives
 
 
-class RadialOffset(_SelectedData):
+class RadialOffset(SelectedData):
     """c(|q|), what one still has on top of the crystal's scattering: solvent, loop, air
 
     Attributes:
@@ -300,7 +300,7 @@ class RadialOffset(_SelectedData):
     def __init__(self, initial_values, q_max: float, parameter_esds=None):
         super().__init__(initial_values, parameter_esds)
         self.q_max = float(q_max)
-        self.smoother = GaussianSmoother1D((0.0, self.q_max), _intervals(self.n_params))
+        self.smoother = GaussianSmoother1D((0.0, self.q_max), intervals_of(self.n_params))
         self.set_unit(np.eye(self.n_params), np.eye(self.n_params))
 
     def calculate_scales_and_derivatives(self, block_id=0):
@@ -308,7 +308,7 @@ class RadialOffset(_SelectedData):
         value, weight, total = self.smoother.multi_value_weight(
             self._blocks[block_id], self._parameters
         )
-        return value, _normalised(weight, total)
+        return value, normalised(weight, total)
 
     def bin_of(self, q: np.ndarray) -> np.ndarray:
         """|q| (N,) -> bins of the table (N,) int16"""
@@ -321,17 +321,17 @@ class RadialOffset(_SelectedData):
 
     def positions(self) -> np.ndarray:
         """|q| of the parameters, 1/Angstrom (the outermost lie outside the range)"""
-        return np.array(self.smoother.positions()) * (self.q_max / _intervals(self.n_params))
+        return np.array(self.smoother.positions()) * (self.q_max / intervals_of(self.n_params))
 
     def table_weights(self) -> np.ndarray:
         """(N_RADIAL, n_params): table of values = weights @ parameters"""
         _, weight, total = self.smoother.multi_value_weight(
             flex.double(self.bin_centres().tolist()), self._parameters
         )
-        return _dense(weight) / flumpy.to_numpy(total)[:, None]
+        return dense(weight) / flumpy.to_numpy(total)[:, None]
 
 
-class Sensitivity(_SelectedData):
+class Sensitivity(SelectedData):
     """a(x, y), a smooth factor over the direction of s1 around the beam, shared by all stills
 
     Attributes:
@@ -351,14 +351,14 @@ class Sensitivity(_SelectedData):
                 f"{self.n_params} sensitivity parameters do not fill a grid of {self.shape}"
             )
         self.smoother = GaussianSmoother2D(
-            self.extent[:2], _intervals(self.shape[0]), self.extent[2:], _intervals(self.shape[1])
+            self.extent[:2], intervals_of(self.shape[0]), self.extent[2:], intervals_of(self.shape[1])
         )
 
     def calculate_scales_and_derivatives(self, block_id=0):
         """Values (flex.double) and derivatives (sparse, observations x parameters)"""
         x, y = self._blocks[block_id].parts()
         value, weight, total = self.smoother.multi_value_weight(x, y, self._parameters)
-        return value, _normalised(weight, total)
+        return value, normalised(weight, total)
 
     def bin_of(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Projected directions (N,), (N,) -> bins of the flattened table (N,) int32"""
@@ -380,10 +380,10 @@ class Sensitivity(_SelectedData):
         _, weight, total = self.smoother.multi_value_weight(
             flex.double(x.tolist()), flex.double(y.tolist()), self._parameters
         )
-        return _dense(weight) / flumpy.to_numpy(total)[:, None]
+        return dense(weight) / flumpy.to_numpy(total)[:, None]
 
 
-def _intervals(n_params: int) -> int:
+def intervals_of(n_params: int) -> int:
     """Intervals of a smoother with this many parameters (DIALS: n + 2 values, 2 and 3 for
     one and two intervals)
 
@@ -395,11 +395,11 @@ def _intervals(n_params: int) -> int:
     return n_params - 1 if n_params < 4 else n_params - 2
 
 
-def _dense(matrix) -> np.ndarray:
+def dense(matrix) -> np.ndarray:
     return flumpy.to_numpy(matrix.as_dense_matrix()).reshape(matrix.n_rows, matrix.n_cols)
 
 
-def _normalised(weight, total):
+def normalised(weight, total):
     """Derivatives: weights over their sum, row by row"""
     from dials_scaling_ext import row_multiply
 

@@ -19,9 +19,15 @@ from dials_diffuse.scaling.bragg import (
     bragg_observations,
     mean_bragg_intensity,
 )
-from dials_diffuse.scaling.components import ScaleSeries, whitening
+from dials_diffuse.scaling.components import (
+    RadialOffset,
+    ScaleSeries,
+    Sensitivity,
+    whitening,
+)
 from dials_diffuse.scaling.model import DiffuseScalingModel
 from dials_diffuse.scaling.observations import Observations, ObservationSource
+from dials_diffuse.scaling.order import SeriesSettings
 from dials_diffuse.scaling.restraints import (
     Restraints,
     RestraintSettings,
@@ -29,6 +35,11 @@ from dials_diffuse.scaling.restraints import (
     lift_offsets,
 )
 from dials_diffuse.scaling.scaler import DiffuseScaler
+from dials_diffuse.scaling.series import (
+    OffsetSeries,
+    SensitivitySeries,
+    n_parameters_of,
+)
 from dials_diffuse.scaling.survey import Survey
 from dials_diffuse.scaling.target import ENOUGH, DiffuseScalingTarget
 from dials_diffuse.scaling.whole_parameters import WholeParameters, can_be_whole
@@ -69,38 +80,6 @@ class ModelSettings:
     sensitivity: bool | None = None
     offset_parameters: int = 8
     sensitivity_parameters: int = 13
-
-
-@dataclass(frozen=True)
-class SeriesSettings:
-    """b as a smooth function of the order of the stills; see phil/scale.py.
-
-    Attributes:
-        intervals: of the smoother over the whole series; None: a b for each still
-        p_order: place of each still in the series; None: its number in the input
-    """
-
-    intervals: int | None = None
-    p_order: tuple[float, ...] | None = None
-
-    def places(self, n_stills: int) -> np.ndarray:
-        """p_order (S,)
-
-        Raises:
-            ValueError: a list that doesn't fit the stills, or has no range.
-        """
-        if self.p_order is None:
-            return np.arange(n_stills, dtype=float)
-        places = np.array(self.p_order, dtype=float)
-        if len(places) != n_stills:
-            raise ValueError(
-                f"series.p_order holds {len(places)} numbers for {n_stills} stills: give one for each"
-            )
-        if not np.all(np.isfinite(places)):
-            raise ValueError("series.p_order holds numbers that are not finite")
-        if np.ptp(places) == 0:
-            raise ValueError("The numbers of series.p_order are all the same: there is no order")
-        return places
 
 
 @dataclass(frozen=True)
@@ -207,11 +186,82 @@ def build_models(
         )
         if isinstance(begin, DiffuseScalingModel):
             for name, component in begin.components.items():
-                model.components[name].set_values(component.values())
+                if not isinstance(component, (OffsetSeries, SensitivitySeries)):
+                    model.components[name].set_values(component.values())
         else:
             model.components["scale"].set_values([begin])
         models.append(model)
     return models
+
+
+def put_series_in(
+    models: list, settings: SeriesSettings, places: np.ndarray | None, start: list | np.ndarray
+) -> None:
+    """Exchange the offsets, and the sensitivity, for functions of p_order that all stills share.
+
+    Args:
+        models: as build_models made them; changed
+        places: (S,) p_order, None to do nothing
+        start: models whose values are taken over where they have the component
+    """
+    if places is None:
+        return
+    made = {}
+    first = models[0].components
+    if settings.offset_intervals is not None and "offset" in first:
+        n = first["offset"].n_params
+        values = flex.double(n * n_parameters_of(settings.offset_intervals), 0.0)
+        made["offset"] = OffsetSeries(values, first["offset"].q_max, n, places)
+    if settings.sensitivity_intervals is not None and "sensitivity" in first:
+        of = first["sensitivity"]
+        values = flex.double(of.n_params * n_parameters_of(settings.sensitivity_intervals), 1.0)
+        made["sensitivity"] = SensitivitySeries(values, of.extent, of.shape, places)
+    for name, component in made.items():
+        if isinstance(start[0], DiffuseScalingModel) and name in start[0].components:
+            component.set_values(start[0].components[name].values())
+        for model in models:
+            model.components[name] = component
+
+
+def keep_offset_series_in(models: list, scaler: DiffuseScaler, covariances: np.ndarray) -> None:
+    """The reverse, after the fit: what each still has of c(|q|, p_order) becomes its own, and the
+    function is kept beside it.
+
+    Args:
+        models: changed
+        covariances: (S, 1 + n, 1 + n) of b and c
+    """
+    series = scaler.offset_series
+    if series is None:
+        return
+    kept = series.to_dict()
+    for model, values, of, place in zip(models, series.by_still(), covariances, series.p_order):
+        component = RadialOffset(flex.double(len(values), 0.0), series.q_max)
+        component.set_values(values)
+        component.parameter_esds = flex.double(np.sqrt(np.diagonal(of)[1:]).tolist())
+        model.components["offset"] = component
+        model.keep_series("offset", kept, place)
+
+
+def keep_sensitivity_series_in(models: list, scaler: DiffuseScaler) -> None:
+    """The same for a(x, y, p_order); stills at the same place share a component"""
+    series = scaler.shared.get("sensitivity")
+    if not isinstance(series, SensitivitySeries):
+        return
+    n = series.plane.n_params
+    shifts = shifts_of_detector(scaler, "sensitivity").reshape(series.n_p, n, -1)
+    made = []
+    for values, weights in zip(series.of_places(), series.weights):
+        component = Sensitivity(flex.double(n, 1.0), series.extent, series.shape)
+        component.set_values(values)
+        variances = series.variances(convention=np.tensordot(weights, shifts, axes=(0, 0)))
+        component.parameter_esds = flex.double(np.sqrt(variances).tolist())
+        made.append(component)
+    for number, (model, place) in enumerate(zip(models, series.place)):
+        model.components["sensitivity"] = made[place]
+        # a thousand numbers or more: once is enough
+        kept = series.to_dict() if number == 0 else {"range": list(series.range)}
+        model.keep_series("sensitivity", kept, series.p_order[number])
 
 
 def refine_cycle(
@@ -343,10 +393,8 @@ class Fitter:
         self.prior = survey.prior(self.profile_scales)
         self.start = self.profile_scales if start is None else np.asarray(start, dtype=float)
         self.places = None
-        if settings.series.intervals is not None and settings.model.scale:
-            self.places = settings.series.places(len(excluded))
-            if settings.engine != "SimpleLBFGS":
-                raise ValueError("series.intervals needs fit.engine=SimpleLBFGS")
+        if settings.series.wanted:
+            self.places = self._places(len(excluded))
         chosen = select_for_fit(survey, settings)
         position = np.arange(len(chosen)) * 0.7548776662466927 % 1.0
         free = position < settings.free_percentage / 100
@@ -371,12 +419,27 @@ class Fitter:
             len(self.free),
         )
 
+    def _places(self, n_stills: int) -> np.ndarray:
+        series, model = self.settings.series, self.settings.model
+        if self.settings.engine != "SimpleLBFGS":
+            raise ValueError("Smooth functions of p_order (series) need fit.engine=SimpleLBFGS")
+        for name, intervals, part in (
+            ("intervals", series.intervals, "scale"),
+            ("offset_intervals", series.offset_intervals, "offset"),
+            ("sensitivity_intervals", series.sensitivity_intervals, "sensitivity"),
+        ):
+            if intervals is not None and getattr(model, part) is False:
+                raise ValueError(f"series.{name} has nothing to do with model.{part}=False")
+        places = series.places(n_stills, self.source.experiments)
+        series.check_intervals(places[self.used])
+        return places
+
     def series(self, scales: np.ndarray) -> ScaleSeries | None:
         """The smooth function of p_order closest to scales (S,), None if b is not smooth.
 
         Stills that are left out say nothing: they get what lies between the others.
         """
-        if self.places is None:
+        if self.places is None or self.settings.series.intervals is None:
             return None
         used = np.flatnonzero(self.used)
         order = used[np.argsort(self.places[used], kind="stable")]
@@ -400,12 +463,17 @@ class Fitter:
 
     def n_parameters(self, names: list[str]) -> int:
         """Parameters of a model with these components"""
-        m = self.settings.model
+        m, series = self.settings.model, self.settings.series
+
+        def along(intervals: int | None, without: int) -> int:
+            return without if intervals is None else n_parameters_of(intervals)
+
+        n_stills = self.used.sum()
         each = {
-            "scale": self.used.sum() if self.places is None else self.settings.series.intervals + 2,
-            "offset": self.used.sum() * m.offset_parameters,
+            "scale": along(series.intervals, n_stills),
+            "offset": along(series.offset_intervals, n_stills) * m.offset_parameters,
             "panel": self.survey.n_panels,
-            "sensitivity": m.sensitivity_parameters**2,
+            "sensitivity": along(series.sensitivity_intervals, 1) * m.sensitivity_parameters**2,
         }
         return int(sum(each[name] for name in names))
 
@@ -425,6 +493,7 @@ class Fitter:
         """
         settings = self.settings
         models = build_models(self.source, self.survey, settings.model, names, start)
+        put_series_in(models, settings.series, self.places, start)
         scales = np.array([model.components["scale"].parameters[0] for model in models])
         scaler = self.scaler(models, self.observations, self.series(scales))
         restraints = Restraints(scaler, settings.restraints, self.profile_scales, self.prior)
@@ -485,8 +554,22 @@ def still_covariances(scaler: DiffuseScaler, restraints: Restraints) -> np.ndarr
     """(S, 1 + n, 1 + n): covariances of b and c of each still at the present parameters"""
     target = DiffuseScalingTarget(scaler)
     target.functional_and_gradients(scaler.data)
-    units, _ = whitening(scaler.still_normal_matrices(restraints, target.reference))
+    normal = scaler.still_normal_matrices(restraints, target.reference)
+    if scaler.offset_series is not None:
+        return covariances_with_offset_series(scaler, normal)
+    units, _ = whitening(normal)
     return np.einsum("spk,sqk->spq", units, units)
+
+
+def covariances_with_offset_series(scaler: DiffuseScaler, normal: np.ndarray) -> np.ndarray:
+    """The same where c is a function of p_order: b for a fixed c, and what the error of c adds"""
+    out = np.empty_like(normal)
+    of_c, slopes = scaler.offset_series.covariances(), scaler.slopes
+    cross = np.einsum("spq,sq->sp", of_c, slopes)
+    out[:, 0, 0] = 1.0 / normal[:, 0, 0] + np.einsum("sp,sp->s", cross, slopes)
+    out[:, 0, 1:] = out[:, 1:, 0] = cross
+    out[:, 1:, 1:] = of_c
+    return out
 
 
 def series_variances(scaler: DiffuseScaler) -> np.ndarray:
@@ -624,13 +707,18 @@ def _finish(scaler: DiffuseScaler, fitter: Fitter, result: FitResult) -> None:
         sigmas = np.sqrt(np.diagonal(covariance))
         if "scale" in names and not by_engine:
             model.components["scale"].parameter_esds = flex.double(sigmas[:1].tolist())
-        if "offset" in names:
+        if "offset" in names and scaler.offset_series is None:
             model.components["offset"].parameter_esds = flex.double(sigmas[1:].tolist())
+    keep_offset_series_in(scaler.models, scaler, covariances)
     for name, component in scaler.shared.items():
-        if not by_engine:
+        if not by_engine and name != "offset" and not isinstance(component, SensitivitySeries):
             variances = component.variances(convention=shifts_of_detector(scaler, name))
             component.parameter_esds = flex.double(np.sqrt(variances).tolist())
     if "offset" in names:
         result.lift = lift_offsets(scaler, fitter.used, covariances)
+        if scaler.offset_series is not None:
+            for model in scaler.models:
+                model.configdict["offset_series"]["lift"] = result.lift.tolist()
+    keep_sensitivity_series_in(scaler.models, scaler)
     for model in scaler.models:
         model.set_scaling_model_as_scaled()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dials_diffuse.scaling.components import N_AZIMUTHAL
 from dials_diffuse.scaling.merge_kernels import (
     accumulate_ratio,
     accumulate_weighted,
@@ -32,6 +33,7 @@ class ScaleTables:
     Attributes:
         b: (S,) ; c: (S, n_radial) or None; d: (P,) or None; a: flattened table or None
         offset, sensitivity: components that know the bins
+        place: (S,) which of the tables in a is the still's, None where all have one
         excluded: (S,) bool: stills that take no part
     """
 
@@ -42,10 +44,12 @@ class ScaleTables:
     a: np.ndarray | None = None
     offset: object = None
     sensitivity: object = None
+    place: np.ndarray | None = None
 
     @classmethod
     def of_models(cls, models: list, excluded: np.ndarray) -> ScaleTables:
-        """From the scaling models of all stills; a and d are the first model's"""
+        """From the scaling models of all stills; d is the first model's, and so is a where all have
+        the same component"""
         first = models[0].components
         tables = cls(
             b=np.array([m.components["scale"].parameters[0] for m in models]),
@@ -60,7 +64,13 @@ class ScaleTables:
             tables.d = first["panel"].values()
         if "sensitivity" in first:
             tables.sensitivity = first["sensitivity"]
-            tables.a = tables.sensitivity.table_weights() @ tables.sensitivity.values()
+            weights = tables.sensitivity.table_weights()
+            each = [m.components["sensitivity"] for m in models]
+            different = list({id(component): component for component in each}.values())
+            tables.a = np.concatenate([weights @ component.values() for component in different])
+            if len(different) > 1:
+                row = {id(component): number for number, component in enumerate(different)}
+                tables.place = np.array([row[id(component)] for component in each], dtype=np.int32)
         return tables
 
     def factors(self, obs: Observations) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +79,10 @@ class ScaleTables:
         if self.d is not None:
             detector *= self.d[obs.panel]
         if self.a is not None:
-            detector *= self.a[self.sensitivity.bin_of(obs.x, obs.y)]
+            direction = self.sensitivity.bin_of(obs.x, obs.y)
+            if self.place is not None:
+                direction += self.place[obs.still] * np.int32(N_AZIMUTHAL**2)
+            detector *= self.a[direction]
         h = np.zeros(len(obs))
         if self.c is not None:
             h = detector * self.c[obs.still, self.offset.bin_of(obs.q)]

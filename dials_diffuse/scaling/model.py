@@ -22,6 +22,7 @@ from dials_diffuse.scaling.components import (
     Sensitivity,
     StillScale,
 )
+from dials_diffuse.scaling.series import OffsetSeries, SensitivitySeries
 
 logger = logging.getLogger("dials.diffuse.scaling.model")
 
@@ -39,7 +40,8 @@ class DiffuseScalingModel(ScalingModelBase):
     """I_obs = a(x, y) d(panel) (b_i I_v + c_i(|q|)) for one still.
 
     Components: "scale" (b), "offset" (c), "panel" (d), "sensitivity" (a); the last two belong to the
-    detector and are the same in all stills of a scaling run.
+    detector and are the same in all stills of a scaling run. Where a or c are functions of p_order as well,
+    the components are what this still has of them, and configdict keeps the functions.
     """
 
     id_ = "diffuse"
@@ -134,6 +136,25 @@ class DiffuseScalingModel(ScalingModelBase):
             "p_order": float(place),
         }
 
+    def keep_series(self, name: str, kept: dict, place: float) -> None:
+        """Keep the function of p_order that this still's "offset" or "sensitivity" is a part of.
+
+        Args:
+            kept: to_dict() of OffsetSeries or SensitivitySeries; of the latter without
+                parameters in all stills but the first
+            place: p_order of this still
+        """
+        self._configdict[f"{name}_series"] = {**kept, "p_order": float(place)}
+
+    def series_of(self, name: str, p_order: np.ndarray) -> OffsetSeries | SensitivitySeries | None:
+        """The function of p_order that was kept, for stills at p_order (S,) within its range; None
+        without one"""
+        kept = self.configdict.get(f"{name}_series", {})
+        if "parameters" not in kept:
+            return None
+        kind = OffsetSeries if name == "offset" else SensitivitySeries
+        return kind.from_dict(kept, p_order)
+
     def set_scaling_model_as_scaled(self) -> None:
         super().set_scaling_model_as_scaled()
         self._configdict["is_scaled"] = True
@@ -212,6 +233,13 @@ class DiffuseScalingModel(ScalingModelBase):
                 "offset", curve, "Offset c of the diffuse model", "|q| (1/Angstrom)", "photons/(s sr)",
                 "What this still scatters besides b times the merged intensity.",
             )  # fmt: skip
+        if self.series_of("offset", []) is not None:
+            image = self._offset_over_p_order()
+            add(
+                "offset_series", image, "Offset c over p_order", "|q| (1/Angstrom)", "p_order",
+                "What a still with b = 1 at this p_order scatters besides the merged intensity, in "
+                "photons/(s sr).",
+            )  # fmt: skip
         if "panel" in self.components:
             values = self.components["panel"].values()
             points = {
@@ -237,12 +265,32 @@ class DiffuseScalingModel(ScalingModelBase):
                 .tolist(),
                 "colorscale": "Viridis",
             }
+            series = self.configdict.get("sensitivity_series")
+            whose = (
+                "the same for all stills."
+                if series is None
+                else f"at the place of this still, p_order {series['p_order']:.6g}."
+            )
             add(
                 "sensitivity", image, "Sensitivity a of the diffuse model", "x", "y",
                 "A smooth factor over the direction of s1 around the beam (2 sin(theta) from the "
-                "centre), the same for all stills.",
+                f"centre), {whose}",
             )  # fmt: skip
         return plots
+
+    def _offset_over_p_order(self) -> dict:
+        """Heat map of the c(|q|, p_order) that was kept"""
+        kept = self.configdict["offset_series"]
+        places = np.linspace(*kept["range"], 60)
+        series = self.series_of("offset", places)
+        values = (series.by_still() - np.array(kept.get("lift", 0.0))) @ series.table_weights().T
+        return {
+            "type": "heatmap",
+            "x": series.radial.bin_centres()[::4].tolist(),
+            "y": places.tolist(),
+            "z": values[:, ::4].tolist(),
+            "colorscale": "Viridis",
+        }
 
     def consecutive_refinement_order(self) -> list[list[str]]:
         return [["scale"], ["offset", "panel", "sensitivity"]]

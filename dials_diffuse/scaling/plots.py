@@ -21,6 +21,8 @@ from dials_diffuse.scaling.summary import (
 
 # A page with more curves than this can't be read
 MOST_CURVES = 12
+# and an image needs no more rows
+MOST_ROWS = 100
 
 
 def rounded(values) -> list:
@@ -104,7 +106,7 @@ def offset_plots(scaled) -> dict[str, dict]:
     traces.append(
         _lines(q, profile, "mean intensity", line={"color": "black", "dash": "dot"})
     )
-    return {
+    plots = {
         "scale_offset": _plot(
             traces,
             "Offset c(|q|)",
@@ -115,6 +117,33 @@ def offset_plots(scaled) -> dict[str, dict]:
             "proportion to b is part of the map. The dotted line is the mean intensity.",
         )
     }
+    if "offset_series" in scaled.fit.models[0].configdict:
+        plots["scale_offset_series"] = _offsets_over_p_order(scaled, used)
+    return plots
+
+
+def _offsets_over_p_order(scaled, used: np.ndarray) -> dict:
+    """c of the stills in the order of the series"""
+    places = [scaled.fit.models[i].configdict["offset_series"]["p_order"] for i in used]
+    order = np.argsort(places, kind="stable")
+    # a page need not hold thousands of rows
+    rows = order[np.unique(np.linspace(0, len(order) - 1, MOST_ROWS).round().astype(int))]
+    q = scaled.merger.tables.offset.bin_centres()[::8]
+    image = {
+        "type": "heatmap",
+        "x": rounded(q),
+        "y": rounded(np.array(places)[rows]),
+        "z": [rounded(row) for row in scaled.merger.tables.c[used[rows]][:, ::8]],
+        "colorscale": "Viridis",
+    }
+    return _plot(
+        [image],
+        "Offset c(|q|, p_order)",
+        "|q| (1/Angstrom)",
+        "p_order",
+        "The offsets of the stills in the order of the series, in photons/(s sr): a smooth function of |q| and of "
+        "p_order, less b times what is 0 by convention.",
+    )
 
 
 def _image(values: np.ndarray, extent, title: str, text: str, low: float, high: float) -> dict:
@@ -145,24 +174,36 @@ def _image(values: np.ndarray, extent, title: str, text: str, low: float, high: 
     )
 
 
+def _sensitivity_plot(table: np.ndarray, tables, title: str, text: str) -> dict:
+    """Image of one table of a"""
+    n = int(np.sqrt(len(table)))
+    image = table.reshape(n, n)[::2, ::2].copy()
+    reach = np.percentile(abs(image - 1), 98)
+    text += " Towards the corners, where there are no observations, it is an extrapolation."
+    return _image(image, tables.sensitivity.extent, title, text, 1 - reach, 1 + reach)
+
+
 def detector_plots(scaled) -> dict[str, dict]:
     """a(x, y) if refined, residuals over direction, and by panel"""
     found = scaled.statistics
     plots = {}
     tables = scaled.merger.tables
-    if tables.a is not None:
-        n = int(np.sqrt(len(tables.a)))
-        image = tables.a.reshape(n, n)[::2, ::2].copy()
-        reach = np.percentile(abs(image - 1), 98)
-        plots["scale_sensitivity"] = _image(
-            image,
-            tables.sensitivity.extent,
-            "Sensitivity a(x, y)",
-            "The factor a that all stills share. Towards the corners, where there are no "
-            "observations, it is an extrapolation.",
-            1 - reach,
-            1 + reach,
+    if tables.a is not None and tables.place is None:
+        plots["scale_sensitivity"] = _sensitivity_plot(
+            tables.a, tables, "Sensitivity a(x, y)", "The factor a that all stills share."
         )
+    elif tables.a is not None:
+        used = np.flatnonzero(~tables.excluded)
+        places = [scaled.fit.models[i].configdict["sensitivity_series"]["p_order"] for i in used]
+        order = used[np.argsort(places, kind="stable")]
+        every = tables.a.reshape(tables.place.max() + 1, -1)
+        for part, i in zip(("first", "middle", "last"), order[[0, len(order) // 2, -1]]):
+            plots[f"scale_sensitivity_{part}"] = _sensitivity_plot(
+                every[tables.place[i]],
+                tables,
+                f"Sensitivity a(x, y, p_order), {part} still of the series",
+                f"The factor a of still {i}; along the series it changes smoothly.",
+            )
     plots["scale_residuals_xy"] = _image(
         found.direction_residual,
         found.extent,

@@ -8,6 +8,7 @@ Free without restraints (I_v, b, c, a, d give the same expectations when):
 - a -> a f(|q|), I -> I / f with one wavelength and no c: whatever of a depends on |q| only can't be told from
   the intensities; the mean of a over each ring of |q| is held at the mean of all, firmly, because the
   data have nothing to say against it and what little drift they cause would end up in the map;
+- a(x, y, p_order) -> a f(p_order), b -> b / f: the mean of a is held firmly at each place of the series, too;
 - parameters of a, c and d where there are no observations: smooth continuation, or 1.
 
 Each restraint is a normal prior, its sigma in the scope `restraints`.
@@ -18,6 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
+
+from dials_diffuse.scaling.series import SensitivitySeries
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class RestraintSettings:
         panel: of d around 1
         sensitivity: of a around 1
         sensitivity_smoothness: of second differences of a
-        sensitivity_rings: of the mean of a over a ring of |q|, around that of all rings
+        sensitivity_rings: of the mean of a over a ring of |q|, around that of all rings; and
+            at a place of a series, around that of all places
         scale: of b around what the still's radial profile says, as a fraction of it
     """
 
@@ -79,6 +84,30 @@ def ring_means(scaler) -> np.ndarray:
     return table[total > 0] / total[total > 0, None] - table.sum(axis=0) / total.sum()
 
 
+def means_of_series(scaler) -> np.ndarray:
+    """The same for a(x, y, p_order): means over rings of |q| of all stills together, and
+    over the stills around each position of the smoother along p_order."""
+    component = scaler.shared["sensitivity"]
+    weights = scaler.direction_weights
+    x, y = component.plane.bin_centres()
+    width = np.diff(component.extent[:2])[0] / (2 * max(component.shape))
+    ring = (np.hypot(x, y) / width).astype(int)
+    ones = np.ones(len(ring))
+    in_ring = sparse.coo_matrix((ones, (ring, np.arange(len(ring))))).tocsr()
+    seen = np.bincount(scaler.data.direction, scaler.data.weight > 0, minlength=len(weights))
+    seen = seen.reshape(len(weights.places), -1)
+    # (places, rings, parameters of one still)
+    table = np.array([in_ring @ (of[:, None] * weights.directions) for of in seen])
+    n_seen = seen.sum(axis=1)
+    rings = np.einsum("pi,prk->rik", weights.places, table).reshape(table.shape[1], -1)
+    places = np.einsum(
+        "pj,pi,pk->jik", weights.places, weights.places, table.sum(axis=1), optimize=True
+    ).reshape(component.n_p, -1)
+    totals = np.concatenate((in_ring @ seen.sum(axis=0), weights.places.T @ n_seen))
+    out = np.vstack((rings, places))[totals > 0] / totals[totals > 0, None]
+    return out - rings.sum(axis=0) / n_seen.sum()
+
+
 class Restraints:
     """Sum of ((parameter - expectation) / sigma)^2 over all components of a scaler.
 
@@ -99,17 +128,23 @@ class Restraints:
         first = scaler.models[0].components
         if "offset" in first:
             offset = first["offset"]
-            n = offset.n_params
+            n = len(offset.positions())
             # the smoother's positions, at which the mean intensity is the natural unit
             q = np.clip(offset.positions(), 0.0, offset.q_max)
             unit = np.diag(1.0 / prior(q))
             self.matrices["offset"] = np.vstack(
                 (unit / settings.offset, second_differences(n) @ unit / settings.offset_smoothness)
             )
+        if scaler.offset_series is not None:
+            self.matrices["offset"] = self._of_offset_series(
+                scaler.offset_series, self.matrices["offset"], unit
+            )
         if "panel" in scaler.shared:
             self.matrices["panel"] = np.eye(scaler.shared["panel"].n_params) / settings.panel
-        if "sensitivity" in scaler.shared:
-            component = scaler.shared["sensitivity"]
+        component = scaler.shared.get("sensitivity")
+        if isinstance(component, SensitivitySeries):
+            self.matrices["sensitivity"] = self._of_sensitivity_series(scaler, component)
+        elif component is not None:
             self.matrices["sensitivity"] = np.vstack(
                 (
                     np.eye(component.n_params) / settings.sensitivity,
@@ -118,11 +153,33 @@ class Restraints:
                 )
             )
 
+    def _of_offset_series(self, series, of_still: np.ndarray, unit: np.ndarray) -> np.ndarray:
+        """Matrix for c(|q|, p_order): that of one still at each position along p_order, whose scale is
+        what the radial profiles say there, and second differences along p_order"""
+        order = np.argsort(series.p_order, kind="stable")
+        scale = np.interp(series.positions_of_p(), series.p_order[order], self.start[order])
+        along = second_differences(series.n_p) / self.settings.offset_smoothness / scale.mean()
+        return np.vstack((np.kron(np.diag(1.0 / scale), of_still), np.kron(along, unit)))
+
+    def _of_sensitivity_series(self, scaler, series: SensitivitySeries) -> np.ndarray:
+        """Matrix for a(x, y, p_order)"""
+        settings = self.settings
+        plane = grid_second_differences(*series.shape)
+        along = second_differences(series.n_p)
+        return np.vstack(
+            (
+                np.eye(series.n_params) / settings.sensitivity,
+                np.kron(np.eye(series.n_p), plane) / settings.sensitivity_smoothness,
+                np.kron(along, np.eye(plane.shape[1])) / settings.sensitivity_smoothness,
+                means_of_series(scaler) / settings.sensitivity_rings,
+            )
+        )
+
     def terms(self, scaler) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """For each component: residuals, and their derivatives by its parameters.
 
-        "scale" (without a series) and "offset": residuals (S, n), derivatives (S, n, parameters of one still);
-        the others (n,) and (n, parameters).
+        "scale" and "offset" that are not functions of p_order: residuals (S, n), derivatives (S, n,
+        parameters of one still); the others (n,) and (n, parameters).
         """
         if scaler.series is None:
             width = self.settings.scale * self.start
@@ -132,7 +189,9 @@ class Restraints:
             of_b = ((scaler.series.values() - self.series_start) / width, np.diag(1.0 / width))
         out = {"scale": of_b}
         for name, matrix in self.matrices.items():
-            if name == "offset":
+            if name == "offset" and scaler.offset_series is not None:
+                out[name] = (matrix @ scaler.offset_series.values(), matrix)
+            elif name == "offset":
                 values = np.array([m.components["offset"].values() for m in scaler.models])
                 each = matrix[None] / self.start[:, None, None]
                 out[name] = (np.einsum("skp,sp->sk", each, values), each)
@@ -181,9 +240,11 @@ def apply_conventions(scaler, used: np.ndarray) -> None:
         scaler.series.set_values(scaler.series.values() / mean_b)
     for model, b in zip(scaler.models, scaler.b):
         model.components["scale"].set_values([b / mean_b])
-        if "offset" in model.components:
+        if "offset" in model.components and scaler.offset_series is None:
             offset = model.components["offset"]
             offset.set_values(offset.values() * factor)
+    if scaler.offset_series is not None:
+        scaler.offset_series.set_values(scaler.offset_series.values() * factor)
     scaler.update_for_minimisation()
 
 

@@ -23,6 +23,12 @@ from dials_diffuse.scaling.kernels import (
     segments,
 )
 from dials_diffuse.scaling.observations import Observations
+from dials_diffuse.scaling.series import (
+    OffsetOfStill,
+    OffsetSeries,
+    ProductWeights,
+    SensitivitySeries,
+)
 from dials_diffuse.scaling.whole_parameters import WholeParameters
 
 logger = logging.getLogger("dials.diffuse.scaling.scaler")
@@ -67,6 +73,13 @@ class FitData:
         return tuple(column.view(f"u{column.itemsize}") for column in columns)
 
 
+def directions_of(component, obs: Observations) -> np.ndarray:
+    """Bins of the table of a, flattened, of observations (N,)"""
+    if isinstance(component, SensitivitySeries):
+        return component.bin_of(obs.x, obs.y, obs.still)
+    return component.bin_of(obs.x, obs.y)
+
+
 @dataclass
 class Detector:
     """Owner of the components that stills share; for the parameter manager one more dataset."""
@@ -79,7 +92,7 @@ class DiffuseScaler:
 
     Args:
         models: scaling models, one a still; those of "panel" and "sensitivity" are
-            one object shared by all
+            one object shared by all, and so is "offset" where it is an OffsetSeries
         observations: of the fit; only usable ones
         prior: function |q| (N,) -> mean intensity (N,), photons/(s sr)
         rmsd_tolerance: of DIALS's refinery
@@ -106,6 +119,10 @@ class DiffuseScaler:
         self.series_weights = None if series is None else series.table_weights()
         first = models[0].components
         self.shared = {n: first[n] for n in ("panel", "sensitivity") if n in first}
+        self.offset_series = None
+        if isinstance(first.get("offset"), OffsetSeries):
+            self.offset_series = first["offset"]
+            self.shared = {"offset": self.offset_series, **self.shared}
         for model in models:
             for name, component in self.shared.items():
                 model.components[name] = component
@@ -116,6 +133,10 @@ class DiffuseScaler:
             for m in models
         ]
         common = self.shared if series is None else {"scale": series, **self.shared}
+        if self.offset_series is not None and series is None:
+            # all b follow it: it is set first
+            self.data_managers.insert(0, Detector({"offset": self.offset_series}))
+            common = {n: c for n, c in common.items() if n != "offset"}
         if common:
             self.data_managers.append(Detector(common))
         self.prior_strength = prior_strength
@@ -129,7 +150,7 @@ class DiffuseScaler:
         )
         self.Ih_table = SimpleNamespace(size=self.data.size)
         self.radial_weights = (
-            np.vstack((first["offset"].table_weights(), np.zeros(first["offset"].n_params)))
+            np.vstack((first["offset"].table_weights(), np.zeros(len(first["offset"].positions()))))
             if "offset" in first
             else np.zeros((1, 0))
         )
@@ -167,7 +188,7 @@ class DiffuseScaler:
             still=obs.still,
             panel=obs.panel if "panel" in components else zeros,
             radial=radial.astype(np.int16),
-            direction=components["sensitivity"].bin_of(obs.x, obs.y)
+            direction=directions_of(components["sensitivity"], obs)
             if "sensitivity" in components
             else zeros,
             y=obs.counts - obs.background,
@@ -181,6 +202,12 @@ class DiffuseScaler:
             relative_error=np.where(of_bragg, relative_error, 0.0),
             importance=np.where(of_bragg, importance, 1.0),
         )
+
+    @property
+    def has_series(self) -> bool:
+        """True where b, c or a is a function of p_order"""
+        of_a = isinstance(self.shared.get("sensitivity"), SensitivitySeries)
+        return of_a or self.series is not None or self.offset_series is not None
 
     # --- what DIALS's refineries call
 
@@ -198,7 +225,10 @@ class DiffuseScaler:
         else:
             self.b = self.series_weights @ self.series.values()
         if "offset" in first:
-            parameters = np.array([m.components["offset"].values() for m in self.models])
+            if self.offset_series is not None:
+                parameters = self.offset_series.by_still()
+            else:
+                parameters = np.array([m.components["offset"].values() for m in self.models])
             self.c = parameters @ self.radial_weights.T
         else:
             self.c = np.zeros((len(self.models), 1))
@@ -269,7 +299,9 @@ class DiffuseScaler:
         terms = restraints.terms(self)
         normal = self.still_normal_matrices(restraints, reference)
         of_b = normal[:, 0, 0]
-        if "offset" in terms:
+        if self.offset_series is not None:
+            self._set_units_of_offset_series(terms, names, normal)
+        elif "offset" in terms:
             of_c, cross = normal[:, 1:, 1:], normal[:, 1:, 0]
             both = "scale" in names and "offset" in names and self.series is None
             units, inverses = whitening(of_c)
@@ -288,10 +320,13 @@ class DiffuseScaler:
             for model, unit in zip(self.models, self.scale_units):
                 model.components["scale"].set_unit(float(unit), 1.0 / float(unit))
         else:
-            if "offset" in terms and "offset" in names:
+            if "offset" in terms and "offset" in names and self.offset_series is None:
                 of_b = of_b + np.einsum("sp,sp->s", cross, slopes)
             weights, of = self.series_weights, terms["scale"][1]
-            self.series.set_unit(*whitening(weights.T @ (of_b[:, None] * weights) + of.T @ of))
+            normal_b = weights.T @ (of_b[:, None] * weights) + of.T @ of
+            if self.offset_series is not None:
+                normal_b = normal_b + self._let_offset_series_follow(names, normal[:, 1:, 0])
+            self.series.set_unit(*whitening(normal_b))
         self._set_units_of_detector(terms, names, reference, of_d, of_a)
 
     def _set_units_of_detector(self, terms, names, reference, of_d, of_a) -> None:
@@ -303,16 +338,61 @@ class DiffuseScaler:
         if "sensitivity" in terms:
             of = terms["sensitivity"][1]
             weights = self.direction_weights
-            normal_a = weights.T @ (of_a[:, None] * weights) + of.T @ of
+            if isinstance(weights, ProductWeights):
+                normal_a = weights.normal(of_a) + of.T @ of
+            else:
+                normal_a = weights.T @ (of_a[:, None] * weights) + of.T @ of
             self.shared["sensitivity"].set_unit(*whitening(normal_a))
             self.shared["sensitivity"].follow(None)
             if "panel" in names and "sensitivity" in names:
-                cross = self._panels_and_directions(reference) @ weights
+                cross = self._panels_and_directions(reference)
+                if isinstance(weights, ProductWeights):
+                    cross = weights.rows(cross)
+                else:
+                    cross = cross @ weights
                 slope = -np.linalg.solve(normal_a, cross.T)
                 self.shared["sensitivity"].follow(self.shared["panel"], slope)
                 normal_d = normal_d + cross @ slope
         if "panel" in terms:
             self.shared["panel"].set_unit(*whitening(normal_d))
+
+    def _set_units_of_offset_series(self, terms, names, normal: np.ndarray) -> None:
+        """c as function of p_order too; each still's own b follows it, where both are refined.
+
+        Args:
+            normal: (S, 1 + n, 1 + n) as still_normal_matrices gives them
+        """
+        series = self.offset_series
+        of_b, cross, of_c = normal[:, 0, 0], normal[:, 1:, 0], normal[:, 1:, 1:]
+        both = self.series is None and "scale" in names and "offset" in names
+        self.slopes = np.zeros_like(cross)
+        if both:
+            self.slopes = -cross / of_b[:, None]
+            of_c = of_c + cross[:, :, None] * self.slopes[:, None, :]
+        if self.series is None:
+            for still, model in enumerate(self.models):
+                leader = OffsetOfStill(series, still) if both else None
+                model.components["scale"].follow(leader, self.slopes[still][None])
+        of = terms["offset"][1]
+        self._normal_of_offset_series = series.normal(of_c) + of.T @ of
+        series.set_unit(*whitening(self._normal_of_offset_series))
+
+    def _let_offset_series_follow(self, names, cross: np.ndarray) -> np.ndarray:
+        """Where b is a function of p_order as well, c follows it.
+
+        Returns:
+            what to add to the normal matrix of b
+        """
+        series = self.offset_series
+        series.follow(None)
+        if not ("scale" in names and "offset" in names):
+            return np.zeros(2 * (self.series.n_params,))
+        both = np.einsum(
+            "si,sq,sb->iqb", series.weights, cross, self.series_weights, optimize=True
+        ).reshape(series.n_params, -1)
+        slope = -np.linalg.solve(self._normal_of_offset_series, both)
+        series.follow(self.series, slope)
+        return both.T @ slope
 
     def _panels_and_directions(self, reference: np.ndarray) -> sparse.csr_matrix:
         """(P, directions): elements of the Gauss-Newton matrix (halved) between the tables d and a, for
@@ -339,7 +419,7 @@ class DiffuseScaler:
         for name, (_, of) in restraints.terms(self).items():
             if name == "scale" and self.series is None:
                 matrix[:, 0, 0] += of[:, 0, 0] ** 2
-            elif name == "offset":
+            elif name == "offset" and self.offset_series is None:
                 matrix[:, 1:, 1:] += np.einsum("skp,skq->spq", of, of)
         return matrix
 
@@ -347,7 +427,9 @@ class DiffuseScaler:
         """Chain rule from the tables to the parameters of each component"""
         return {
             "scale": of_b if self.series is None else of_b @ self.series_weights,
-            "offset": of_c @ self.radial_weights,
+            "offset": of_c @ self.radial_weights
+            if self.offset_series is None
+            else self.offset_series.gradient(of_c @ self.radial_weights),
             "panel": of_d,
             "sensitivity": of_a @ self.direction_weights,
         }

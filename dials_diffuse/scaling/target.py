@@ -105,8 +105,8 @@ class DiffuseScalingTarget(ScalingTarget):
             ValueError: the dense matrix would be too large.
         """
         scaler = self.scaler
-        if scaler.series is not None:
-            raise ValueError("series.intervals needs fit.engine=SimpleLBFGS")
+        if scaler.has_series:
+            raise ValueError("Smooth functions of p_order (series) need fit.engine=SimpleLBFGS")
         n_columns = sum(
             component.n_params
             for manager in scaler.data_managers
@@ -218,6 +218,8 @@ class DiffuseScalingTarget(ScalingTarget):
         """Derivatives by the free parameters: still after still, then the detector"""
         stills, detector = [], []
         first = self.scaler.models[0].components
+        if self.scaler.offset_series is not None:
+            return _flex(self._in_order_with_offset_series(gradients))
         if "scale" in self.names and self.scaler.series is not None:
             detector.append(self.scaler.series.free_gradient(gradients["scale"]))
         elif "scale" in self.names:
@@ -228,16 +230,45 @@ class DiffuseScalingTarget(ScalingTarget):
             stills.append((of * self.scaler.scale_units)[:, None])
         if "offset" in first and "offset" in self.names:
             stills.append(np.einsum("sp,spq->sq", gradients["offset"], self.scaler.offset_units))
-        for name, component in self.scaler.shared.items():
-            if name in self.names:
+        detector.extend(self._of_detector(gradients))
+        parts = [np.concatenate(stills, axis=1).ravel()] if stills else []
+        return _flex(np.concatenate([*parts, *detector]))
+
+    def _in_order_with_offset_series(self, gradients: dict) -> np.ndarray:
+        """The same where c is a function of p_order: before the stills where b follows it,
+        after b where it follows b"""
+        scaler = self.scaler
+        of_b, of_c = gradients["scale"], gradients["offset"]
+        parts = []
+        if scaler.series is None:
+            if "offset" in self.names:
+                if "scale" in self.names:
+                    of_c = of_c + scaler.offset_series.gradient(scaler.slopes * of_b[:, None])
+                parts.append(scaler.offset_series.free_gradient(of_c))
+            if "scale" in self.names:
+                parts.append(of_b * scaler.scale_units)
+        else:
+            if "scale" in self.names:
+                if "offset" in self.names and scaler.offset_series.slope is not None:
+                    of_b = of_b + of_c @ scaler.offset_series.slope
+                parts.append(scaler.series.free_gradient(of_b))
+            if "offset" in self.names:
+                parts.append(scaler.offset_series.free_gradient(of_c))
+        return np.concatenate([*parts, *self._of_detector(gradients)])
+
+    def _of_detector(self, gradients: dict) -> list[np.ndarray]:
+        """Derivatives by the free parameters of d and a"""
+        out = []
+        shared = self.scaler.shared
+        for name in ("panel", "sensitivity"):
+            if name in shared and name in self.names:
                 of = gradients[name]
-                follower = self.scaler.shared.get("sensitivity")
+                follower = shared.get("sensitivity")
                 if name == "panel" and follower is not None and follower.slope is not None:
                     # a follows d
                     of = of + gradients["sensitivity"] @ follower.slope
-                detector.append(component.free_gradient(of))
-        parts = [np.concatenate(stills, axis=1).ravel()] if stills else []
-        return _flex(np.concatenate([*parts, *detector]))
+                out.append(shared[name].free_gradient(of))
+        return out
 
 
 def _flex(values: np.ndarray) -> flex.double:
