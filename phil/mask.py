@@ -54,7 +54,8 @@ bragg
     .type = choice
     .help = "Where the size of the spots is from. images: measured on them. model: the"
             "crystal's mosaicity and domain size, or its ellipsoid profile. auto: the"
-            "ellipsoid profile if there is one, else the images, else the model."
+            "images if they have enough strong spots, else the model. (Profiles describe what was"
+            "integrated; far from the beam spots were seen to reach further.)"
   mosaicity = None
     .type = float(value_min=0)
     .help = "Spread of orientations within a crystal, full width at half maximum in degrees."

@@ -136,9 +136,8 @@ class BraggSettings:
             ValueError: nothing is known.
         """
         model = shape_of_model(experiment)
-        profile = model is not None and model.source == "ellipsoid profile"
         shape = self.fitted
-        if self.size == "model" or (model and shape is None) or (self.size == "auto" and profile):
+        if self.size == "model" or (model and shape is None):
             shape = model
         if self.mosaicity is not None or self.domain is not None:
             angle, size = self.mosaicity, self.domain

@@ -330,7 +330,8 @@ def test_ellipsoid_profiles_give_the_size_of_spots(tmp_path, kind, values, mosai
     assert shape.source == "ellipsoid profile"
     assert shape.size == pytest.approx(SIGMA)
     assert shape.angle == pytest.approx(values[1] if kind == "simple1angular1" else 0)
-    result = make_masks(experiments, simulated.reflections, parameters(tmp_path))
-    assert result.settings.shape_of(experiments[0]).source == "ellipsoid profile"
-    removed, lost = bragg_left(simulated, result)
-    assert removed > 0.995 and lost < 0.15
+    for size, source in (("model", "ellipsoid profile"), ("auto", "images")):
+        result = make_masks(experiments, simulated.reflections, parameters(tmp_path, bragg__size=size))
+        assert result.settings.shape_of(experiments[0]).source == source
+        removed, lost = bragg_left(simulated, result)
+        assert removed > 0.995 and lost < 0.15
