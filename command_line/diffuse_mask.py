@@ -64,8 +64,8 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     params = command.params
     if len(command.pairs) != 1:
         raise ValueError(
-            f"One .expt file (and its .refl) is needed, {len(command.pairs)} were given: "
-            "mask them one after the other"
+            f"One .expt file (and its .refl) is needed, {len(command.pairs)} were given: join them with "
+            "dials.combine_experiments, or give them all to dials.diffuse_process"
         )
     from dials_diffuse.masking.batches import Survey
     from dials_diffuse.masking.mask import make_masks
