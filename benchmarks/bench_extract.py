@@ -6,7 +6,7 @@ DATA is the folder that holds integrated.expt and integrated.refl (thaumatin_int
 default $DIALS_DIFFUSE_DATA/thaumatin_integrated; its images are found through the paths in it, or
 in $DIALS_DATA. Images are unpacked to .cbf in a temporary folder and repeated as often as asked. The
 marginal cost is the slope between the small and the large number of stills; what is left over
-is start-up. Everything is run once before, so that compiled code and the page cache are warm.
+is start-up, the survey of some images by dials.diffuse_mask included (of as many as the small number in both runs). Everything is run once before, so that compiled code and the page cache are warm.
 """
 
 from __future__ import annotations
@@ -91,11 +91,11 @@ def repeated(data, images, folder: pathlib.Path, n: int) -> pathlib.Path:
     return target
 
 
-def run_step(step: str, folder: pathlib.Path, nproc: int, more=()) -> Measured:
-    """Run a command of the chain on the files in a folder."""
+def run_step(step: str, folder: pathlib.Path, nproc: int, more: dict) -> Measured:
+    """Run a command of the chain on the files in a folder; more: parameters of a step"""
     touch_memory()
     processes = [] if step == "grid" else [f"nproc={nproc}"]  # gridding has one process only
-    return ours(step, *STEPS[step], *processes, "output.html=None", *more, cwd=folder)
+    return ours(step, *STEPS[step], *processes, "output.html=None", *more.get(step, ()), cwd=folder)
 
 
 def reading(folder: pathlib.Path) -> tuple[float, float]:
@@ -122,14 +122,16 @@ def main() -> None:
     parser.add_argument("--d_min", type=float, default=None)
     parser.add_argument("--folder", help="where to put temporary files")
     options = parser.parse_args()
-    more = [] if options.d_min is None else [f"d_min={options.d_min}"]
+    more = {"mask": [f"dynamic.n_images={options.small}"]}
+    if options.d_min is not None:
+        more["extract"] = [f"d_min={options.d_min}"]
     data = data_folder(options.data)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = pathlib.Path(name)
         images = unpacked(data, folder)
         folders = {n: repeated(data, images, folder, n) for n in (options.small, options.large)}
         for step in STEPS:
-            run_step(step, folders[options.small], 1, more if step == "extract" else ())
+            run_step(step, folders[options.small], 1, more)
         raw, mask = reading(folders[options.small])
         pixels = sum(
             panel.get_image_size()[0] * panel.get_image_size()[1]
@@ -145,8 +147,7 @@ def main() -> None:
         for nproc in options.nproc:
             total = 0.0
             for step in STEPS:
-                extra = more if step == "extract" else ()
-                times = {n: run_step(step, target, nproc, extra) for n, target in folders.items()}
+                times = {n: run_step(step, target, nproc, more) for n, target in folders.items()}
                 few, many = times[options.small], times[options.large]
                 slope = (many.wall - few.wall) / (options.large - options.small)
                 busy = (many.cpu - few.cpu) / (options.large - options.small)
