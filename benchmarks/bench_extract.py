@@ -94,8 +94,7 @@ def repeated(data, images, folder: pathlib.Path, n: int) -> pathlib.Path:
 def run_step(step: str, folder: pathlib.Path, nproc: int, more: dict) -> Measured:
     """Run a command of the chain on the files in a folder; more: parameters of a step"""
     touch_memory()
-    processes = [] if step == "grid" else [f"nproc={nproc}"]  # gridding has one process only
-    return ours(step, *STEPS[step], *processes, "output.html=None", *more.get(step, ()), cwd=folder)
+    return ours(step, *STEPS[step], f"nproc={nproc}", "output.html=None", *more.get(step, ()), cwd=folder)
 
 
 def reading(folder: pathlib.Path) -> tuple[float, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iotbx.phil import parse
 
-from dials_diffuse.phil.common import MODELS, output_str
+from dials_diffuse.phil.common import MODELS, one_process_str, output_str
 
 phil_str = """
 method = *total_scattering wilson
@@ -130,7 +130,7 @@ wilson
     .help = "Leave out integrated reflections of lower partiality."
     .expert_level = 1
 }
-""" + output_str(
+""" + one_process_str + output_str(
     "diffuse_absolute",
     "diffuse_absolute.expt",
     "diffuse_absolute.refl",

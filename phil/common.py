@@ -8,6 +8,13 @@ nproc = Auto
   .help = "Number of processes. Auto: as many as there are processors."
 """
 
+# Every command takes nproc, so that scripts can give it to all
+one_process_str = """
+nproc = Auto
+  .type = int(value_min=1)
+  .help = "Accepted as by all commands of the chain; this one works in one process."
+  .expert_level = 1
+"""
 
 MODELS = " and a copy of the grid and scaling models"
 

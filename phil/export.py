@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iotbx.phil import parse
 
-from dials_diffuse.phil.common import output_str
+from dials_diffuse.phil.common import one_process_str, output_str
 
 phil_str = """
 format = *mtz ccp4 h5 npz hkl
@@ -31,7 +31,7 @@ section = hk0 h0l 0kl
   .type = strings
   .help = "Sections through the map for the report and PNG files: two of h, k, l and a number in place"
           "of the third, such as hk0, h1.5l or hk0.333."
-""" + output_str(
+""" + one_process_str + output_str(
     "diffuse_export",
     None,
     None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iotbx.phil import parse
 
-from dials_diffuse.phil.common import MODELS, nproc_str, output_str
+from dials_diffuse.phil.common import MODELS, one_process_str, output_str
 
 phil_str = (
     """
@@ -223,7 +223,7 @@ seed = 42
   .help = "Seed of the random choice of half sets."
   .expert_level = 2
 """
-    + nproc_str
+    + one_process_str
     + output_str(
         "diffuse_scale",
         "diffuse_scaled.expt",
