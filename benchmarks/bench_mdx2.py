@@ -59,7 +59,6 @@ class Timing:
 
 def timed(step: str, folder: Path, *command: str) -> Timing:
     """Run a command and time it with all its processes."""
-    touch_memory()
     found = measure(command, folder)
     return Timing(step, found.wall, found.cpu)
 
@@ -220,7 +219,9 @@ def main() -> None:
             empty_shots_as_sweep(data, work)
             if n == numbers[0]:  # compiles
                 run_ours(data, work, "compile", options.nproc, scale)
+            touch_memory()
             mdx2.append(run_mdx2(work, n, commands, options.nproc, options.threshold))
+            touch_memory()
             ours.append(run_ours(data, work, "ours", options.nproc, scale))
     mpixel = options.size[0] * options.size[1] / 1e6
     print(
