@@ -33,7 +33,6 @@ from dials_diffuse.scaling.observations import ObservationSource, unpack_voxels
 from dials_diffuse.scaling.scale import scale
 from dials_diffuse.scaling.scaler import DiffuseScaler
 from dials_diffuse.scaling.target import DiffuseScalingTarget
-from dials_diffuse.scaling.whole_parameters import WholeParameters
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -171,7 +170,7 @@ def speed(totals: list[float], n_stills: int) -> None:
                 (fit_module, "collect"),
                 (fit_module, "refine_cycle"),
                 (DiffuseScalingTarget, "functional_and_gradients"),
-                (WholeParameters, "__init__"),
+                (DiffuseScaler, "set_units"),
                 (DiffuseScaler, "reject_outliers"),
                 (DiffuseScaler, "update_weights"),
                 (Merger, "merge"),

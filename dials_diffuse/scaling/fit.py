@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass, field
 
@@ -33,6 +34,7 @@ from dials_diffuse.scaling.restraints import (
     RestraintSettings,
     apply_conventions,
     lift_offsets,
+    mean_over_observations,
 )
 from dials_diffuse.scaling.scaler import DiffuseScaler
 from dials_diffuse.scaling.series import (
@@ -41,8 +43,7 @@ from dials_diffuse.scaling.series import (
     n_parameters_of,
 )
 from dials_diffuse.scaling.survey import Survey
-from dials_diffuse.scaling.target import ENOUGH, DiffuseScalingTarget
-from dials_diffuse.scaling.whole_parameters import WholeParameters, can_be_whole
+from dials_diffuse.scaling.target import DiffuseScalingTarget
 
 logger = logging.getLogger("dials.diffuse.scaling.fit")
 
@@ -51,16 +52,9 @@ COMPONENTS = ("scale", "offset", "panel", "sensitivity")
 # Cycles end when no b moves by more e.s.d.s than this
 SHIFT_TOLERANCE = 0.2
 
-# Where the minimiser may stop while weights and outliers are those of the start
-ENOUGH_AT_FIRST = 3.0
-
 # Part of the free set's chi^2 by which a component has to lower it: half a percent of the intensities of
 # observations of ten photons
 LEAST_GAIN = 3e-4
-
-# Steps of the minimiser before its coordinates are adapted to where it has come
-STEPS_A_MATRIX = 8
-MOST_MATRICES = 60
 
 
 @dataclass(frozen=True)
@@ -264,75 +258,52 @@ def keep_sensitivity_series_in(models: list, scaler: DiffuseScaler) -> None:
         model.keep_series("sensitivity", kept, series.p_order[number])
 
 
-def refine_cycle(
-    scaler, restraints, names: list[str], settings: FitSettings, enough: float = ENOUGH
-) -> dict:
+def refine_cycle(scaler, restraints, names: list[str], settings: FitSettings) -> dict:
     """One refinement of the named components by DIALS. Returns a row of the convergence table."""
-    target = DiffuseScalingTarget(scaler, restraints, names, enough)
+    restraints.hold_means(scaler)
+    target = DiffuseScalingTarget(scaler, restraints, names)
     target.functional_and_gradients(scaler.data)
     before = target.rmsds(None, None)[0]
-    if settings.engine == "SimpleLBFGS" and can_be_whole(scaler):
-        n_parameters, histories = refine_whole(target, settings)
-    else:
-        n_parameters, histories = refine_by_components(target, settings)
-    return {
-        "components": list(names),
-        "parameters": n_parameters,
-        "steps": sum(history.get_nrows() for history in histories),
-        "calls": target.n_calls,
-        "rmsd_start": before,
-        "rmsd_end": target.rmsds(None, None)[0],
-        "reason": histories[-1].reason_for_termination,
-    }
-
-
-def refine_whole(target: DiffuseScalingTarget, settings: FitSettings) -> tuple[int, list]:
-    """Refine all parameters as one array, with a new matrix as often as the way is long.
-
-    Returns:
-        (number of parameters, histories of the refineries)
-    """
-    scaler = target.scaler
-    most = settings.max_iterations or MOST_MATRICES * STEPS_A_MATRIX
-    histories = []
-    while most > 0:
-        manager = WholeParameters(target)
-        manager.start_at_best_guess()
-        steps = min(STEPS_A_MATRIX, most)
-        refinery = scaling_refinery(settings.engine, scaler, target, manager, steps)
-        # what matters is what is left to gain, not a short step
-        refinery.set_tolerance(0.1 * refinery.rmsd_tolerance)
-        manager.set_param_vals(run_refinery(refinery, manager.get_param_vals()))
-        manager.to_components()
-        scaler.update_for_minimisation()
-        target.functional_and_gradients(scaler.data)
-        histories.append(refinery.history)
-        most -= steps
-        if refinery.history.get_nrows() < steps:
-            break
-    return manager.n_active_params, histories
-
-
-def refine_by_components(target: DiffuseScalingTarget, settings: FitSettings) -> tuple[int, list]:
-    """Refine with DIALS's parameter manager: any component, any of DIALS's engines.
-
-    Returns:
-        (number of parameters, histories of the refineries)
-    """
-    scaler, names = target.scaler, list(target.names)
-    scaler.set_units(target.reference, target.restraints, names)
+    scaler.set_units(target.reference, restraints, names)
     components = [manager.components for manager in scaler.data_managers]
     manager = multi_active_parameter_manager(
         target, components, [names] * len(components), active_parameter_manager
     )
-    refinery = scaling_refinery(settings.engine, scaler, target, manager, settings.max_iterations)
     start = manager.get_param_vals().deep_copy()
-    manager.set_param_vals(run_refinery(refinery, start))
+    with quiet_refinery():
+        refinery = scaling_refinery(settings.engine, scaler, target, manager, settings.max_iterations)
+        manager.set_param_vals(run_refinery(refinery, start))
     if "scale" in names and getattr(refinery, "parameter_var_cov", None) is not None:
         set_scale_esds(scaler, manager, np.array(refinery.parameter_var_cov))
     scaler.update_for_minimisation()
     target.functional_and_gradients(scaler.data)
-    return manager.n_active_params, [refinery.history]
+    return {
+        "components": list(names),
+        "parameters": manager.n_active_params,
+        "steps": refinery.history.get_nrows(),
+        "calls": target.n_calls,
+        "rmsd_start": before,
+        "rmsd_end": target.rmsds(None, None)[0],
+        "reason": refinery.history.reason_for_termination,
+    }
+
+
+@contextlib.contextmanager
+def quiet_refinery():
+    """Leave out what DIALS's refinery says of each of many rounds.
+
+    It logs as "dials" itself, whose level is everybody's: a filter touches its own messages only.
+    """
+    dials_logger = logging.getLogger("dials")
+
+    def not_info(record: logging.LogRecord) -> bool:
+        return record.levelno != logging.INFO
+
+    dials_logger.addFilter(not_info)
+    try:
+        yield
+    finally:
+        dials_logger.removeFilter(not_info)
 
 
 def run_refinery(refinery, start):
@@ -500,7 +471,7 @@ class Fitter:
         fresh = not isinstance(start[0], DiffuseScalingModel)
         order = [["scale"], names] if fresh and "scale" in names and len(names) > 1 else [names]
         cycles: list[dict] = []
-        last = None
+        last = shift = None
         for cycle in range(settings.n_cycles if names else 0):
             scaler.accept_all()
             n_rejected = 0
@@ -509,10 +480,7 @@ class Fitter:
                 scaler.update_weights()
                 n_rejected += scaler.reject_outliers(settings.outlier_cutoff)
             step = order[min(cycle, len(order) - 1)]
-            # weights and outliers are not yet those of the result
-            first = cycle < len(order) and cycle + 1 < settings.n_cycles
-            enough = ENOUGH_AT_FIRST if first else ENOUGH
-            row = refine_cycle(scaler, restraints, step, settings, enough)
+            row = refine_cycle(scaler, restraints, step, settings)
             apply_conventions(scaler, self.used)
             b = scaler.b[self.used]
             shift = None
@@ -521,9 +489,19 @@ class Fitter:
                 shift = float(np.max(abs(b - last) / sigma))
             row.update(cycle=cycle + 1, outliers=n_rejected, shift=shift)
             cycles.append(row)
+            logger.info(
+                "%s, cycle %d: RMSD %.5f -> %.5f in %d steps",
+                " ".join(step), cycle + 1, row["rmsd_start"], row["rmsd_end"], row["steps"],
+            )  # fmt: skip
             if cycle >= len(order) and shift < SHIFT_TOLERANCE:
                 break
             last = b
+        else:
+            if shift is not None:
+                logger.warning(
+                    "Scales moved by up to %.2f of their e.s.d. in the last of %d cycles: give a larger fit.n_cycles",
+                    shift, settings.n_cycles,
+                )  # fmt: skip
         return scaler, cycles
 
     def free_chi2(self, models: list, weights: np.ndarray | None = None):
@@ -583,12 +561,7 @@ def shifts_of_detector(scaler: DiffuseScaler, name: str) -> np.ndarray:
     """(n, n): shifts of the parameters of "panel" or "sensitivity" -> what is left of them by the
     convention that their mean logarithm over the observations is 0"""
     component = scaler.shared[name]
-    data = scaler.data
-    n = component.n_params
-    weights = np.eye(n) if name == "panel" else scaler.direction_weights
-    index = data.panel if name == "panel" else data.direction
-    share = np.bincount(index, data.weight > 0, minlength=len(weights)) / np.sum(data.weight > 0)
-    return np.eye(n) - np.outer(component.values(), share @ weights)
+    return np.eye(component.n_params) - np.outer(component.values(), mean_over_observations(scaler, name))
 
 
 def chi2_of(scaler: DiffuseScaler) -> float:
@@ -641,7 +614,12 @@ def fit(
         if weights is None or fitter.too_few(more):
             trials.append(_trial(more, None, None, False))
             continue
-        trial, rows = fitter.refine(more, scaler.models)
+        try:
+            trial, rows = fitter.refine(more, scaler.models)
+        except ValueError as error:
+            logger.info("No %s: %s", name, error)
+            trials.append(_trial(more, None, None, False))
+            continue
         new_chi2, _, new_squares = fitter.free_chi2(trial.models, weights)
         n_more = fitter.n_parameters(more) - fitter.n_parameters(names)
         better = is_real_gain(

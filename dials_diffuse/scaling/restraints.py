@@ -3,7 +3,8 @@
 Free without restraints (I_v, b, c, a, d give the same expectations when):
 
 - b -> k b, I -> I / k;  a or d -> k a, b -> b / k, c -> c / k: fixed by convention, mean b = 1, mean
-  ln a = mean ln d = 0 over the observations of the fit;
+  ln a = mean ln d = 0 over the observations of the fit. During a cycle the means of a and d are
+  held: other restraints on them cost nothing for an a that shrinks to nothing;
 - c_i -> c_i - b_i f(|q|), I -> I + f for any f: fixed by convention, the smallest c_i / b_i is 0 at each |q|;
 - a -> a f(|q|), I -> I / f with one wavelength and no c: whatever of a depends on |q| only can't be told from
   the intensities; the mean of a over each ring of |q| is held at the mean of all, firmly, because the
@@ -22,6 +23,9 @@ import numpy as np
 from scipy import sparse
 
 from dials_diffuse.scaling.series import SensitivitySeries
+
+# Sigma of the means of a and d in a cycle
+MEAN = 1e-4
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,16 @@ def grid_second_differences(n_x: int, n_y: int) -> np.ndarray:
             np.kron(second_differences(n_y), np.eye(n_x)),
         )
     )
+
+
+def mean_over_observations(scaler, name: str) -> np.ndarray:
+    """(n,): mean of d ("panel") or a ("sensitivity") over the accepted observations = row @ parameters"""
+    data = scaler.data
+    weights, index = np.eye(scaler.shared[name].n_params), data.panel
+    if name == "sensitivity":
+        weights, index = scaler.direction_weights, data.direction
+    seen = np.bincount(index, data.weight > 0, minlength=len(weights))
+    return (seen / max(seen.sum(), 1)) @ weights
 
 
 def ring_means(scaler) -> np.ndarray:
@@ -152,6 +166,10 @@ class Restraints:
                     ring_means(scaler) / settings.sensitivity_rings,
                 )
             )
+        self.means = {
+            name: mean_over_observations(scaler, name) for name in ("panel", "sensitivity") if name in scaler.shared
+        }
+        self.held = dict.fromkeys(self.means, 1.0)
 
     def _of_offset_series(self, series, of_still: np.ndarray, unit: np.ndarray) -> np.ndarray:
         """Matrix for c(|q|, p_order): that of one still at each position along p_order, whose scale is
@@ -175,6 +193,11 @@ class Restraints:
             )
         )
 
+    def hold_means(self, scaler) -> None:
+        """Hold the means of a and d where they are"""
+        for name, row in self.means.items():
+            self.held[name] = float(row @ scaler.shared[name].values())
+
     def terms(self, scaler) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """For each component: residuals, and their derivatives by its parameters.
 
@@ -196,7 +219,11 @@ class Restraints:
                 each = matrix[None] / self.start[:, None, None]
                 out[name] = (np.einsum("skp,sp->sk", each, values), each)
             else:
-                out[name] = (matrix @ (scaler.shared[name].values() - 1.0), matrix)
+                values, mean = scaler.shared[name].values(), self.means[name]
+                out[name] = (
+                    np.append(matrix @ (values - 1.0), (mean @ values - self.held[name]) / MEAN),
+                    np.vstack((matrix, mean / MEAN)),
+                )
         return out
 
     def functional_gradients(self, scaler) -> tuple[float, dict[str, np.ndarray]]:
@@ -220,18 +247,24 @@ def apply_conventions(scaler, used: np.ndarray) -> None:
     Args:
         scaler: its models are changed in place
         used: (S,) bool: stills that were refined
+
+    Raises:
+        ValueError: an a or d of accepted observations is not positive.
     """
     data = scaler.data
     scaler.update_for_minimisation()
     factor = 1.0
-    # rejected observations are none
-    n = max(np.count_nonzero(data.weight), 1)
     for name, table, index in (
         ("panel", scaler.d, data.panel),
         ("sensitivity", scaler.a, data.direction),
     ):
         if name in scaler.shared:
-            mean = np.exp(np.sum(np.log(table[index]) * (data.weight > 0)) / n)
+            accepted = table[index[data.weight > 0]]
+            if not np.all(accepted > 0):
+                raise ValueError(
+                    f"The fit makes {name} factors zero or negative: they can't be told from the rest (model.{name}=False)"
+                )
+            mean = np.exp(np.log(accepted).mean()) if len(accepted) else 1.0
             component = scaler.shared[name]
             component.set_values(component.values() / mean)
             factor *= mean

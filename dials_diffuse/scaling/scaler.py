@@ -29,7 +29,6 @@ from dials_diffuse.scaling.series import (
     ProductWeights,
     SensitivitySeries,
 )
-from dials_diffuse.scaling.whole_parameters import WholeParameters
 
 logger = logging.getLogger("dials.diffuse.scaling.scaler")
 
@@ -215,10 +214,7 @@ class DiffuseScaler:
         return [self.data]
 
     def update_for_minimisation(self, apm=None, block_id: int = 0) -> None:
-        """Take the parameters out of the components, or of WholeParameters, into arrays"""
-        if isinstance(apm, WholeParameters):
-            apm.set_tables()
-            return
+        """Take the parameters out of the components into arrays"""
         first = self.models[0].components
         if self.series is None:
             self.b = np.array([m.components["scale"].parameters[0] for m in self.models])

@@ -15,9 +15,6 @@ from dials_diffuse.scaling.kernels import profile_functional
 # Elements of the dense Jacobian of the least-squares engines (8 bytes each, a few copies)
 MOST_ELEMENTS = 2e7
 
-# The functional is a chi^2: with a hundredth left, parameters are a tenth of their standard deviations off
-ENOUGH = 0.01
-
 
 class DiffuseScalingTarget(ScalingTarget):
     """Weighted squares of (counts - background) - exposure (g I_v + h), I_v in closed form.
@@ -27,19 +24,12 @@ class DiffuseScalingTarget(ScalingTarget):
         restraints: object with functional_gradients(scaler) -> (float, dict of numpy
             gradients by component), or None
         names: components that are refined
-        enough: the minimiser may stop where the functional is not expected to fall by more
     """
 
     rmsd_names = ["RMSD"]
     rmsd_units = ["sigma"]
 
-    def __init__(
-        self,
-        scaler,
-        restraints=None,
-        names=("scale", "offset", "panel", "sensitivity"),
-        enough: float = ENOUGH,
-    ):
+    def __init__(self, scaler, restraints=None, names=("scale", "offset", "panel", "sensitivity")):
         super().__init__()
         self.rmsd_names = ["RMSD"]
         self.rmsd_units = ["sigma"]
@@ -47,14 +37,8 @@ class DiffuseScalingTarget(ScalingTarget):
         self.restraints = restraints
         self.names = tuple(names)
         self.reference = np.zeros(len(scaler.data.voxel))
-        self.expected_decrease = np.inf
-        self.enough = enough
         self._last = 0.0
         self.n_calls = 0
-
-    def achieved(self) -> bool:
-        """True where the functional is not expected to fall by what would matter any more"""
-        return self.expected_decrease < self.enough
 
     def rmsds(self, Ih_table, apm) -> list[float]:
         """Root mean square of residuals over their expected sigma, at the last evaluation"""

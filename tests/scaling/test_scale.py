@@ -14,7 +14,7 @@ from dials_diffuse.grid.shells import ResolutionShells
 from dials_diffuse.grid.symmetry import laue_group_from_symbol
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.scaling.error_model import fit_error_model
-from dials_diffuse.scaling.fit import FitSettings, ModelSettings
+from dials_diffuse.scaling.fit import FitSettings, ModelSettings, fit
 from dials_diffuse.scaling.observations import (
     ObservationSource,
     observations_of,
@@ -22,8 +22,10 @@ from dials_diffuse.scaling.observations import (
     projected_direction,
     unpack_voxels,
 )
+from dials_diffuse.scaling.restraints import RestraintSettings
 from dials_diffuse.scaling.scale import apply_to_table, merged_table, scale
 from dials_diffuse.scaling.statistics import possible_voxels
+from dials_diffuse.scaling.survey import survey
 
 ONLY_SCALES = ModelSettings(offset=False, panel=False, sensitivity=False)
 
@@ -322,3 +324,32 @@ def test_least_squares_engines_agree_with_lbfgs(make_truth, tmp_path, engine):
             scale(source_of(big, tmp_path), FitSettings(model=ONLY_SCALES, engine=engine))
         finally:
             target_module.MOST_ELEMENTS = most
+
+
+def test_a_component_that_is_not_determined_is_left_out_of_an_automatic_model(make_truth, tmp_path, caplog):
+    truth = make_truth(n_stills=6, n_obs=2000)
+    # observations in one half of the detector, and nothing to say what a is in the other
+    table = truth.table
+    x, _, _ = table["xyzobs.px.value"].parts()
+    truth.table = table.select(x < 150)
+    none = RestraintSettings(sensitivity=1e200, sensitivity_smoothness=1e200)
+    source = source_of(truth, tmp_path)
+    automatic = FitSettings(model=ModelSettings(offset=False, panel=False), restraints=none)
+    with caplog.at_level("INFO"):
+        scaled = scale(source, automatic)
+    assert scaled.fit.components == ["scale"]
+    assert "No sensitivity: The observations do not determine" in caplog.text
+    asked = FitSettings(model=ModelSettings(offset=False, panel=False, sensitivity=True), restraints=none)
+    with pytest.raises(ValueError, match="do not determine"):
+        scale(source, asked)
+
+
+def test_cycles_that_end_too_early_are_named(make_truth, tmp_path, caplog):
+    source = source_of(make_truth(n_stills=6, n_obs=2000, mean_counts=20), tmp_path)
+    scale(source, FitSettings(model=ONLY_SCALES, n_cycles=6))
+    assert "give a larger fit.n_cycles" not in caplog.text
+    start = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    found = survey(source)
+    few = FitSettings(model=ONLY_SCALES, n_cycles=2, max_iterations=1)
+    fit(source, found, np.zeros(6, dtype=bool), few, start)
+    assert "in the last of 2 cycles: give a larger fit.n_cycles" in caplog.text

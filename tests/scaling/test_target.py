@@ -20,11 +20,13 @@ from dials_diffuse.scaling.fit import (
 from dials_diffuse.scaling.model import DiffuseScalingModel
 from dials_diffuse.scaling.observations import observations_of
 from dials_diffuse.scaling.restraints import (
+    MEAN,
     Restraints,
     RestraintSettings,
     apply_conventions,
     lift_offsets,
     lowest_offset,
+    mean_over_observations,
     ring_means,
 )
 from dials_diffuse.scaling.scaler import DiffuseScaler
@@ -213,6 +215,24 @@ def test_ring_means_of_the_sensitivity(problem):
     overall = np.mean([value for ring in rings.values() for value in ring])
     expected = [np.mean(rings[ring]) - overall for ring in sorted(rings)]
     np.testing.assert_allclose(ring_means(scaler) @ component.values(), expected, atol=1e-12)
+
+
+def test_means_of_a_and_d_are_held(problem):
+    """Or a shrinks to nothing, where the other restraints cost nothing, and b grows: the expectations are
+    the same"""
+    scaler, restraints = problem
+    data = scaler.data
+    restraints.hold_means(scaler)
+    before, _ = restraints.functional_gradients(scaler)
+    for name, table, index in (("panel", scaler.d, data.panel), ("sensitivity", scaler.a, data.direction)):
+        component = scaler.shared[name]
+        values = component.values()
+        mean = table[index[data.weight > 0]].mean()
+        assert mean_over_observations(scaler, name) @ values == pytest.approx(mean)
+        component.set_values(0.9 * values)
+        shrunk, _ = restraints.functional_gradients(scaler)
+        component.set_values(values)
+        assert shrunk - before > (0.09 * mean / MEAN) ** 2
 
 
 def test_a_radial_drift_costs_more_than_a_tilt(make_truth):
