@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dials_diffuse.stills import Still
+
 ORDERS = ("input", "image_number", "angle")
 
 # Stills of a series turn by less from one to the next, and about one axis this exactly
@@ -62,8 +64,10 @@ class SeriesSettings:
             name = f"{self.p_order_file}"
             places = read_numbers(self.p_order_file)
         elif self.order == "image_number":
+            name = "series.order=image_number"
             places = image_numbers(experiments)
         elif self.order == "angle":
+            name = "series.order=angle"
             places = angles(experiments)
         else:
             places = np.arange(n_stills, dtype=float)
@@ -153,7 +157,8 @@ def angles(experiments) -> np.ndarray:
     """Angle (degrees) by which the crystal has turned since the first still (S,), summed up from
     still to still about the axis that they have in common.
 
-    The orientations tell: stills made from a rotation scan have neither scan nor goniometer.
+    The orientations in the lab frame tell, whether stills still have the goniometer and scan that
+    they were measured with or not.
 
     Raises:
         ValueError: orientations that are not those of one crystal turning about one axis.
@@ -161,8 +166,13 @@ def angles(experiments) -> np.ndarray:
     for index, experiment in enumerate(experiments):
         if experiment.crystal is None:
             raise ValueError(f"Experiment {index} has no crystal: series.order=angle needs its orientation")
-    orientation = np.array([experiment.crystal.get_U() for experiment in experiments])
-    orientation = orientation.reshape(-1, 3, 3)
+    orientation = np.array(
+        [
+            Still(number, experiment).setting_matrix()
+            @ np.linalg.inv(np.reshape(experiment.crystal.get_B(), (3, 3)))
+            for number, experiment in enumerate(experiments)
+        ]
+    )
     between = np.einsum("sij,skj->sik", orientation[1:], orientation[:-1])
     size = np.degrees(np.arccos(np.clip((np.trace(between, axis1=1, axis2=2) - 1) / 2, -1, 1)))
     # the antisymmetric part: sin(angle) times the axis

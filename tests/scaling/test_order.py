@@ -6,6 +6,8 @@ import pytest
 from dxtbx.imageset import ImageSetFactory
 from dxtbx.model import Crystal, Experiment
 from dxtbx.model.experiment_list import ExperimentList
+from dxtbx.model.goniometer import GoniometerFactory
+from dxtbx.model.scan import ScanFactory
 from scitbx import matrix
 
 from dials_diffuse.scaling.order import SeriesSettings, angles, image_numbers
@@ -74,6 +76,18 @@ def test_angles_of_a_rotation_series(axis):
     np.testing.assert_allclose(found, truth, atol=1.0)
     # the sense of rotation does not matter, only the order
     np.testing.assert_allclose(places(turned(-truth, axis), "angle"), truth, atol=1e-6)
+
+
+def test_angles_of_one_image_scans():
+    """All have the same crystal, which their goniometers turn"""
+    truth = np.array([0.0, 1.0, 2.5, 40.0, 41.0])
+    crystal = turned([0.0])[0].crystal
+    goniometer = GoniometerFactory.known_axis((1, 0, 0))
+    experiments = ExperimentList()
+    for angle in truth:
+        scan = ScanFactory.make_scan((1, 1), 0.1, (angle, 0.2), {1: 0.0})
+        experiments.append(Experiment(crystal=crystal, goniometer=goniometer, scan=scan))
+    np.testing.assert_allclose(places(experiments, "angle"), truth, atol=1e-6)
 
 
 def test_angles_of_anything_else():
