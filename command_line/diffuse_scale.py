@@ -92,7 +92,9 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         readout_noise=params.weighting.readout_noise,
         seed=params.seed,
     )
-    stills = StillSettings(**values_of(params.stills))
+    # with commas between them, as DIALS takes numbers, or with spaces
+    names = ",".join(params.stills.exclude or ()).split(",")
+    stills = StillSettings(**{**values_of(params.stills), "exclude": tuple(filter(None, names))})
     scaled = scale(source, settings, params.error_model.refine, stills)
     log_summary(scaled)
 

@@ -79,9 +79,13 @@ series
     .expert_level = 1
 }
 stills
-  .help = "Stills that do not agree with the others. They are reported in any case. Left out,"
-          "all others are scaled again without them."
+  .help = "Stills to leave out. Those that do not agree with the others are reported in any case;"
+          "where they are left out, all others are scaled again without them."
 {
+  exclude = None
+    .type = strings
+    .help = "Stills that are left out in any case: their numbers in the order of the input, as in the"
+            "tables of the log (exclude=3,7), or their experiment identifiers."
   exclude_misoriented = False
     .type = bool
     .help = "Leave out stills that clearly do not follow the map of all others (misindexed, off"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,13 +57,15 @@ class Scaled:
 
 @dataclass(frozen=True)
 class StillSettings:
-    """Which stills to leave out for what scaling finds; see phil/scale.py.
+    """Which stills to leave out; see phil/scale.py.
 
     Attributes:
+        exclude: numbers in the input, or experiment identifiers
         min_cc: lowest correlation with the map of all others
         exclude_misoriented: leave out those that clearly do not follow that map
     """
 
+    exclude: tuple[str, ...] = ()
     min_cc: float | None = None
     exclude_misoriented: bool = False
 
@@ -78,6 +81,26 @@ def exclusions(found: Survey) -> dict[int, str]:
         elif found.still_shared[still] == 0:
             reasons[still] = "no voxel in common with another still"
     return reasons
+
+
+def named_stills(names: Sequence[str], experiments: Sequence) -> list[int]:
+    """Numbers of stills given by number or by experiment identifier
+
+    Raises:
+        ValueError: there is no such still.
+    """
+    known = {experiment.identifier: number for number, experiment in enumerate(experiments)}
+    stills = []
+    for name in names:
+        number = known.get(name)
+        if number is None and name.isdecimal() and int(name) < len(experiments):
+            number = int(name)
+        if number is None:
+            raise ValueError(
+                f"stills.exclude={name}: there is no still of this number (0 to {len(experiments) - 1}) or identifier"
+            )
+        stills.append(number)
+    return stills
 
 
 # Stills that are left out spoil the map that the others are judged by: look again without them
@@ -97,6 +120,8 @@ def scale(
     """
     found = survey(source)
     reasons = exclusions(found)
+    for still in named_stills(stills.exclude, source.experiments):
+        reasons.setdefault(still, "by stills.exclude")
     for still, reason in reasons.items():
         logger.warning("Still %d is excluded: %s", still, reason)
     scaled = _scale_without(reasons, source, found, settings, use_error_model)
@@ -114,6 +139,11 @@ def scale(
         scaled = _scale_without(
             reasons, source, found, settings, use_error_model, scaled.merger.tables.b
         )
+    else:
+        logger.warning(
+            "Stills were left out %d times, and among those that are kept some may still not agree with "
+            "the others: run again with more of them in stills.exclude", MOST_ROUNDS,
+        )  # fmt: skip
     return scaled
 
 

@@ -257,6 +257,19 @@ def test_a_misoriented_still_is_reported_and_left_out_if_asked(make_truth, run_i
     )
 
 
+def test_stills_are_left_out_by_number_and_by_identifier(make_truth, run_in_tmp_path, capsys):
+    truth = make_truth(n_stills=6, n_obs=600, n_voxels=200)
+    files = write(truth)
+    name = truth.experiments[4].identifier
+    run([*files, "output.json=scale.json", f"stills.exclude=1,{name}"])
+    found = json.loads(pathlib.Path("scale.json").read_text())["stills"]
+    assert [i for i, still in enumerate(found) if still["excluded"]] == [1, 4]
+    table = flex.reflection_table.from_file("diffuse_scaled.refl")
+    np.testing.assert_array_equal(as_numpy(table["excluded"]), np.isin(as_numpy(table["id"]), [1, 4]))
+    with pytest.raises(SystemExit, match="stills.exclude=6: there is no still of this number"):
+        run([*files, "stills.exclude=6"])
+
+
 def test_dials_scale_refuses_the_model_for_bragg_reflections(make_truth, run_in_tmp_path):
     truth = make_truth(n_stills=2, n_obs=200, n_voxels=100)
     experiments = truth.experiments
