@@ -21,7 +21,7 @@ from dials_diffuse.grid.reference_cell import (
 from dials_diffuse.grid.symmetry import laue_group_from_symbol, laue_group_of
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
 from dials_diffuse.io.model_copy import restore_models
-from dials_diffuse.io.table_file import ColumnWriter, open_columns
+from dials_diffuse.io.table_file import ColumnWriter, read_columns
 
 logger = logging.getLogger("dials.diffuse.grid.gridding")
 
@@ -185,22 +185,22 @@ def grid_file(
     Raises:
         ValueError: unreadable, no diffuse observations, or of other experiments.
     """
-    with open_columns(path, OBSERVATION_COLUMNS) as found:
-        check_observations(found.columns, str(path))
-        ids = matched_ids(
-            found.columns["id"], found.identifiers, experiments, str(path), "the experiments"
-        )
-        columns = found.columns | {"id": ids}
-        if not len(ids):
-            out.append(grid_rows(columns, wanted.extracted, wanted.grid))
-        for rows in whole_stills(ids):
-            part = _selected(columns, rows)
-            if reindex is not None:
-                reindex(part)
-            part = grid_rows(part, wanted.extracted, wanted.grid, wanted.excluded[number])
-            sums.add(part)
-            out.append({name: found.stored(values) for name, values in part.items()})
-            found.release()
+    found = read_columns(path, OBSERVATION_COLUMNS)
+    check_observations(found.columns, str(path))
+    ids = matched_ids(
+        found.columns["id"], found.identifiers, experiments, str(path), "the experiments"
+    )
+    columns = found.columns | {"id": ids}
+    if not len(ids):
+        out.append(grid_rows(columns, wanted.extracted, wanted.grid))
+    for rows in whole_stills(ids):
+        part = _selected(columns, rows)
+        if reindex is not None:
+            reindex(part)
+        part = grid_rows(part, wanted.extracted, wanted.grid, wanted.excluded[number])
+        sums.add(part)
+        out.append({name: found.stored(values) for name, values in part.items()})
+        found.release()
 
 
 @dataclass

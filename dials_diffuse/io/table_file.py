@@ -8,12 +8,11 @@ are, and come from it mapped into memory.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -230,10 +229,11 @@ class Columns:
         return len(next(iter(self.columns.values()), ()))
 
 
-@contextlib.contextmanager
-def open_columns(path: str | os.PathLike, names: Sequence[str]) -> Iterator[Columns]:
+def read_columns(path: str | os.PathLike, names: Sequence[str]) -> Columns:
     """Some columns of a .refl file, mapped into memory where the file's format is known,
     else through DIALS. Columns that the file has not are left out.
+
+    The file stays open for as long as somebody holds one of the arrays, or a stored column of it.
 
     Raises:
         ValueError: missing or unreadable.
@@ -249,7 +249,7 @@ def open_columns(path: str | os.PathLike, names: Sequence[str]) -> Iterator[Colu
         columns = {name: as_numpy(table[name]) for name in names if name in table}
         found = Columns(columns, dict(zip(keys, values)))
     found.columns = {name: found.columns[name] for name in names if name in found.columns}
-    yield found
+    return found
 
 
 def _row_bytes(kind: tuple[np.dtype, tuple]) -> int:
@@ -323,7 +323,7 @@ class _Reader:
 
 
 def _mapped(path: Path) -> Columns:
-    file = open(path, "rb")  # for as long as somebody has a stored column of it
+    file = open(path, "rb")
     # Private and writable: numba compiles everything once more for read-only arrays
     data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     reader = _Reader(data)

@@ -9,7 +9,7 @@ import pytest
 
 from dials_diffuse.adapters.system import map_in_processes
 from dials_diffuse.io.scratch import ColumnScratch
-from dials_diffuse.io.table_file import ColumnWriter, open_columns
+from dials_diffuse.io.table_file import ColumnWriter, read_columns
 
 KINDS = {"id": (np.int32, ()), "voxel": (np.int32, (3,)), "counts": (np.float64, ())}
 
@@ -37,10 +37,10 @@ def test_rows_that_others_stored_are_written(tmp_path, nproc):
             writer.append(scratch.stored(place, n_rows))
         writer.write(tmp_path / "table.refl", {})
     assert [path.name for path in tmp_path.iterdir()] == ["table.refl"]
-    with open_columns(tmp_path / "table.refl", list(KINDS)) as found:
-        for name in KINDS:
-            expected = np.concatenate([rows(19 - number)[name] for number in range(20)])
-            assert np.array_equal(found.columns[name], expected)
+    found = read_columns(tmp_path / "table.refl", list(KINDS))
+    for name in KINDS:
+        expected = np.concatenate([rows(19 - number)[name] for number in range(20)])
+        assert np.array_equal(found.columns[name], expected)
 
 
 def test_places_are_used_again(tmp_path):
