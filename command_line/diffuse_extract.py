@@ -80,10 +80,6 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     settings = extract.settings_of(params)
     if not command.pairs:
         raise ValueError("No .expt file in the input")
-    extract.check_folders(
-        params.output.experiments, params.output.reflections, params.output.pixels,
-        params.output.html, params.output.json,
-    )  # fmt: skip
     everything = ExperimentList()
     for pair in command.pairs:
         everything.extend(load_experiments(pair.experiments, check_format=False))

@@ -36,19 +36,6 @@ from dials_diffuse.stills import group_by_image, stills_of
 logger = logging.getLogger("dials.diffuse.mask")
 
 
-def check_writable(output) -> None:
-    """Find out before the work, not after it, that a folder can't be written to.
-
-    Raises:
-        ValueError: names the file.
-    """
-    names = ("experiments", "reflections", "mask", "survey", "bragg_mask", "html", "json")
-    for path in filter(None, (getattr(output, name) for name in names)):
-        folder = os.path.dirname(os.path.abspath(path))
-        if not os.access(folder, os.W_OK):
-            raise ValueError(f"Can't write {path}: the folder is not there or not writable")
-
-
 @handle_errors()
 def run(args: list[str] | None = None, phil=phil_scope) -> None:
     """Mask stills from the command line."""
@@ -73,7 +60,6 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.masking.still_mask import StillMasker
 
     params.output.mask = os.path.abspath(params.output.mask)
-    check_writable(params.output)
     if params.survey is not None:
         _mask_by_survey(command.pairs[0], params)
         return

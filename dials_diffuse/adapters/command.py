@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from dials.util.version import dials_version
 
 import dials_diffuse
 from dials_diffuse.adapters.experiments import DataPair
-from dials_diffuse.adapters.system import one_thread_of_algebra
+from dials_diffuse.adapters.system import keep_freed_memory, one_thread_of_algebra
 
 logger = logging.getLogger("dials.diffuse")
 
@@ -57,6 +58,27 @@ def handle_errors() -> Callable:
     return decorate
 
 
+def check_outputs(output) -> None:
+    """Find out before the work, not after it, that a file can't be written.
+
+    Args:
+        output: extracted output scope
+
+    Raises:
+        ValueError: names the file.
+    """
+    for name, value in vars(output).items():
+        if name.startswith("__") or not isinstance(value, str):
+            continue
+        path = Path(value).absolute()
+        if not path.parent.is_dir():
+            raise ValueError(f"Can't write {value}: there is no folder {path.parent}")
+        if not os.access(path.parent, os.W_OK):
+            raise ValueError(f"Can't write {value}: no permission to write to {path.parent}")
+        if path.is_dir():
+            raise ValueError(f"Can't write {value}: it is a folder")
+
+
 @dataclass
 class Command:
     """A parsed command line.
@@ -75,7 +97,12 @@ class Command:
     verbosity: int
 
     def start_log(self) -> None:
-        """Start console and file log, and say who runs with which parameters."""
+        """Start console and file log, and say who runs with which parameters.
+
+        Raises:
+            ValueError: a file of the output scope can't be written.
+        """
+        check_outputs(self.params.output)
         dials.util.log.config(verbosity=self.verbosity, logfile=self.params.output.log)
         logger.info(dials_version())
         logger.info("dials_diffuse %s", dials_diffuse.__version__)
@@ -113,6 +140,9 @@ def parse_command(
         Sorry: unknown argument or parameter, bad value, missing file, .expt and .refl that
             can't be paired.
     """
+    if args is None:
+        # the process is ours, and nobody else's work suffers
+        keep_freed_memory()
     parser = ArgumentParser(usage=usage, phil=phil, epilog=epilog)
     try:
         params, options, names = parser.parse_args(

@@ -62,7 +62,7 @@ def keep_freed_memory() -> None:
     """Let this process keep the memory of arrays that were freed, where the C library can (glibc).
 
     Every image needs the same hundred megabytes again, and to get them from the system page by page
-    takes longer than to read the image.
+    takes longer than to read the image. For processes of our own: it can't be undone.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         libc = ctypes.CDLL(None)
@@ -95,7 +95,6 @@ def map_in_processes(
         ChildProcessError: a worker process was killed (out of memory, usually).
     """
     if nproc == 1:
-        keep_freed_memory()
         if initializer is not None:
             initializer(*initargs)
         yield from map(function, items)

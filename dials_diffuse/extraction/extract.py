@@ -493,16 +493,6 @@ def settings_of(params) -> ExtractionSettings:
     return settings
 
 
-def check_folders(*paths: str | None) -> None:
-    """Raises ValueError, before any work is done, if the folder of an output can't be written to."""
-    for path in filter(None, paths):
-        folder = Path(path).absolute().parent
-        if not folder.is_dir():
-            raise ValueError(f"Can't write {path}: there is no folder {folder}")
-        if not os.access(folder, os.W_OK):
-            raise ValueError(f"Can't write {path}: no permission to write to {folder}")
-
-
 def summary_rows(stills: Sequence[ExtractedStill]) -> list[list[str]]:
     """A table of the stills, column names first; failures with "-"."""
     rows = [["still", "image", "pixels", "photons", "photons/pixel", "exposure (s)", "observations"]]

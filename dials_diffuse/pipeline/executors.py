@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
@@ -106,13 +107,14 @@ class DaskExecutor:
         """Results as they come.
 
         Raises:
-            TaskError: one failed; the others are cancelled.
+            TaskError: one failed; the others are cancelled, and those that run then are killed.
         """
         from distributed import as_completed as as_they_come
         from distributed.scheduler import KilledWorker
 
+        name = uuid.uuid4().hex
         futures = {
-            self._client.submit(run_task, task, self.retries, pure=False, retries=self.retries): task
+            self._client.submit(_run_on_worker, name, task, self.retries, pure=False, retries=self.retries): task
             for task in tasks
         }
         try:
@@ -126,6 +128,9 @@ class DaskExecutor:
                     ) from error
         except BaseException:
             self._client.cancel(list(futures))
+            # Or they would go on writing into the folder of the next run
+            with contextlib.suppress(Exception):
+                self._client.run(_stop_on_worker, name)
             raise
 
     def close(self) -> None:
@@ -134,3 +139,15 @@ class DaskExecutor:
             self._client.close()
         if self._cluster is not None:
             self._cluster.close()
+
+
+# Of a dask worker: run -> its processes
+_children: dict[str, Children] = {}
+
+
+def _run_on_worker(run: str, task: Task, retries: int) -> TaskResult:
+    return run_task(task, retries, _children.setdefault(run, Children()))
+
+
+def _stop_on_worker(run: str) -> None:
+    _children.setdefault(run, Children()).stop()

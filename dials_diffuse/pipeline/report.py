@@ -56,16 +56,23 @@ def _contents(path: Path) -> dict:
 
 
 def failed_stills(result: PipelineResult) -> list[FailedStill]:
-    """All stills that a step reports to have failed, in order."""
-    found = []
-    for summary in result.steps:
-        for path in summary.jsons:
-            stills = _contents(path).get("stills", [])
-            found += [
-                FailedStill(summary.step, still.get("image", "?"), still["error"])
-                for still in stills
-                if isinstance(still, dict) and still.get("error")
-            ]
+    """All stills that a step could not use, or left out, in order."""
+    return [
+        FailedStill(summary.step, name, reason)
+        for summary in result.steps
+        for path in summary.jsons
+        for name, reason in _reasons(_contents(path))
+    ]
+
+
+def _reasons(contents: dict) -> list[tuple[str, str]]:
+    """(image or experiment identifier, reason) from the JSON of a step"""
+    found = list(contents.get("failures", {}).items())
+    for still in contents.get("stills", []):
+        if isinstance(still, dict):
+            reason = still.get("error") or still.get("excluded")
+            if reason:
+                found.append((still.get("image") or still.get("identifier", "?"), reason))
     return found
 
 

@@ -144,3 +144,11 @@ def test_log_tells_versions_and_parameters(files, phil):
 
 def test_result_is_passed_on():
     assert handle_errors()(lambda x: x + 1)(2) == 3
+
+
+@pytest.mark.parametrize("name", ["nowhere/a.log", "a.expt/a.log", "folder"])
+def test_outputs_that_can_not_be_written_are_found_before_the_work(files, phil, name):
+    (files / "folder").mkdir()
+    command = parsed(["a.expt", f"output.log={name}"], phil)
+    with pytest.raises(ValueError, match=f"Can't write {name}"):
+        command.start_log()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -8,7 +9,7 @@ import time
 
 import pytest
 
-from dials_diffuse.pipeline.executors import LocalExecutor
+from dials_diffuse.pipeline.executors import DaskExecutor, LocalExecutor
 from dials_diffuse.pipeline.tasks import Children, Task, TaskError, run_task
 
 
@@ -89,16 +90,28 @@ def test_nothing_left_is_an_error_only_where_it_may_not_be(make_task):
         run_task(dataclasses.replace(task, may_be_empty=False))
 
 
-def test_the_first_error_ends_the_others(make_task, tmp_path):
+def dask_executor(nproc):
+    pytest.importorskip("distributed")
+    return DaskExecutor(None, nproc)
+
+
+@pytest.mark.parametrize("executor_of", [LocalExecutor, dask_executor])
+def test_the_first_error_ends_the_others(make_task, tmp_path, executor_of):
     slow = make_task("open('pid', 'w').write(str(os.getpid())); time.sleep(60)", name="slow")
     bad = make_task("\nwhile not os.path.exists('pid'): time.sleep(.01)\nraise SystemExit('Sorry: bad')", name="bad")
-    start = time.monotonic()
-    with pytest.raises(TaskError, match="bad"):
-        list(LocalExecutor(2).run([slow, bad]))
-    assert time.monotonic() - start < 45
-    pid = int((tmp_path / "pid").read_text())
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+    with contextlib.closing(executor_of(2)) as executor:
+        start = time.monotonic()
+        with pytest.raises(TaskError, match="bad"):
+            list(executor.run([slow, bad]))
+        pid = int((tmp_path / "pid").read_text())
+        while time.monotonic() - start < 45:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                break
+            time.sleep(0.05)
+        else:
+            raise AssertionError("the other task goes on")
 
 
 def test_nothing_starts_after_a_stop(make_task):
