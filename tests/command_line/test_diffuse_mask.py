@@ -167,29 +167,6 @@ def test_d_min_above_d_max(folder, capsys):
     assert "d_max" in fails(capsys, "simulated.expt", "d_min=5", "d_max=3")
 
 
-def test_no_crystal(folder, capsys):
-    content = json.loads((folder / "simulated.expt").read_text())
-    for experiment in content["experiment"]:
-        experiment.pop("crystal")
-    (folder / "simulated.expt").write_text(json.dumps(content))
-    assert "no crystal" in fails(capsys, "simulated.expt", "simulated.refl")
-
-
-def test_reflections_of_other_experiments(folder, capsys):
-    table = flex.reflection_table.from_file("simulated.refl")
-    identifiers = table.experiment_identifiers()
-    identifiers[2] = "another"
-    table.as_file("simulated.refl")
-    assert "does not match" in fails(capsys, "simulated.expt", "simulated.refl")
-
-
-def test_different_space_groups(folder, capsys):
-    content = json.loads((folder / "simulated.expt").read_text())
-    content["crystal"][1]["space_group_hall_symbol"] = " P 1"
-    (folder / "simulated.expt").write_text(json.dumps(content))
-    assert "space groups" in fails(capsys, "simulated.expt", "simulated.refl")
-
-
 def test_a_truncated_image_is_named_and_the_others_go_on(folder, capsys):
     experiments = ExperimentList.from_file("simulated.expt", check_format=False)
     broken = experiments[1].imageset.get_path(0)

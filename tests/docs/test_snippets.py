@@ -9,6 +9,8 @@ import shutil
 import numpy as np
 import pytest
 
+from dxtbx.model.experiment_list import ExperimentList
+
 from dials.array_family import flex
 
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
@@ -27,10 +29,14 @@ def run_snippets(page: str) -> dict:
     return left
 
 
+def section(heading: str) -> str:
+    """What is below a heading of the files page"""
+    return (DOCS / "files.md").read_text(encoding="utf-8").split(f"\n## {heading}")[1].split("\n## ")[0]
+
+
 def documented(heading: str) -> set[str]:
     """Names in the first column of the table below a heading of the files page"""
-    section = (DOCS / "files.md").read_text(encoding="utf-8").split(f"\n## {heading}")[1].split("\n## ")[0]
-    cells = re.findall(r"^\| (`[^|]*) \|", section, re.MULTILINE)
+    cells = re.findall(r"^\| (`[^|]*) \|", section(heading), re.MULTILINE)
     return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
 
 
@@ -39,7 +45,11 @@ def columns(name: str) -> set[str]:
 
 
 def test_examples(run_in_tmp_path):
-    from dials_diffuse.command_line import diffuse_extract, diffuse_simulate
+    from dials_diffuse.command_line import (
+        diffuse_extract,
+        diffuse_scale,
+        diffuse_simulate,
+    )
 
     diffuse_simulate.run([
         "stills=4", "nproc=1", "detector.image_size=100,100", "detector.pixel_size=1.2",
@@ -75,3 +85,15 @@ def test_examples(run_in_tmp_path):
     assert model.id_ == "diffuse"
     keys = {key for e in left["experiments"] for key in e.scaling_model.configdict}
     assert keys <= documented("The scaling model")
+
+    diffuse_scale.run([
+        "diffuse_gridded.expt", "diffuse_gridded.refl", "series.intervals=1", "series.offset_intervals=2",
+        "series.sensitivity_intervals=2", "offset=True", "sensitivity=True",
+        "fit.min_observations_per_parameter=0.1", "output.html=None",
+    ])  # fmt: skip
+    names = documented("The scaling model")
+    for experiment in ExperimentList.from_file("diffuse_scaled.expt", check_format=False):
+        config = experiment.scaling_model.configdict
+        assert set(config) <= names
+        for name in ("series", "offset_series", "sensitivity_series"):
+            assert all(f"`{key}`" in section("The scaling model") for key in config[name])
