@@ -607,7 +607,7 @@ def fit(
     scaler, cycles = fitter.refine(names, fitter.start)
     chi2, weights, squares = fitter.free_chi2(scaler.models)
     trials = [_trial(names, chi2_of(scaler), chi2, True)]
-    for name in ("panel", "sensitivity", "offset"):
+    for name in ("panel", "offset", "sensitivity"):
         if getattr(wanted, name) is not None or (name == "panel" and survey.n_panels == 1):
             continue
         more = [n for n in COMPONENTS if n in (*names, name)]
