@@ -56,6 +56,8 @@ def one_thread_of_algebra() -> contextlib.AbstractContextManager:
 
 # Of glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+# Of linux/falloc.h
+_PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 
 
 def keep_freed_memory() -> None:
@@ -68,6 +70,15 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(_M_MMAP_MAX, 0)
+
+
+def free_range(descriptor: int, offset: int, size: int) -> None:
+    """Give back the disk and the memory of a part of a file, which then reads as zeros, where the
+    system can (Linux)."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        fallocate = ctypes.CDLL(None).fallocate
+        fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+        fallocate(descriptor, _PUNCH_HOLE_KEEP_SIZE, offset, size)
 
 
 def _start_worker(initializer: Callable | None, initargs: tuple) -> None:

@@ -81,9 +81,9 @@ class ColumnScratch:
         return n_rows
 
     def stored(self, place: int, n_rows: int) -> dict[str, StoredColumn]:
-        """The rows that a place holds."""
+        """The rows that a place holds; each column can be copied once."""
         return {
-            name: StoredColumn(kind, (n_rows, *shape), self._files[name], self._offset(name, place))
+            name: StoredColumn(kind, (n_rows, *shape), self._files[name], self._offset(name, place), temporary=True)
             for name, (kind, shape) in self._kinds.items()
         }
 

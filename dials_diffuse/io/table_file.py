@@ -20,6 +20,7 @@ from typing import IO
 import numpy as np
 
 from dials_diffuse.adapters.experiments import load_reflections
+from dials_diffuse.adapters.system import free_range
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.io.atomic import replacing
 
@@ -49,12 +50,15 @@ class StoredColumn:
         dtype, shape: as of the numpy array that they would be
         file: an open file, with a descriptor
         offset: of the first byte
+        temporary: the file is to let go of the rows once they are copied, so that a table and what it is
+            made from need no more room together than the table
     """
 
     dtype: np.dtype
     shape: tuple[int, ...]
     file: IO[bytes]
     offset: int
+    temporary: bool = False
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -80,6 +84,8 @@ class StoredColumn:
                 done = len(part)
             if not done:
                 raise OSError(f"{left} bytes of a temporary file are missing")
+            if self.temporary:
+                free_range(source, offset, done)
             offset, left = offset + done, left - done
 
 
@@ -166,7 +172,7 @@ class ColumnWriter:
         if name not in self._files:
             self._files[name] = tempfile.TemporaryFile(dir=self._folder, prefix=".columns-", buffering=0)
         file = self._files[name]
-        stored = StoredColumn(piece.dtype, piece.shape, file, file.tell())
+        stored = StoredColumn(piece.dtype, piece.shape, file, file.tell(), temporary=True)
         write_all(file, piece)
         return stored
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -77,3 +79,19 @@ def test_rows_that_do_not_fit(tmp_path):
             scratch.store(0, rows(1))
         with pytest.raises(ValueError, match="does not fit"):
             scratch.store(0, rows(11) | {"counts": np.zeros((0, 2))})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems can't")
+def test_what_is_copied_takes_no_room_any_more(tmp_path):
+    n = 1_000_000
+    with ColumnScratch(tmp_path, {"counts": (np.float64, ())}, n) as scratch:
+        place = scratch.place()
+        scratch.store(place, {"counts": np.ones(n)})
+        column = scratch.stored(place, n)["counts"]
+        before = os.stat(column.file.fileno()).st_blocks * 512
+        with open(tmp_path / "out", "wb", buffering=0) as out:
+            column.copy_to(out)
+        after = os.stat(column.file.fileno()).st_blocks * 512
+    assert before >= 8 * n
+    assert after < 0.01 * before
+    assert np.array_equal(np.fromfile(tmp_path / "out"), np.ones(n))
