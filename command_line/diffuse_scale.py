@@ -53,7 +53,6 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.io.map_file import write_map
     from dials_diffuse.report.html import plots_of
     from dials_diffuse.scaling.bragg import BraggSettings
-    from dials_diffuse.scaling.fit import FitSettings, ModelSettings
     from dials_diffuse.scaling.observations import ObservationSource
     from dials_diffuse.scaling.order import SeriesSettings
     from dials_diffuse.scaling.plots import report_sections, write_html
@@ -65,6 +64,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         merged_table,
         scale,
     )
+    from dials_diffuse.scaling.settings import FitSettings, ModelSettings
     from dials_diffuse.scaling.summary import log_summary, write_json
 
     params = command.params

@@ -1,49 +1,40 @@
-"""Refinement of the scaling models with DIALS's parameter manager and refinery."""
+"""The fit of the scaling models: which components, cycle after cycle, until the scales stand still."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from dials.algorithms.scaling.active_parameter_managers import (
-    active_parameter_manager,
-    multi_active_parameter_manager,
-)
-from dials.algorithms.scaling.scaling_refiner import scaling_refinery
 from dials.array_family import flex
 
-from dials_diffuse.scaling.bragg import (
-    BraggSettings,
-    bragg_observations,
-    mean_bragg_intensity,
-)
-from dials_diffuse.scaling.components import (
-    RadialOffset,
-    ScaleSeries,
-    Sensitivity,
-    whitening,
-)
+from dials_diffuse.scaling.bragg import bragg_observations, mean_bragg_intensity
+from dials_diffuse.scaling.components import ScaleSeries
 from dials_diffuse.scaling.model import DiffuseScalingModel
 from dials_diffuse.scaling.observations import Observations, ObservationSource
-from dials_diffuse.scaling.order import SeriesSettings
+from dials_diffuse.scaling.refinery import refine_cycle
 from dials_diffuse.scaling.restraints import (
     Restraints,
-    RestraintSettings,
     apply_conventions,
     lift_offsets,
-    mean_over_observations,
 )
 from dials_diffuse.scaling.scaler import DiffuseScaler
-from dials_diffuse.scaling.series import (
-    OffsetSeries,
-    SensitivitySeries,
-    n_parameters_of,
+from dials_diffuse.scaling.series import SensitivitySeries, n_parameters_of
+from dials_diffuse.scaling.settings import FitSettings
+from dials_diffuse.scaling.still_models import (
+    build_models,
+    keep_offset_series_in,
+    keep_sensitivity_series_in,
+    put_series_in,
 )
 from dials_diffuse.scaling.survey import Survey
 from dials_diffuse.scaling.target import DiffuseScalingTarget
+from dials_diffuse.scaling.uncertainties import (
+    series_variances,
+    shifts_of_detector,
+    still_covariances,
+)
 
 logger = logging.getLogger("dials.diffuse.scaling.fit")
 
@@ -55,46 +46,6 @@ SHIFT_TOLERANCE = 0.2
 # Part of the free set's chi^2 by which a component has to lower it: half a percent of the intensities of
 # observations of ten photons
 LEAST_GAIN = 3e-4
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """Components of the model; see phil/scale.py.
-
-    Attributes:
-        scale, offset, panel, sensitivity: refine them or not; None for the last three: if
-            it lowers the chi^2 of the free set
-        offset_parameters: of c over |q|
-        sensitivity_parameters: of a along x and along y
-    """
-
-    scale: bool = True
-    offset: bool | None = None
-    panel: bool | None = None
-    sensitivity: bool | None = None
-    offset_parameters: int = 8
-    sensitivity_parameters: int = 13
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """What the fit is to do; see phil/scale.py for the meaning of each value."""
-
-    model: ModelSettings = ModelSettings()
-    bragg: BraggSettings = BraggSettings()
-    bragg_files: tuple = ()
-    restraints: RestraintSettings = RestraintSettings()
-    series: SeriesSettings = SeriesSettings()
-    engine: str = "SimpleLBFGS"
-    max_iterations: int | None = None
-    n_cycles: int = 6
-    max_observations: int = 5_000_000
-    min_observations_per_parameter: float = 5.0
-    free_percentage: float = 5.0
-    outlier_cutoff: float | None = 6.0
-    prior_strength: float = 2.0
-    readout_noise: float = 0.0
-    seed: int = 42
 
 
 @dataclass
@@ -145,202 +96,6 @@ def collect(
         keep[keep] = chosen[index[keep]]
         parts.append(obs.select(keep))
     return Observations.concatenate(parts)
-
-
-def build_models(
-    source: ObservationSource,
-    survey: Survey,
-    settings: ModelSettings,
-    names: list[str],
-    start: list | np.ndarray,
-) -> list:
-    """Models of all stills at the start.
-
-    Args:
-        names: components they have
-        start: models whose values are taken over where they have the component, or
-            scales; the rest begins at null
-    """
-    x0, x1, y0, y1 = survey.extent
-    extent = (x0 - 1e-6, x1 + 1e-6, y0 - 1e-6, y1 + 1e-6)
-    n = settings.sensitivity_parameters
-    grid = source.grid.to_dict()
-    models = []
-    for begin in start:
-        model = DiffuseScalingModel.create(
-            grid,
-            offset={
-                "n_parameters": settings.offset_parameters,
-                "q_max": survey.q_max * (1 + 1e-6),
-            }
-            if "offset" in names
-            else None,
-            n_panels=survey.n_panels if "panel" in names else None,
-            sensitivity={"extent": extent, "shape": (n, n)} if "sensitivity" in names else None,
-        )
-        if isinstance(begin, DiffuseScalingModel):
-            for name, component in begin.components.items():
-                if not isinstance(component, (OffsetSeries, SensitivitySeries)):
-                    model.components[name].set_values(component.values())
-        else:
-            model.components["scale"].set_values([begin])
-        models.append(model)
-    return models
-
-
-def put_series_in(
-    models: list, settings: SeriesSettings, places: np.ndarray | None, start: list | np.ndarray
-) -> None:
-    """Exchange the offsets, and the sensitivity, for functions of p_order that all stills share.
-
-    Args:
-        models: as build_models made them; changed
-        places: (S,) p_order, None to do nothing
-        start: models whose values are taken over where they have the component
-    """
-    if places is None:
-        return
-    made = {}
-    first = models[0].components
-    if settings.offset_intervals is not None and "offset" in first:
-        n = first["offset"].n_params
-        values = flex.double(n * n_parameters_of(settings.offset_intervals), 0.0)
-        made["offset"] = OffsetSeries(values, first["offset"].q_max, n, places)
-    if settings.sensitivity_intervals is not None and "sensitivity" in first:
-        of = first["sensitivity"]
-        values = flex.double(of.n_params * n_parameters_of(settings.sensitivity_intervals), 1.0)
-        made["sensitivity"] = SensitivitySeries(values, of.extent, of.shape, places)
-    for name, component in made.items():
-        if isinstance(start[0], DiffuseScalingModel) and name in start[0].components:
-            component.set_values(start[0].components[name].values())
-        for model in models:
-            model.components[name] = component
-
-
-def keep_offset_series_in(models: list, scaler: DiffuseScaler, covariances: np.ndarray) -> None:
-    """The reverse, after the fit: what each still has of c(|q|, p_order) becomes its own, and the
-    function is kept beside it.
-
-    Args:
-        models: changed
-        covariances: (S, 1 + n, 1 + n) of b and c
-    """
-    series = scaler.offset_series
-    if series is None:
-        return
-    kept = series.to_dict()
-    for model, values, of, place in zip(models, series.by_still(), covariances, series.p_order):
-        component = RadialOffset(flex.double(len(values), 0.0), series.q_max)
-        component.set_values(values)
-        component.parameter_esds = flex.double(np.sqrt(np.diagonal(of)[1:]).tolist())
-        model.components["offset"] = component
-        model.keep_series("offset", kept, place)
-
-
-def keep_sensitivity_series_in(models: list, scaler: DiffuseScaler) -> None:
-    """The same for a(x, y, p_order); stills at the same place share a component"""
-    series = scaler.shared.get("sensitivity")
-    if not isinstance(series, SensitivitySeries):
-        return
-    n = series.plane.n_params
-    shifts = shifts_of_detector(scaler, "sensitivity").reshape(series.n_p, n, -1)
-    made = []
-    for values, weights in zip(series.of_places(), series.weights):
-        component = Sensitivity(flex.double(n, 1.0), series.extent, series.shape)
-        component.set_values(values)
-        variances = series.variances(convention=np.tensordot(weights, shifts, axes=(0, 0)))
-        component.parameter_esds = flex.double(np.sqrt(variances).tolist())
-        made.append(component)
-    for number, (model, place) in enumerate(zip(models, series.place)):
-        model.components["sensitivity"] = made[place]
-        # a thousand numbers or more: once is enough
-        kept = series.to_dict() if number == 0 else {"range": list(series.range)}
-        model.keep_series("sensitivity", kept, series.p_order[number])
-
-
-def refine_cycle(scaler, restraints, names: list[str], settings: FitSettings) -> dict:
-    """One refinement of the named components by DIALS. Returns a row of the convergence table."""
-    restraints.hold_means(scaler)
-    target = DiffuseScalingTarget(scaler, restraints, names)
-    target.functional_and_gradients(scaler.data)
-    before = target.rmsds(None, None)[0]
-    scaler.set_units(target.reference, restraints, names)
-    components = [manager.components for manager in scaler.data_managers]
-    manager = multi_active_parameter_manager(
-        target, components, [names] * len(components), active_parameter_manager
-    )
-    start = manager.get_param_vals().deep_copy()
-    with quiet_refinery():
-        refinery = scaling_refinery(settings.engine, scaler, target, manager, settings.max_iterations)
-        manager.set_param_vals(run_refinery(refinery, start))
-    if "scale" in names and getattr(refinery, "parameter_var_cov", None) is not None:
-        set_scale_esds(scaler, manager, np.array(refinery.parameter_var_cov))
-    scaler.update_for_minimisation()
-    target.functional_and_gradients(scaler.data)
-    return {
-        "components": list(names),
-        "parameters": manager.n_active_params,
-        "steps": refinery.history.get_nrows(),
-        "calls": target.n_calls,
-        "rmsd_start": before,
-        "rmsd_end": target.rmsds(None, None)[0],
-        "reason": refinery.history.reason_for_termination,
-    }
-
-
-@contextlib.contextmanager
-def quiet_refinery():
-    """Leave out what DIALS's refinery says of each of many rounds.
-
-    It logs as "dials" itself, whose level is everybody's: a filter touches its own messages only.
-    """
-    dials_logger = logging.getLogger("dials")
-
-    def not_info(record: logging.LogRecord) -> bool:
-        return record.levelno != logging.INFO
-
-    dials_logger.addFilter(not_info)
-    try:
-        yield
-    finally:
-        dials_logger.removeFilter(not_info)
-
-
-def run_refinery(refinery, start):
-    """Run one of DIALS's refineries and return the best parameters.
-
-    The line search of L-BFGS gives up with an error where rounding is all that is left
-    to gain; the last accepted step is the answer then.
-    """
-    try:
-        refinery.run()
-    except RuntimeError as error:
-        if "lbfgs" not in str(error):
-            raise
-        logger.debug("The minimiser stopped: %s", error)
-        steps = refinery.history.get_nrows()
-        return refinery.history["parameter_vector"][-1] if steps else start
-    return refinery.x
-
-
-def set_scale_esds(scaler: DiffuseScaler, manager, covariance: np.ndarray) -> None:
-    """E.s.d.s of b for the convention mean b = 1, from the covariance of all free parameters.
-
-    Without a convention all b can grow together, and that is all that the diagonal tells of. With
-    it b_i becomes b_i / mean(b), and its shift db_i - b_i mean(db).
-    """
-    n = manager.n_active_params
-    places = [
-        manager.apm_data[i]["start_idx"] + manager.apm_list[i].components["scale"]["start_idx"]
-        for i in range(len(scaler.models))
-    ]
-    units = np.array([model.components["scale"].unit for model in scaler.models])
-    of_b = covariance.reshape(n, n)[np.ix_(places, places)] * np.outer(units, units)
-    b = np.array([model.components["scale"].parameters[0] for model in scaler.models])
-    shifts = np.eye(len(b)) - np.outer(b / b.mean(), np.full(len(b), 1 / len(b)))
-    variances = np.diagonal(shifts @ of_b @ shifts.T)
-    for model, variance in zip(scaler.models, variances):
-        model.components["scale"].parameter_esds = flex.double([float(np.sqrt(max(variance, 0)))])
 
 
 class Fitter:
@@ -526,42 +281,6 @@ class Fitter:
         target = DiffuseScalingTarget(scaler)
         squares = target.squares(scaler.data)
         return float(squares.sum() / freedom_of(scaler)), scaler.data.weight, squares
-
-
-def still_covariances(scaler: DiffuseScaler, restraints: Restraints) -> np.ndarray:
-    """(S, 1 + n, 1 + n): covariances of b and c of each still at the present parameters"""
-    target = DiffuseScalingTarget(scaler)
-    target.functional_and_gradients(scaler.data)
-    normal = scaler.still_normal_matrices(restraints, target.reference)
-    if scaler.offset_series is not None:
-        return covariances_with_offset_series(scaler, normal)
-    units, _ = whitening(normal)
-    return np.einsum("spk,sqk->spq", units, units)
-
-
-def covariances_with_offset_series(scaler: DiffuseScaler, normal: np.ndarray) -> np.ndarray:
-    """The same where c is a function of p_order: b for a fixed c, and what the error of c adds"""
-    out = np.empty_like(normal)
-    of_c, slopes = scaler.offset_series.covariances(), scaler.slopes
-    cross = np.einsum("spq,sq->sp", of_c, slopes)
-    out[:, 0, 0] = 1.0 / normal[:, 0, 0] + np.einsum("sp,sp->s", cross, slopes)
-    out[:, 0, 1:] = out[:, 1:, 0] = cross
-    out[:, 1:, 1:] = of_c
-    return out
-
-
-def series_variances(scaler: DiffuseScaler) -> np.ndarray:
-    """(S,): variances of b where it is a smooth function, for the convention mean b = 1"""
-    b = scaler.b
-    of_b = scaler.series_weights @ scaler.series.unit
-    return np.sum((of_b - np.outer(b / b.mean(), of_b.mean(axis=0))) ** 2, axis=1)
-
-
-def shifts_of_detector(scaler: DiffuseScaler, name: str) -> np.ndarray:
-    """(n, n): shifts of the parameters of "panel" or "sensitivity" -> what is left of them by the
-    convention that their mean logarithm over the observations is 0"""
-    component = scaler.shared[name]
-    return np.eye(component.n_params) - np.outer(component.values(), mean_over_observations(scaler, name))
 
 
 def chi2_of(scaler: DiffuseScaler) -> float:

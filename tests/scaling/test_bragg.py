@@ -16,9 +16,9 @@ from dials_diffuse.adapters.tables import (
     vec3_column,
 )
 from dials_diffuse.scaling.bragg import BraggSettings
-from dials_diffuse.scaling.fit import FitSettings, ModelSettings
 from dials_diffuse.scaling.observations import ObservationSource
 from dials_diffuse.scaling.scale import scale
+from dials_diffuse.scaling.settings import FitSettings, ModelSettings
 
 ONLY_SCALES = ModelSettings(offset=False, panel=False, sensitivity=False)
 

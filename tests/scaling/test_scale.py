@@ -14,7 +14,7 @@ from dials_diffuse.grid.shells import ResolutionShells
 from dials_diffuse.grid.symmetry import laue_group_from_symbol
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.scaling.error_model import fit_error_model
-from dials_diffuse.scaling.fit import FitSettings, ModelSettings, fit
+from dials_diffuse.scaling.fit import fit
 from dials_diffuse.scaling.observations import (
     ObservationSource,
     observations_of,
@@ -24,6 +24,7 @@ from dials_diffuse.scaling.observations import (
 )
 from dials_diffuse.scaling.restraints import RestraintSettings
 from dials_diffuse.scaling.scale import apply_to_table, merged_table, scale
+from dials_diffuse.scaling.settings import FitSettings, ModelSettings
 from dials_diffuse.scaling.statistics import possible_voxels
 from dials_diffuse.scaling.survey import survey
 

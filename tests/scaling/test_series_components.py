@@ -20,7 +20,7 @@ from dials_diffuse.adapters.experiments import DataPair, load_experiments
 from dials_diffuse.adapters.tables import as_numpy, double_column
 from dials_diffuse.io.model_copy import restore_models
 from dials_diffuse.scaling.components import ScaleSeries
-from dials_diffuse.scaling.fit import FitSettings, ModelSettings, chi2_of
+from dials_diffuse.scaling.fit import chi2_of
 from dials_diffuse.scaling.model import DiffuseScalingModel
 from dials_diffuse.scaling.observations import ObservationSource, observations_of
 from dials_diffuse.scaling.order import SeriesSettings
@@ -34,6 +34,7 @@ from dials_diffuse.scaling.restraints import (
 from dials_diffuse.scaling.scale import apply_to_table, scale
 from dials_diffuse.scaling.scaler import DiffuseScaler
 from dials_diffuse.scaling.series import OffsetSeries, ProductWeights, SensitivitySeries
+from dials_diffuse.scaling.settings import FitSettings, ModelSettings
 from dials_diffuse.scaling.summary import write_json
 from dials_diffuse.scaling.target import DiffuseScalingTarget
 

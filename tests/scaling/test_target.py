@@ -15,7 +15,6 @@ from dials_diffuse.scaling.fit import (
     chi2_of,
     is_certain_gain,
     is_real_gain,
-    still_covariances,
 )
 from dials_diffuse.scaling.model import DiffuseScalingModel
 from dials_diffuse.scaling.observations import observations_of
@@ -31,6 +30,7 @@ from dials_diffuse.scaling.restraints import (
 )
 from dials_diffuse.scaling.scaler import DiffuseScaler
 from dials_diffuse.scaling.target import DiffuseScalingTarget
+from dials_diffuse.scaling.uncertainties import still_covariances
 
 
 @pytest.fixture
