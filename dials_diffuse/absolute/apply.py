@@ -79,9 +79,9 @@ class AbsoluteScale:
 def absolute_map(table, grid: VoxelGrid, absolute: AbsoluteScale):
     """A merged table on the absolute scale, as a new table.
 
-    intensity, half_1 and half_2 become scale * I - incoherent, variance is multiplied by scale^2, and
-    incoherent is what was subtracted. The errors of scale and of incoherent are common to
-    all voxels and not part of variance.
+    intensity, half_1 and half_2 become scale * I - incoherent, variance and variance_scatter are
+    multiplied by scale^2, and incoherent is what was subtracted. The errors of scale and of incoherent are
+    common to all voxels and not part of the variances.
 
     Args:
         table: diffuse_merged.refl
@@ -98,7 +98,9 @@ def absolute_map(table, grid: VoxelGrid, absolute: AbsoluteScale):
     for name in ("intensity", "half_1", "half_2"):
         if name in table:
             result[name] = double_column(absolute.scale * as_numpy(table[name]) - incoherent)
-    result["variance"] = double_column(absolute.scale**2 * as_numpy(table["variance"]))
+    for name in ("variance", "variance_scatter"):
+        if name in table:
+            result[name] = double_column(absolute.scale**2 * as_numpy(table[name]))
     result["incoherent"] = double_column(incoherent)
     return result
 

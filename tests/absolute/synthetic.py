@@ -133,6 +133,9 @@ class SyntheticCrystal:
         merged["d"] = double_column(1 / q)
         merged["intensity"] = double_column(intensity)
         merged["variance"] = double_column(0.01 * intensity)
+        scatter = 0.02 * intensity
+        scatter[::11] = np.nan
+        merged["variance_scatter"] = double_column(scatter)
         merged["n_obs"] = int_column(np.full(len(asu), 5))
         merged["n_stills"] = int_column(np.full(len(asu), 5))
         half = intensity.copy()
