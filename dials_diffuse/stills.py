@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -146,12 +146,3 @@ def group_by_image(stills: Sequence[Still]) -> list[list[Still]]:
     for still in stills:
         groups.setdefault(image_key(still), []).append(still)
     return list(groups.values())
-
-
-def batched(items: Sequence, size: int | None) -> Iterator[Sequence]:
-    """Runs of at most size items; all at once for size None."""
-    if size is None:
-        yield items
-        return
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

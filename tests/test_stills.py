@@ -23,7 +23,6 @@ from dials_diffuse.simulation.settings import Settings
 from dials_diffuse.simulation.simulate import simulate
 from dials_diffuse.stills import (
     Still,
-    batched,
     group_by_image,
     image_key,
     stills_of,
@@ -200,9 +199,3 @@ def test_a_sweep_is_refused_with_the_way_out(nexus):
         stills_of(ExperimentList([sweep]))
     with pytest.raises(ValueError, match="no experiments"):
         stills_of(ExperimentList())
-
-
-def test_batches():
-    assert list(batched(range(7), 3)) == [range(0, 3), range(3, 6), range(6, 7)]
-    assert list(batched([1, 2], None)) == [[1, 2]]
-    assert list(batched([], 4)) == []

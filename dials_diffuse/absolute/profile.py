@@ -37,11 +37,6 @@ class RadialProfile:
     groups: np.ndarray
     coverage: np.ndarray
 
-    def without_group(self, weights: np.ndarray, group: int) -> np.ndarray:
-        """Total of all groups but one, (N,); weights as `groups_weight`"""
-        keep = np.arange(len(self.groups)) != group
-        return np.average(self.groups[keep], axis=0, weights=weights[keep])
-
 
 class ProfileAccumulator:
     """Collects radial profiles from scaled observations, one table at a time.
