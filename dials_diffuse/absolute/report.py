@@ -11,13 +11,6 @@ from dials_diffuse.absolute.total_scattering import Estimate, TotalScattering
 from dials_diffuse.absolute.wilson import WilsonPlot
 from dials_diffuse.report.html import ReportSection
 
-CITATIONS = """The absolute scale rests on these, please cite them:
-  J. Krogh-Moe (1956) Acta Cryst. 9, 951-953
-  N. Norman (1957) Acta Cryst. 10, 370-373
-  S. P. Meisburger, D. A. Case & N. Ando (2020) Nat. Commun. 11, 1271
-  S. P. Meisburger, D. A. Case & N. Ando (2023) Nat. Commun. 14, 1228
-  J. H. Hubbell et al. (1975) J. Phys. Chem. Ref. Data 4, 471-538 (incoherent scattering)"""
-
 # Pairs are tapered: below this |q| (1/A) the taper shows in the theory, not the crystal
 THEORY_FROM = 0.25
 

@@ -43,6 +43,7 @@ from dials_diffuse.adapters.experiments import (
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
 from dials_diffuse.io.model_copy import models_to_json, restore_models
+from dials_diffuse.report.citations import ABSOLUTE_SCALE
 from dials_diffuse.report.html import plots_of
 from dials_diffuse.stills import stills_of
 
@@ -320,7 +321,10 @@ class Result:
         for warning in self.warnings:
             logger.warning("Warning: %s", warning)
         logger.info("%s\n", _table(self.summary_rows()))
-        logger.info("%s\n", report.CITATIONS)
+        logger.info(
+            "The absolute scale rests on these, please cite them:\n%s\n",
+            "\n".join(f"  {line}" for line in ABSOLUTE_SCALE),
+        )
 
     def report(self, table) -> list:
         """Sections of the HTML report.

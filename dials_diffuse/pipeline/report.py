@@ -13,21 +13,10 @@ from dials.util import tabulate
 import dials_diffuse
 from dials_diffuse.io.atomic import replacing
 from dials_diffuse.pipeline.result import PipelineResult, StepSummary
+from dials_diffuse.report.citations import citations_of_run
 
 logger = logging.getLogger("dials.diffuse.pipeline.report")
 
-CITATIONS = [
-    "G. Winter et al. (2018) Acta Cryst. D74, 85-97 (DIALS)",
-    "R. W. Grosse-Kunstleve et al. (2002) J. Appl. Cryst. 35, 126-136 (cctbx)",
-    "M. E. Wall, A. M. Wolff & J. S. Fraser (2018) Curr. Opin. Struct. Biol. 50, 109-116 (diffuse scattering)",
-    "S. P. Meisburger, D. A. Case & N. Ando (2020) Nat. Commun. 11, 1271 (three-dimensional maps, total scattering)",
-    "S. P. Meisburger, D. A. Case & N. Ando (2023) Nat. Commun. 14, 1228 (scaling of diffuse maps)",
-]
-ABSOLUTE_CITATIONS = [
-    "J. Krogh-Moe (1956) Acta Cryst. 9, 951-953 (absolute scale)",
-    "N. Norman (1957) Acta Cryst. 10, 370-373 (absolute scale)",
-    "J. H. Hubbell et al. (1975) J. Phys. Chem. Ref. Data 4, 471-538 (incoherent scattering)",
-]
 _MOST_CURVES = 12
 _MOST_FAILURES = 200  # rows in log and page; the JSON has all
 
@@ -78,7 +67,7 @@ def _reasons(contents: dict) -> list[tuple[str, str]]:
 
 def citations(result: PipelineResult) -> list[str]:
     """What to cite for the steps that ran"""
-    return CITATIONS + (ABSOLUTE_CITATIONS if result.absolute is not None else [])
+    return citations_of_run(result.absolute is not None)
 
 
 def _size(folder: Path, names: list[str]) -> str:
