@@ -21,11 +21,11 @@ Usage:
 
 from __future__ import annotations
 
-import json
 import logging
 
 from dials_diffuse.adapters.command import handle_errors, parse_command
 from dials_diffuse.io.atomic import replacing
+from dials_diffuse.io.json_file import write_json
 from dials_diffuse.phil.absolute import phil_scope
 
 logger = logging.getLogger("dials.diffuse.command_line.diffuse_absolute")
@@ -79,8 +79,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         write_report(params.output.html, "dials.diffuse_absolute", sections)
     if params.output.json:
         logger.info("Saving the numbers to %s", params.output.json)
-        with replacing(params.output.json) as name, open(name, "w") as handle:
-            json.dump(result.to_dict(sections), handle)
+        write_json(params.output.json, result.to_dict(sections))
 
 
 if __name__ == "__main__":

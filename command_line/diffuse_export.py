@@ -17,7 +17,6 @@ Usage:
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
@@ -38,8 +37,8 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     params = command.params
     command.start_log()
 
-    from dials_diffuse.io.atomic import replacing
     from dials_diffuse.io.export import write_format
+    from dials_diffuse.io.json_file import write_json
     from dials_diffuse.io.merged_map import read_merged_map
     from dials_diffuse.report.html import ReportSection, plots_of, write_report
     from dials_diffuse.report.sections import (
@@ -108,8 +107,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             "grid": merged.grid.to_dict(),
             "plots": plots_of(report),
         }
-        with replacing(params.output.json) as temporary, open(temporary, "w") as handle:
-            json.dump(numbers, handle)
+        write_json(params.output.json, numbers)
 
 
 if __name__ == "__main__":

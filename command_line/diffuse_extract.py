@@ -20,7 +20,6 @@ Examples:
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from pathlib import Path
 
@@ -139,11 +138,10 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         logger.info("Saving the report to %s", params.output.html)
         write_report(params.output.html, "dials.diffuse_extract", sections)
     if params.output.json:
-        from dials_diffuse.io.atomic import replacing
+        from dials_diffuse.io.json_file import write_json
 
         content = {"models": models, "plots": plots_of(sections), "stills": reports.numbers(stills)}
-        with replacing(params.output.json) as temporary, open(temporary, "w") as handle:
-            json.dump(content, handle)
+        write_json(params.output.json, content)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ Usage:
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from pathlib import Path
 
@@ -56,6 +55,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.grid.voxel_grid import attach_grid
     from dials_diffuse.io.atomic import replacing
     from dials_diffuse.io.batches import batch_name
+    from dials_diffuse.io.json_file import write_json
     from dials_diffuse.io.model_copy import models_to_json
     from dials_diffuse.io.table_file import ColumnWriter
     from dials_diffuse.report.html import plots_of, write_report
@@ -110,8 +110,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             "cells": summary.cell_numbers(definition),
             "ambiguity": resolution and summary.ambiguity_numbers(resolution),
         }
-        with replacing(params.output.json) as temporary, open(temporary, "w") as handle:
-            json.dump(content, handle)
+        write_json(params.output.json, content)
 
 
 if __name__ == "__main__":

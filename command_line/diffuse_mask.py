@@ -21,13 +21,13 @@ diffuse_masked.refl, from which each still's mask is painted when it is needed.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import pickle
 
 from dials_diffuse.adapters.command import handle_errors, parse_command
 from dials_diffuse.io.atomic import replacing
+from dials_diffuse.io.json_file import write_json
 from dials_diffuse.io.model_copy import models_to_json
 from dials_diffuse.phil.mask import phil_scope
 from dials_diffuse.report.html import plots_of, write_report
@@ -94,8 +94,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     if params.output.json:
         numbers["plots"] = plots_of(sections)
         numbers["models"] = models_to_json(result.experiments)
-        with replacing(params.output.json) as path, open(path, "w") as handle:
-            json.dump(numbers, handle)
+        write_json(params.output.json, numbers)
         logger.info("Saving the numbers to %s", params.output.json)
     if result.failures:
         logger.info("%d images or stills could not be used; see above", len(result.failures))
@@ -121,8 +120,7 @@ def _mask_by_survey(pair, params) -> None:
     )  # fmt: skip
     if params.output.json:
         numbers = {"failures": result.failures, "models": models_to_json(result.experiments)}
-        with replacing(params.output.json) as path, open(path, "w") as handle:
-            json.dump(numbers, handle)
+        write_json(params.output.json, numbers)
     if result.failures:
         logger.info("%d images or stills could not be used; see above", len(result.failures))
 

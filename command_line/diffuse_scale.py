@@ -65,7 +65,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         scale,
     )
     from dials_diffuse.scaling.settings import FitSettings, ModelSettings
-    from dials_diffuse.scaling.summary import log_summary, write_json
+    from dials_diffuse.scaling.summary import log_summary, write_numbers
 
     params = command.params
     source = ObservationSource(
@@ -125,7 +125,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             write_html(params.output.html, sections)
         if params.output.json:
             logger.info("Saving numbers and model copies to %s", params.output.json)
-            write_json(params.output.json, scaled, plots_of(sections))
+            write_numbers(params.output.json, scaled, plots_of(sections))
 
 
 if __name__ == "__main__":

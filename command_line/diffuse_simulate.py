@@ -22,12 +22,11 @@ Usage:
 
 from __future__ import annotations
 
-import json
 import logging
-from pathlib import Path
 
 from dials_diffuse.adapters.command import handle_errors, parse_command
 from dials_diffuse.io.atomic import replacing
+from dials_diffuse.io.json_file import write_json
 from dials_diffuse.phil.simulate import phil_scope
 
 logger = logging.getLogger("dials.diffuse.command_line.diffuse_simulate")
@@ -72,8 +71,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         with replacing(params.output.sequence) as name:
             result.sequence.as_file(name)
     logger.info("Saving the truth to %s", params.output.truth)
-    with replacing(params.output.truth) as name:
-        Path(name).write_text(json.dumps(truth_record(result.simulator), indent=1))
+    write_json(params.output.truth, truth_record(result.simulator), indent=1)
     if params.output.html or params.output.json:
         summary.write(result, params.output.html, params.output.json)
 

@@ -22,6 +22,7 @@ from dials_diffuse.extraction.corrections import (
     geometry_of_panel,
     sensor_of,
 )
+from dials_diffuse.io.json_file import write_json
 
 logger = logging.getLogger("dials.diffuse.geometry")
 
@@ -275,8 +276,7 @@ class GeometryCache:
                 flat[start : start + part.size] = part.ravel()
                 start += part.size
         shapes = [list(panel.shape) for panel in panels]
-        with open(f"{path}.json", "w") as handle:
-            json.dump(shapes, handle)
+        write_json(f"{path}.json", shapes)
         del self._known[key]
 
     def _path(self, key: str) -> str:

@@ -354,7 +354,7 @@ class Result:
         )
 
     def to_dict(self, sections) -> dict:
-        """Plain JSON: numbers, plots, and a copy of the models."""
+        """What the JSON file holds: numbers, plots, and a copy of the models."""
         return {
             "scale": self.absolute.scale,
             "error": self.absolute.to_dict()["error"],
@@ -383,7 +383,7 @@ class Result:
             "profile": {
                 "q": self.data.profile.q.tolist(),
                 "total": self.data.profile.total.tolist(),
-                "diffuse": [x if np.isfinite(x) else None for x in self.data.profile.diffuse.tolist()],
+                "diffuse": self.data.profile.diffuse.tolist(),
                 "variance": self.data.profile.variance.tolist(),
             },
             "plots": plots_of(sections),

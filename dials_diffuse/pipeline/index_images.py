@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import dials.util.log
@@ -12,6 +11,7 @@ from dials_diffuse.adapters.command import handle_errors
 from dials_diffuse.adapters.experiments import load_experiments
 from dials_diffuse.adapters.stills_processor import process_stills
 from dials_diffuse.io.atomic import replacing
+from dials_diffuse.io.json_file import write_json
 from dials_diffuse.stills import NothingLeft
 
 
@@ -39,9 +39,8 @@ def run(args: list[str]) -> None:
     if options.reference is not None:
         reference = load_experiments(options.reference, check_format=False)[0]
     found = process_stills(images, phil, reference, options.part)
-    with replacing(options.json) as temporary, open(temporary, "w") as handle:
-        stills = [{"image": image, "error": error} for image, error in found.failures.items()]
-        json.dump({"stills": stills, "integrated": len(found.experiments)}, handle)
+    stills = [{"image": image, "error": error} for image, error in found.failures.items()]
+    write_json(options.json, {"stills": stills, "integrated": len(found.experiments)})
     if len(found.experiments) == 0:
         raise NothingLeft(
             f"Not one image could be integrated: {next(iter(found.failures.values()))}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from dials.util import tabulate
 
 import dials_diffuse
-from dials_diffuse.io.atomic import replacing
+from dials_diffuse.io.json_file import write_json
 from dials_diffuse.pipeline.result import PipelineResult, StepSummary
 from dials_diffuse.report.citations import citations_of_run
 
@@ -195,8 +195,7 @@ def write_summary(
             "citations": citations(result),
             "plots": plots_of(sections),
         }
-        with replacing(json_file) as temporary, open(temporary, "w") as handle:
-            json.dump(contents, handle)
+        write_json(json_file, contents)
 
 
 def _numbers(summary: StepSummary) -> dict:

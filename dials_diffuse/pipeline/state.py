@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dials_diffuse.io.atomic import remove_leftovers, replacing
+from dials_diffuse.io.atomic import remove_leftovers
+from dials_diffuse.io.json_file import write_json
 from dials_diffuse.pipeline.steps import STEP_FILES, Files
 from dials_diffuse.pipeline.tasks import Task, TaskResult, identity_of
 
@@ -101,8 +102,7 @@ class State:
             self._write()
 
     def _write(self) -> None:
-        with replacing(self.path) as temporary:
-            Path(temporary).write_text(json.dumps({"pairs": self._pairs, "tasks": self._tasks}, indent=1))
+        write_json(self.path, {"pairs": self._pairs, "tasks": self._tasks}, indent=1)
 
 
 def _holder(text: str) -> dict:

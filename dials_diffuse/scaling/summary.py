@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 
-import numpy as np
-
 from dials.util import tabulate
 
-from dials_diffuse.io.atomic import replacing
+from dials_diffuse.io.json_file import write_json
 from dials_diffuse.scaling.statistics import Statistics
 
 logger = logging.getLogger("dials.diffuse.scaling.summary")
@@ -183,7 +180,7 @@ def numbers_of(found: Statistics) -> dict:
     return {"overall": shell(found.overall), "shells": [shell(row) for row in found.shells]}
 
 
-def write_json(path: str | os.PathLike, scaled, plots: dict[str, dict]) -> None:
+def write_numbers(path: str | os.PathLike, scaled, plots: dict[str, dict]) -> None:
     """Numbers, plots and a copy of the models"""
     found = scaled.statistics
     excluded = scaled.merger.tables.excluded
@@ -222,16 +219,4 @@ def write_json(path: str | os.PathLike, scaled, plots: dict[str, dict]) -> None:
         ],
         "plots": plots,
     }
-    with replacing(path) as temporary, open(temporary, "w") as handle:
-        json.dump(_without_nan(contents), handle, allow_nan=False)
-
-
-def _without_nan(value):
-    """JSON has no NaN: None instead, all the way down"""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if np.isfinite(value) else None
-    return value
+    write_json(path, contents)

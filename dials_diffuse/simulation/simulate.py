@@ -15,6 +15,7 @@ from dials.array_family import flex
 
 from dials_diffuse.adapters.system import map_in_processes, resolve_nproc
 from dials_diffuse.io.atomic import replacing
+from dials_diffuse.io.json_file import write_json
 from dials_diffuse.simulation import images as image_files
 from dials_diffuse.simulation.crystals import StillState
 from dials_diffuse.simulation.forward import Simulator
@@ -61,8 +62,7 @@ class SimulatedSet:
             self.experiments.as_file(name)
         with replacing(self.directory / "simulated.refl") as name:
             self.reflections.as_file(name)
-        with replacing(self.directory / "truth.json") as name:
-            Path(name).write_text(json.dumps(truth_record(self.simulator), indent=1))
+        write_json(self.directory / "truth.json", truth_record(self.simulator), indent=1)
         if self.background is not None:
             with replacing(self.directory / "background.expt") as name:
                 self.background.as_file(name)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from pathlib import Path
 
 import numpy as np
 
 from dials.util import tabulate
 
-from dials_diffuse.io.atomic import replacing
+from dials_diffuse.io.json_file import write_json
 from dials_diffuse.report.html import ReportSection, plots_of, write_report
 from dials_diffuse.simulation.forward import COMPONENTS
 from dials_diffuse.simulation.simulate import SimulatedSet
@@ -124,5 +122,4 @@ def write(result: SimulatedSet, html: str | None, json_file: str | None) -> None
     if json_file:
         logger.info("Saving its numbers to %s", json_file)
         numbers = {str(name): value for name, value in _rows(result)}
-        with replacing(json_file) as name:
-            Path(name).write_text(json.dumps({"summary": numbers, "plots": plots_of(sections)}))
+        write_json(json_file, {"summary": numbers, "plots": plots_of(sections)})

@@ -35,7 +35,7 @@ from dials_diffuse.scaling.scale import apply_to_table, scale
 from dials_diffuse.scaling.scaler import DiffuseScaler
 from dials_diffuse.scaling.series import OffsetSeries, ProductWeights, SensitivitySeries
 from dials_diffuse.scaling.settings import FitSettings, ModelSettings
-from dials_diffuse.scaling.summary import write_json
+from dials_diffuse.scaling.summary import write_numbers
 from dials_diffuse.scaling.target import DiffuseScalingTarget
 
 EXTENT = (-0.5, 0.5, -0.4, 0.6)
@@ -350,7 +350,7 @@ def test_models_come_back_from_file_and_json(make_truth, tmp_path):
     experiments.as_file(str(tmp_path / "scaled.expt"))
     sections = report_sections(scaled)
     write_html(tmp_path / "report.html", sections)
-    write_json(tmp_path / "scaled.json", scaled, {})
+    write_numbers(tmp_path / "scaled.json", scaled, {})
     back = load_experiments(tmp_path / "scaled.expt", check_format=False)
     lost = load_experiments(tmp_path / "g.expt", check_format=False)
     for experiment in lost:
