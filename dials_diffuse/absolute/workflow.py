@@ -43,6 +43,7 @@ from dials_diffuse.adapters.experiments import (
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
 from dials_diffuse.io.model_copy import models_to_json, restore_models
+from dials_diffuse.io.paths import names_a_file
 from dials_diffuse.report.citations import ABSOLUTE_SCALE
 from dials_diffuse.report.html import plots_of
 from dials_diffuse.stills import stills_of
@@ -202,7 +203,7 @@ def inventory_of(params, symmetry: crystal.symmetry) -> UnitCellInventory:
         )
     if params.sequence:
         text = params.sequence
-        if Path(text).is_file():
+        if names_a_file(text):
             text = Path(text).read_text()
         elif Path(text).suffix:
             raise ValueError(f"No such file: {text}")

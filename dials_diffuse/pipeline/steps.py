@@ -6,6 +6,7 @@ from pathlib import Path
 
 from iotbx.phil import parse
 
+from dials_diffuse.io.paths import names_a_file
 from dials_diffuse.phil.process import STEP_SCOPES, phil_scope
 
 STEPS = ("index", *STEP_SCOPES)
@@ -118,13 +119,6 @@ def step_values(step: str, params, folder: Path):
     return _working(step, params, folder)[1].extract()
 
 
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a sequence is too long a name
-        return False
-
-
 def step_phil(step: str, params, folder: Path) -> tuple[str, tuple[str, ...]]:
     """The parameters of a step that are not at their defaults.
 
@@ -149,7 +143,7 @@ def step_phil(step: str, params, folder: Path) -> tuple[str, tuple[str, ...]]:
                 look(item)
             elif item.type.phil_type in ("path", "str"):
                 value = item.extract()
-                if isinstance(value, str) and _is_file(Path(folder, value)):
+                if isinstance(value, str) and names_a_file(Path(folder, value)):
                     files.append(str(Path(folder, value)))
 
     look(difference)

@@ -87,6 +87,11 @@ def test_scale_by_hand(data, files):
     assert not pathlib.Path("dials.diffuse_absolute.html").exists()
 
 
+def test_sequence_longer_than_a_file_name(files):
+    run([*files, f"composition.sequence={75 * 'GAVL'}", "scale=2.5", "output.map=None", "output.html=None"])
+    assert "sequence of 300 residues" in pathlib.Path("dials.diffuse_absolute.log").read_text()
+
+
 def test_wilson(files):
     run([*files, FORMULA, "method=wilson", "output.json=w.json"])
     numbers = json.loads(pathlib.Path("w.json").read_text())
