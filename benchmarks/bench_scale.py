@@ -25,10 +25,11 @@ import numpy as np
 import dials.algorithms.scaling.model.model  # noqa: F401
 
 from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.grid.expand import unpack_voxels
 from dials_diffuse.scaling import fit as fit_module
 from dials_diffuse.scaling import scale as scale_module
 from dials_diffuse.scaling.merge import Merger
-from dials_diffuse.scaling.observations import ObservationSource, unpack_voxels
+from dials_diffuse.scaling.observations import ObservationSource
 from dials_diffuse.scaling.scale import scale
 from dials_diffuse.scaling.scaler import DiffuseScaler
 from dials_diffuse.scaling.settings import FitSettings, ModelSettings

@@ -17,12 +17,10 @@ from dials_diffuse.absolute.form_factors import AtomicTables
 from dials_diffuse.absolute.profile import usable_rows
 from dials_diffuse.absolute.total_scattering import Estimate, neglected_structure
 from dials_diffuse.adapters.tables import as_numpy, miller_index_column
+from dials_diffuse.grid.expand import pack_voxels, unpack_voxels
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 
 logger = logging.getLogger("dials.diffuse.absolute.wilson")
-
-_BASE = 4096
-_HALF = _BASE // 2
 
 
 @dataclass
@@ -79,11 +77,11 @@ class NodeIntegrator:
             off * weight,
             counts + as_numpy(table["background.variance"])[keep],
         )
-        keys, inverse = np.unique(_pack(node), return_inverse=True)
+        keys, inverse = np.unique(pack_voxels(node), return_inverse=True)
         sums = _sum_by(inverse, columns, len(keys))
-        indices = miller_index_column(_unpack(keys))
+        indices = miller_index_column(unpack_voxels(keys))
         miller.map_to_asu(self.grid.laue_group.type(), False, indices)
-        keys = np.concatenate([self._keys, _pack(as_numpy(indices))])
+        keys = np.concatenate([self._keys, pack_voxels(as_numpy(indices))])
         sums = np.concatenate([self._sums, sums])
         self._keys, inverse = np.unique(keys, return_inverse=True)
         self._sums = _sum_by(inverse, sums.T, len(self._keys))
@@ -95,7 +93,7 @@ class NodeIntegrator:
         those that were cut where they are bright.
         """
         signal, weight, off_signal, off_weight, photons = self._sums.T
-        index = _unpack(self._keys)
+        index = unpack_voxels(self._keys)
         q = np.linalg.norm(self.grid.q_of_voxel(index * np.array(self.grid.subdivide)), axis=1)
         good = off_weight > 0
         # of cells across the limits, the node itself may be left out
@@ -118,15 +116,6 @@ class NodeIntegrator:
 def _sum_by(group: np.ndarray, columns, n: int) -> np.ndarray:
     """Sums of columns over rows of the same group, (n, len(columns))"""
     return np.stack([np.bincount(group.ravel(), column, n) for column in columns], axis=1)
-
-
-def _pack(index: np.ndarray) -> np.ndarray:
-    h = index.astype(np.int64) + _HALF
-    return (h[:, 0] * _BASE + h[:, 1]) * _BASE + h[:, 2]
-
-
-def _unpack(keys: np.ndarray) -> np.ndarray:
-    return np.stack([keys // _BASE**2, keys // _BASE % _BASE, keys % _BASE], axis=1) - _HALF
 
 
 @dataclass

@@ -24,6 +24,7 @@ import numpy as np
 from dials.array_family import flex
 
 from dials_diffuse.adapters.tables import as_numpy, vec2_column
+from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.masking.spot_shape import SpotShape
 from dials_diffuse.stills import Still
 
@@ -47,17 +48,11 @@ class ObservedSpots:
         """counts / floor of the nodes hkl (N, 3) at |q| (N,); 0 where none were observed."""
         if len(self.counts) == 0:
             return np.zeros(len(hkl))
-        observed, wanted = _keys(self.miller_index), _keys(hkl)
+        observed, wanted = pack_voxels(self.miller_index), pack_voxels(hkl)
         order = np.argsort(observed, kind="stable")
         at = order[np.minimum(np.searchsorted(observed[order], wanted), len(order) - 1)]
         counts = np.where(observed[at] == wanted, self.counts[at], 0.0)
         return np.maximum(counts, 0.0) / self.floor(q)
-
-
-def _keys(hkl: np.ndarray) -> np.ndarray:
-    # 21 bits an index
-    h = hkl.astype(np.int64) + (1 << 20)
-    return (h[:, 0] << 42) | (h[:, 1] << 21) | h[:, 2]
 
 
 @dataclass

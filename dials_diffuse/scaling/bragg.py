@@ -18,17 +18,17 @@ from cctbx import miller
 
 from dials_diffuse.adapters.experiments import load_reflections
 from dials_diffuse.adapters.tables import as_numpy, miller_index_column
+from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.scaling.observations import (
     Observations,
     ObservationSource,
     observation_geometry,
-    pack_voxels,
 )
 
 logger = logging.getLogger("dials.diffuse.scaling.bragg")
 
-# Keeps packed Miller indices apart from packed voxels
-BRAGG_CODE = np.int64(1) << 61
+# Keeps packed Miller indices apart from packed voxels: the sign, which those don't use
+BRAGG_CODE = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,11 @@ def _from_table(path, table, source, number_of, settings: BraggSettings) -> Obse
         bragg=np.ones(n, dtype=bool),
         finite=np.ones(n, dtype=bool),
     )
+
+
+def is_bragg(voxel: np.ndarray) -> np.ndarray:
+    """(N,) bool: which of Observations.voxel are Miller indices of reflections"""
+    return voxel < 0
 
 
 def mean_bragg_intensity(obs: Observations, b: np.ndarray, n_bins: int = 20):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dials_diffuse.grid.expand import unpack_voxels
 from dials_diffuse.scaling.components import N_AZIMUTHAL
 from dials_diffuse.scaling.merge_kernels import (
     accumulate_ratio,
@@ -16,11 +17,7 @@ from dials_diffuse.scaling.merge_kernels import (
     deviations_from_rest,
     residuals,
 )
-from dials_diffuse.scaling.observations import (
-    Observations,
-    ObservationSource,
-    unpack_voxels,
-)
+from dials_diffuse.scaling.observations import Observations, ObservationSource
 from dials_diffuse.scaling.survey import Survey
 
 logger = logging.getLogger("dials.diffuse.scaling.merge")

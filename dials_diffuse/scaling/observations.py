@@ -10,6 +10,10 @@ import numpy as np
 
 from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.tables import as_numpy
+from dials_diffuse.grid.expand import (
+    pack_voxels,
+    unpack_voxels,  # noqa: F401  scaling.scale has it from here
+)
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
 from dials_diffuse.io.model_copy import restore_models
 
@@ -28,22 +32,6 @@ COLUMNS = (
     "background.variance",
     "exposure",
 )
-
-_SHIFT = 20
-_HALF = 1 << (_SHIFT - 1)
-
-
-def pack_voxels(voxel: np.ndarray) -> np.ndarray:
-    """Voxels (N, 3) -> one sortable int64 each (N,); indices within +-524287"""
-    v = np.asarray(voxel, dtype=np.int64) + _HALF
-    return (v[:, 0] << (2 * _SHIFT)) | (v[:, 1] << _SHIFT) | v[:, 2]
-
-
-def unpack_voxels(code: np.ndarray) -> np.ndarray:
-    """Inverse of pack_voxels: (N,) -> (N, 3) int32"""
-    mask = (1 << _SHIFT) - 1
-    parts = (code >> (2 * _SHIFT), (code >> _SHIFT) & mask, code & mask)
-    return (np.stack(parts, axis=1) - _HALF).astype(np.int32)
 
 
 @dataclass

@@ -6,9 +6,9 @@ import os
 
 import numpy as np
 
+from dials_diffuse.grid.expand import unpack_voxels
 from dials_diffuse.report.html import ReportSection, write_report
 from dials_diffuse.report.sections import section_plots
-from dials_diffuse.scaling.observations import unpack_voxels
 from dials_diffuse.scaling.statistics import Statistics
 from dials_diffuse.scaling.summary import (
     BEFORE_IS_NO_MEASURE,

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 from scipy import sparse
 
-from dials_diffuse.scaling.bragg import BRAGG_CODE
+from dials_diffuse.scaling.bragg import is_bragg
 from dials_diffuse.scaling.components import N_RADIAL, ScaleSeries, whitening
 from dials_diffuse.scaling.kernels import (
     curvatures,
@@ -176,7 +176,7 @@ class DiffuseScaler:
         components = self.models[0].components
         zeros = np.zeros(len(obs), dtype=np.int32)
         mean_q = np.add.reduceat(obs.q.astype(float), start[:-1]) / np.diff(start)
-        of_bragg = obs.voxel >= BRAGG_CODE
+        of_bragg = is_bragg(obs.voxel)
         radial = zeros.astype(np.int16)
         if "offset" in components:
             # reflections have no offset: the last bin belongs to none and holds 0
@@ -197,7 +197,7 @@ class DiffuseScaler:
             + obs.background_variance
             + obs.n_pixels * readout_noise**2,
             weight=np.ones(len(obs)),
-            prior=np.where(voxel >= BRAGG_CODE, bragg_prior(mean_q), prior(mean_q)),
+            prior=np.where(is_bragg(voxel), bragg_prior(mean_q), prior(mean_q)),
             relative_error=np.where(of_bragg, relative_error, 0.0),
             importance=np.where(of_bragg, importance, 1.0),
         )

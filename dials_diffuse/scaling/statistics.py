@@ -11,11 +11,11 @@ import numpy as np
 from cctbx import miller
 from dxtbx import flumpy
 
+from dials_diffuse.grid.expand import unpack_voxels
 from dials_diffuse.grid.shells import ResolutionShells, isotropic_part
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.scaling.merge import Merged, Merger
 from dials_diffuse.scaling.merge_kernels import accumulate_statistics
-from dials_diffuse.scaling.observations import unpack_voxels
 
 # Side of the image of residuals over the direction of s1
 N_DIRECTIONS = 48

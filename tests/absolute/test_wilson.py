@@ -9,10 +9,12 @@ import xraylib
 
 from cctbx import crystal, miller
 
+from dials.array_family import flex
+
 from dials_diffuse.absolute.composition import inventory_from_formula
 from dials_diffuse.absolute.profile import ProfileAccumulator, usable_rows
 from dials_diffuse.absolute.wilson import NodeIntegrator, Nodes, wilson_scale
-from dials_diffuse.adapters.tables import as_numpy, bool_column
+from dials_diffuse.adapters.tables import as_numpy, bool_column, miller_index_column
 from dials_diffuse.stills import stills_of
 
 synthetic = runpy.run_path(str(pathlib.Path(__file__).with_name("synthetic.py")))
@@ -68,6 +70,20 @@ def test_parts_of_a_table_add_up(data):
     # every node once
     packed = {tuple(index) for index in whole.miller_index.tolist()}
     assert len(packed) == len(whole.miller_index)
+
+
+def test_nodes_of_a_large_cell_keep_their_indices(data):
+    bragg = as_numpy(data.table["bragg"])
+    first = (np.flatnonzero(bragg)[0], np.flatnonzero(~bragg)[0])
+    table = data.table.select(flex.size_t([int(row) for row in first]))
+    # the second and the third index beyond 2048
+    table["voxel"] = miller_index_column([[2, 5000, 6000]] * 2)
+    integrator = NodeIntegrator()
+    integrator.start(data.grid.replace(d_min=None))
+    integrator.add(stills_of(data.experiments), table)
+    assert {tuple(sorted(abs(i) for i in index)) for index in integrator.nodes().miller_index.tolist()} == {
+        (1, 2500, 3000)
+    }
 
 
 def test_nodes_against_a_plain_loop(data):

@@ -225,6 +225,14 @@ def test_subdivision_and_symmetry(symbol, good, bad):
         check_subdivide(bad, group)
 
 
+def test_voxels_survive_packing_and_keep_their_order():
+    voxel = np.random.default_rng(1).integers(-(2**20), 2**20, (1000, 3), dtype=np.int32)
+    keys = pack_voxels(voxel)
+    assert keys.dtype == np.int64 and keys.min() >= 0
+    assert np.array_equal(unpack_voxels(keys), voxel)
+    assert np.array_equal(np.argsort(keys), np.lexsort(voxel.T[::-1]))
+
+
 def test_beyond_the_range_of_indices():
     assert np.array_equal(unpack_voxels(pack_voxels([[2**20 - 1, -(2**20), 0]])), [[2**20 - 1, -(2**20), 0]])
     with pytest.raises(ValueError, match="beyond 2"):

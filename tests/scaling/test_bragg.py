@@ -15,7 +15,8 @@ from dials_diffuse.adapters.tables import (
     size_t_column,
     vec3_column,
 )
-from dials_diffuse.scaling.bragg import BraggSettings
+from dials_diffuse.grid.expand import pack_voxels
+from dials_diffuse.scaling.bragg import BRAGG_CODE, BraggSettings, is_bragg
 from dials_diffuse.scaling.observations import ObservationSource
 from dials_diffuse.scaling.scale import scale
 from dials_diffuse.scaling.settings import FitSettings, ModelSettings
@@ -60,6 +61,13 @@ def error_of_scales(truth, folder, files=(), **settings):
     )
     b = scale(source, fit_settings).merger.tables.b
     return float(np.std(b / truth.b))
+
+
+def test_codes_of_reflections_are_no_voxels():
+    far = pack_voxels([[2**20 - 1] * 3, [-(2**20)] * 3, [2**19, 0, 0]])
+    assert not is_bragg(far).any()
+    assert is_bragg(far | BRAGG_CODE).all()
+    assert len(np.unique(far | BRAGG_CODE)) == len(far)
 
 
 @pytest.mark.parametrize("partiality_known", [True, False])

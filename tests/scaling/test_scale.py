@@ -10,6 +10,7 @@ from dials.array_family import flex
 import dials_diffuse.scaling.target as target_module
 from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.tables import as_numpy, double_column
+from dials_diffuse.grid.expand import pack_voxels, unpack_voxels
 from dials_diffuse.grid.shells import ResolutionShells
 from dials_diffuse.grid.symmetry import laue_group_from_symbol
 from dials_diffuse.grid.voxel_grid import VoxelGrid
@@ -18,9 +19,7 @@ from dials_diffuse.scaling.fit import fit
 from dials_diffuse.scaling.observations import (
     ObservationSource,
     observations_of,
-    pack_voxels,
     projected_direction,
-    unpack_voxels,
 )
 from dials_diffuse.scaling.restraints import RestraintSettings
 from dials_diffuse.scaling.scale import apply_to_table, merged_table, scale
@@ -59,14 +58,6 @@ def true_intensities(truth, voxels):
 
 def scales_of(scaled):
     return scaled.merger.tables.b
-
-
-def test_voxels_survive_packing_and_keep_their_order():
-    rng = np.random.default_rng(1)
-    voxel = rng.integers(-500000, 500000, (1000, 3))
-    code = pack_voxels(voxel)
-    np.testing.assert_array_equal(unpack_voxels(code), voxel)
-    np.testing.assert_array_equal(np.argsort(code), np.lexsort(voxel.T[::-1]))
 
 
 def test_projected_direction_has_twice_sin_theta_as_length():
