@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.expand import pack_voxels, unpack_voxels
+from dials_diffuse.grid.possible import voxels_possible
 from dials_diffuse.grid.shells import ResolutionShells
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 
@@ -160,17 +160,6 @@ class CoverageRow:
         return self.n_obs / self.seen if self.seen else 0.0
 
 
-def voxels_possible(grid: VoxelGrid, q_max: float) -> np.ndarray:
-    """|q| (M,) of all voxels of the asymmetric unit within |q| <= q_max and the grid's limits"""
-    from cctbx import miller
-
-    symmetry = grid.supercell_symmetry()
-    indices = miller.build_set(symmetry, anomalous_flag=not grid.friedel, d_min=1 / q_max).indices()
-    voxel = as_numpy(indices)
-    voxel = voxel[grid.contains(voxel)]
-    return np.linalg.norm(grid.q_of_voxel(voxel), axis=1)
-
-
 def coverage(sums: VoxelAccumulator, grid: VoxelGrid, n_shells: int = 10) -> list[CoverageRow]:
     """Coverage in shells of equal volume, and overall as the last row.
 
@@ -181,14 +170,13 @@ def coverage(sums: VoxelAccumulator, grid: VoxelGrid, n_shells: int = 10) -> lis
     q = np.linalg.norm(grid.q_of_voxel(voxel), axis=1)
     if not len(q):
         raise ValueError("No voxel was seen outside the Bragg mask")
-    possible_q = voxels_possible(grid, q.max() * (1 + 1e-6))
     shells = ResolutionShells.equal_volume(0.0, q.max(), n_shells)
-    index, possible = shells.index_of(q), shells.index_of(possible_q)
+    index, possible = shells.index_of(q), voxels_possible(grid, shells)
     rows = []
     n_obs, n_stills = sums.n_obs, sums.n_stills
     for label, select, n_possible in [
-        (label, index == i, int((possible == i).sum())) for i, label in enumerate(shells.labels())
-    ] + [("overall", np.ones(len(q), dtype=bool), len(possible_q))]:
+        (label, index == i, int(possible[i])) for i, label in enumerate(shells.labels())
+    ] + [("overall", np.ones(len(q), dtype=bool), int(possible.sum()))]:
         n = int(select.sum())
         rows.append(
             CoverageRow(

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
-from cctbx import miller
-from dxtbx import flumpy
-
 from dials_diffuse.grid.expand import unpack_voxels
+from dials_diffuse.grid.possible import voxels_possible
 from dials_diffuse.grid.shells import ResolutionShells, isotropic_part
-from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.scaling.merge import Merged, Merger
 from dials_diffuse.scaling.merge_kernels import accumulate_statistics
 
@@ -110,31 +105,6 @@ def correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float(x @ y / norm) if norm > 0 else float("nan")
 
 
-def possible_voxels(grid: VoxelGrid, shells: ResolutionShells, limit: float = 5e6) -> np.ndarray:
-    """Number of voxels of the asymmetric unit in each shell: counted, or, when there are
-    more than `limit`, from the shells' volumes"""
-    definition = json.dumps(grid.to_dict(), sort_keys=True)
-    return _possible_voxels(definition, tuple(shells.edges.tolist()), limit).copy()
-
-
-# the same map is looked at several times: unscaled, scaled, with the error model
-@lru_cache(maxsize=8)
-def _possible_voxels(definition: str, edges: tuple[float, ...], limit: float) -> np.ndarray:
-    grid, shells = VoxelGrid.from_dict(json.loads(definition)), ResolutionShells(np.array(edges))
-    volume = grid.supercell().volume()
-    volumes = 4 / 3 * np.pi * np.diff(shells.edges**3) * volume
-    order = grid.laue_group.order_z()
-    if volumes.sum() / order > limit:
-        return np.round(volumes / order).astype(int)
-    q_max = shells.edges[-1]
-    indices = miller.build_set(
-        grid.supercell_symmetry(), anomalous_flag=not grid.friedel, d_min=1 / q_max
-    )
-    q = np.sqrt(flumpy.to_numpy(indices.d_star_sq().data()))
-    index = shells.index_of(q)
-    return np.bincount(index[index >= 0], minlength=len(shells))
-
-
 def statistics(
     merger: Merger, merged: Merged, n_shells: int = 10, variance_factor: float = 1.0
 ) -> Statistics:
@@ -198,7 +168,7 @@ def statistics(
         anisotropic = np.array(
             [half - isotropic_part(voxel, half, grid, multiplicity=multiplicity) for half in halves]
         )
-        possible = possible_voxels(grid, shells)
+        possible = voxels_possible(grid, shells)
         rows = []
         for number, label in enumerate([*shells.labels(), "overall"]):
             overall = number == n_shells

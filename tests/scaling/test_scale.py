@@ -3,17 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cctbx import uctbx
-
 from dials.array_family import flex
 
 import dials_diffuse.scaling.target as target_module
 from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.tables import as_numpy, double_column
 from dials_diffuse.grid.expand import pack_voxels, unpack_voxels
-from dials_diffuse.grid.shells import ResolutionShells
-from dials_diffuse.grid.symmetry import laue_group_from_symbol
-from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.scaling.error_model import fit_error_model
 from dials_diffuse.scaling.fit import fit
 from dials_diffuse.scaling.observations import (
@@ -24,7 +19,6 @@ from dials_diffuse.scaling.observations import (
 from dials_diffuse.scaling.restraints import RestraintSettings
 from dials_diffuse.scaling.scale import apply_to_table, merged_table, scale
 from dials_diffuse.scaling.settings import FitSettings, ModelSettings
-from dials_diffuse.scaling.statistics import possible_voxels
 from dials_diffuse.scaling.survey import survey
 
 ONLY_SCALES = ModelSettings(offset=False, panel=False, sensitivity=False)
@@ -244,26 +238,6 @@ def test_error_model_finds_what_was_put_in():
     assert model.b == pytest.approx(b, rel=1e-2)
     by_size[:, 0] = freedom
     assert fit_error_model(by_size).b == 0
-
-
-def test_possible_voxels_count_both_mates_where_the_grid_keeps_them_apart():
-    """Against all voxels within the resolution over the order of the group"""
-    shells = ResolutionShells(np.array([0.2, 0.3, 0.5]))
-    found = []
-    for symbol, friedel in (("P222", True), ("P222", False), ("P1", True), ("P1", False)):
-        group = laue_group_from_symbol(symbol, friedel)
-        cell = uctbx.unit_cell((10, 12, 14, 90, 90, 90))
-        grid = VoxelGrid((2, 2, 2), cell, group, d_min=2.0)
-        everything = np.stack(np.meshgrid(*[np.arange(-15, 16)] * 3, indexing="ij"), -1).reshape(-1, 3)
-        q = np.linalg.norm(grid.q_of_voxel(everything), axis=1)
-        expected = [
-            len(np.unique(pack_voxels(grid.to_asu(everything[(q >= low) & (q < high)]))))
-            for low, high in ((0.2, 0.3), (0.3, 0.5))
-        ]
-        found.append(possible_voxels(grid, shells))
-        np.testing.assert_allclose(found[-1], expected, rtol=0.01)
-        np.testing.assert_allclose(possible_voxels(grid, shells, limit=0), expected, rtol=0.25)
-    assert (found[1] > 1.4 * found[0]).all() and (found[3] > 1.8 * found[2]).all()
 
 
 def test_merged_table_has_a_row_a_voxel(make_truth, tmp_path):
