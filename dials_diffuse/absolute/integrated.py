@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 
-from cctbx import miller
-
+from dials_diffuse.absolute.profile import usable_rows
 from dials_diffuse.absolute.wilson import Nodes
-from dials_diffuse.adapters.tables import as_numpy, miller_index_column
+from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.voxel_grid import VoxelGrid
+from dials_diffuse.integrated import read_integrated, relative_times
 
 logger = logging.getLogger("dials.diffuse.absolute.integrated")
 
@@ -21,7 +22,7 @@ class Comparison:
     """Integrated intensities in the unit of the map.
 
     Attributes:
-        nodes: merged I/partiality, brought to the unit of the map
+        nodes: merged full intensities (I/partiality), brought to the unit of the map
         factor: what that took
         correlation: with the nodes integrated in the grid, on those that both have
         common: number of those
@@ -35,73 +36,61 @@ class Comparison:
     partiality: str
 
 
-def merge_integrated(table, experiments, grid: VoxelGrid, min_partiality: float) -> tuple[Nodes, str]:
-    """Merge I/partiality of integrated stills, scaled with the stills' scales.
+class ExposureTimes:
+    """Exposure times of stills relative to each other, from their scaled observations, table by table."""
 
-    Counts are corrected for polarisation and sensor efficiency where the table has lp and qe. A still has no
-    Lorentz factor besides partiality.
+    def __init__(self):
+        # exposure and pixels by experiment identifier
+        self._sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
+
+    def start(self, grid: VoxelGrid) -> None:
+        """Nothing depends on the grid."""
+
+    def add(self, stills, table) -> None:
+        """Add the observations of some stills (rows of diffuse_scaled.refl)."""
+        keep = usable_rows(table) & ~as_numpy(table["bragg"]).astype(bool)
+        ids = as_numpy(table["id"])[keep]
+        sums = [
+            np.bincount(ids, as_numpy(table[name])[keep], len(stills)) for name in ("exposure", "num_pixels.valid")
+        ]
+        for still, pair in zip(stills, np.transpose(sums)):
+            self._sums[still.experiment.identifier] += pair
+
+    def relative(self, experiments) -> np.ndarray:
+        """Over their mean, (S,); NaN for stills without usable observations."""
+        return relative_times(*np.transpose([self._sums[e.identifier] for e in experiments]))
+
+
+def merge_integrated(
+    table, name: str, experiments, grid: VoxelGrid, relative_time: np.ndarray, min_partiality: float
+) -> tuple[Nodes, str]:
+    """Merge full intensities of integrated stills, scaled with the stills' scales.
 
     Args:
-        table: reflection table of DIALS integration; its experiment identifiers
+        table, name: reflection table of DIALS integration and its name; its experiment identifiers
             are those of the experiments
         experiments: with scaling models; what the table has of others is left out
+        relative_time: (S,) exposure times of the experiments over their mean
 
     Returns:
         (nodes, what was done about partiality)
 
     Raises:
-        ValueError: no intensities, or none of these experiments.
+        ValueError: no intensities, none of these experiments, or no reflection left.
     """
-    for name in ("id", "miller_index", "intensity.sum.value", "intensity.sum.variance"):
-        if name not in table:
-            raise ValueError(f"The integrated reflections have no column {name}")
-    identifiers = table.experiment_identifiers()
-    names = dict(zip(identifiers.keys(), identifiers.values()))
-    scale_of = {
-        e.identifier: e.scaling_model.components["scale"].parameters[0]
-        for e in experiments
-        if e.scaling_model is not None
-    }
-    ids = as_numpy(table["id"])
-    scales = np.full(max(int(ids.max(initial=-1)) + 1, 1), np.nan)
-    for number, name in names.items():
-        if name in scale_of and number < len(scales):
-            scales[number] = scale_of[name]
-    scale = np.where(ids >= 0, scales[ids], np.nan)
-    partiality = np.ones(table.size())
-    what = "absent"
-    if "partiality" in table:
-        partiality = as_numpy(table["partiality"])
-        what = "all 1" if np.all(partiality == 1) else "used"
-    value = as_numpy(table["intensity.sum.value"]).copy()
-    variance = as_numpy(table["intensity.sum.variance"]).copy()
-    correction = np.ones(table.size())
-    if "lp" in table:
-        correction *= as_numpy(table["lp"])
-    if "qe" in table:
-        efficiency = as_numpy(table["qe"])
-        correction /= np.where(efficiency > 0, efficiency, np.nan)
-    index = as_numpy(table["miller_index"])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        factor = correction / (partiality * scale)
-        weight = 1 / (variance * factor**2)
-    good = np.isfinite(factor) & (partiality >= min_partiality) & (variance > 0)
-    good &= (index != 0).any(axis=1)
-    if not good.any():
-        raise ValueError(
-            "None of the integrated reflections belongs to the scaled experiments: give the .refl that dials.diffuse_mask was given"
-        )
-    value, factor, weight, index = value[good], factor[good], weight[good], index[good]
-    indices = miller_index_column(index)
-    miller.map_to_asu(grid.laue_group.type(), False, indices)
-    unique, inverse = np.unique(as_numpy(indices), axis=0, return_inverse=True)
+    found = read_integrated(table, name, experiments, grid, relative_time, min_partiality)
+    if not len(found.rows):
+        raise ValueError(f"None of the integrated reflections has a partiality of {min_partiality:g} or more")
+    scales = np.array([e.scaling_model.components["scale"].parameters[0] for e in experiments])
+    divisor = found.exposure * scales[found.still]
+    unique, inverse = np.unique(found.miller_index, axis=0, return_inverse=True)
     inverse = inverse.ravel()
     # unit weights within a node: weights of weak counts would favour those that came out low
     number = np.bincount(inverse, minlength=len(unique))
-    mean = np.bincount(inverse, value * factor, len(unique)) / number
-    spread = np.bincount(inverse, 1 / weight, len(unique)) / number**2
+    mean = np.bincount(inverse, found.counts / divisor, len(unique)) / number
+    spread = np.bincount(inverse, found.variance / divisor**2, len(unique)) / number**2
     q = np.linalg.norm(grid.q_of_voxel(unique * np.array(grid.subdivide)), axis=1)
-    return Nodes(unique, mean, spread, number.astype(float), q), what
+    return Nodes(unique, mean, spread, number.astype(float), q), found.partiality
 
 
 def compare_with_grid(integrated: Nodes, in_grid: Nodes, what: str, q_min: float) -> Comparison:

@@ -24,6 +24,7 @@ from dials_diffuse.absolute.composition import (
 from dials_diffuse.absolute.form_factors import AtomicTables
 from dials_diffuse.absolute.integrated import (
     Comparison,
+    ExposureTimes,
     compare_with_grid,
     merge_integrated,
 )
@@ -412,10 +413,9 @@ def run(inputs: Inputs, model_copies: list[Path], params) -> Result:
     # a wrong composition shows before the data are read
     symmetry = symmetry_of(inputs.pairs[0], model_copies)
     inventory = inventory_of(params.composition, symmetry)
-    integrator = NodeIntegrator()
-    data = read_data(
-        inputs, model_copies, params.total_scattering.shell_width, accumulators=[integrator]
-    )
+    integrator, times = NodeIntegrator(), ExposureTimes()
+    accumulators = [integrator, times] if params.wilson.reflections else [integrator]
+    data = read_data(inputs, model_copies, params.total_scattering.shell_width, accumulators)
     tables = tables_of(params.tables, data.wavelength)
     warnings = list(inventory.warnings)
     by_hand = params.scale is not None
@@ -437,7 +437,9 @@ def run(inputs: Inputs, model_copies: list[Path], params) -> Result:
         warnings.append(str(error))
     integrated = integrated_wilson = None
     if params.wilson.reflections:
-        integrated, integrated_wilson = _integrated(params.wilson, data, integrator, inventory, tables, warnings)
+        integrated, integrated_wilson = _integrated(
+            params.wilson, data, integrator, times, inventory, tables, warnings
+        )
     if by_hand:
         scale, error, method = params.scale, float("nan"), "by hand"
     elif params.method == "wilson":
@@ -459,10 +461,17 @@ def run(inputs: Inputs, model_copies: list[Path], params) -> Result:
     )
 
 
-def _integrated(params, data, integrator, inventory, tables, warnings):
+def _integrated(params, data, integrator, times, inventory, tables, warnings):
     """Integrated reflections against the grid, and Wilson's estimate from them."""
     reflections = load_reflections(params.reflections)
-    nodes, what = merge_integrated(reflections, data.experiments, data.grid, params.min_partiality)
+    nodes, what = merge_integrated(
+        reflections,
+        str(params.reflections),
+        data.experiments,
+        data.grid,
+        times.relative(data.experiments),
+        params.min_partiality,
+    )
     found = compare_with_grid(nodes, integrator.nodes(), what, params.q_min)
     if what != "used":
         warnings.append(

@@ -26,6 +26,7 @@ from cctbx.sgtbx import lattice_symmetry
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.grid.gridding import check_observations
+from dials_diffuse.grid.reindexing import note_reindexing
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 
 logger = logging.getLogger("dials.diffuse.grid.ambiguity")
@@ -511,13 +512,15 @@ def reindex_experiments(experiments, chosen: np.ndarray, settings: Sequence[Sett
     """Put the crystals of one file into the settings chosen, in place.
 
     The space group stays: settings differ in how the lattice is named, and the symmetry of
-    the data is the same in all.
+    the data is the same in all. The scaling models keep the operators, for integrated
+    reflections are still in the other setting.
     """
     for experiment, number in zip(experiments, chosen):
         if number:
             space_group = experiment.crystal.get_space_group()
             experiment.crystal = experiment.crystal.change_basis(settings[number].operator)
             experiment.crystal.set_space_group(space_group)
+            note_reindexing(experiment, settings[number].operator)
 
 
 def reindex_rows(columns: dict[str, np.ndarray], chosen: np.ndarray, settings: Sequence[Setting]) -> None:

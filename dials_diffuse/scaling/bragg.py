@@ -1,9 +1,7 @@
 """Integrated Bragg reflections as a second reference for the scales b.
 
 Where the diffuse scattering is weak the Bragg reflections of the same stills know their
-scales too. A reflection's integrated counts are I = p t P QE b J: its partiality p, exposure time t,
-polarisation and efficiency take the part that the exposure plays for diffuse observations, and J, the full
-intensity, is solved for in closed form as the voxels' intensities are.
+scales too. Their full intensities are solved for in closed form as the voxels' intensities are.
 """
 
 from __future__ import annotations
@@ -14,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cctbx import miller
-
 from dials_diffuse.adapters.experiments import load_reflections
-from dials_diffuse.adapters.tables import as_numpy, miller_index_column
+from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.expand import pack_voxels
+from dials_diffuse.integrated import read_integrated
 from dials_diffuse.scaling.observations import (
     Observations,
     ObservationSource,
@@ -55,81 +52,53 @@ def bragg_observations(
         paths: integrated reflections of the stills, matched by experiment identifiers
         source: the stills, read before
         settings: see there
-        relative_time: (S,) exposure time of each still over their mean
+        relative_time: (S,) exposure time of each still over their mean, NaN for stills without
+            observations, whose reflections are left out
 
     Raises:
         ValueError: columns missing, unknown experiments, or no reflection left.
     """
-    number_of = {e.identifier: i for i, e in enumerate(source.experiments)}
-    parts = []
-    for path in paths:
-        parts.append(_from_table(path, load_reflections(path), source, number_of, settings))
-    found = Observations.concatenate(parts)
+    found = Observations.concatenate(
+        [_from_table(path, load_reflections(path), source, settings, relative_time) for path in paths]
+    )
     if not len(found):
         raise ValueError(
             "No Bragg reflection of these stills is left to scale with (bragg.min_partiality="
             f"{settings.min_partiality:g})"
         )
-    found.exposure = found.exposure * relative_time[found.still]
     logger.info("%d Bragg reflections take part in the fit", len(found))
     return found
 
 
-def _from_table(path, table, source, number_of, settings: BraggSettings) -> Observations:
-    for name in ("miller_index", "id", "panel", "xyzobs.px.value"):
+def _from_table(path, table, source, settings: BraggSettings, relative_time) -> Observations:
+    for name in ("panel", "xyzobs.px.value"):
         if name not in table:
             raise ValueError(f"{path} has no column {name}: it does not hold integrated reflections")
-    kind = next(
-        (k for k in ("intensity.sum", "intensity.prf") if f"{k}.variance" in table), None
+    found = read_integrated(
+        table, str(path), source.experiments, source.grid, relative_time, settings.min_partiality
     )
-    if kind is None:
-        raise ValueError(f"{path} holds no integrated intensities")
-    ids = as_numpy(table["id"])
-    still = np.full(len(ids), -1)
-    names = table.experiment_identifiers()
-    for local, identifier in zip(names.keys(), names.values()):
-        still[ids == local] = number_of.get(identifier, -1)
-    if not (still >= 0).any():
-        raise ValueError(
-            f"{path} does not match the experiments: none of its experiment identifiers is among the stills"
-        )
-    intensity = as_numpy(table[f"{kind}.value"])
-    variance = as_numpy(table[f"{kind}.variance"])
-    partiality = as_numpy(table["partiality"]) if "partiality" in table else np.ones(len(ids))
-    if np.all(partiality == 1.0):
+    if found.partiality != "used":
         logger.warning(
-            "The partialities in %s are all 1: nothing is known about how much of each "
+            "The partialities in %s are %s: nothing is known about how much of each "
             "reflection was on the Ewald sphere, so that their scatter is large "
             "(bragg.partiality_error=%g)",
             path,
+            found.partiality,
             settings.partiality_error,
         )
-    exposure = np.array(partiality, dtype=float)
-    if "lp" in table:
-        # DIALS multiplies intensities by lp and divides them by qe to correct them
-        exposure /= as_numpy(table["lp"])
-    if "qe" in table:
-        exposure *= as_numpy(table["qe"])
-    hkl = as_numpy(table["miller_index"])
-    ok = (still >= 0) & (variance > 0) & np.isfinite(intensity) & np.isfinite(variance)
-    ok &= np.isfinite(exposure) & (exposure > 0) & (partiality >= settings.min_partiality)
-    ok &= (hkl != 0).any(axis=1)
-    still, hkl = still[ok], hkl[ok]
-    indices = miller_index_column(hkl)
-    miller.map_to_asu(source.grid.laue_group.type(), False, indices)
-    panel = as_numpy(table["panel"]).astype(np.int32)[ok]
-    px = as_numpy(table["xyzobs.px.value"])[ok]
-    q, x, y = observation_geometry(source.experiments, still, panel, px)
-    n = len(still)
+    panel = as_numpy(table["panel"]).astype(np.int32)[found.rows]
+    px = as_numpy(table["xyzobs.px.value"])[found.rows]
+    q, x, y = observation_geometry(source.experiments, found.still, panel, px)
+    n = len(found.rows)
     return Observations(
-        still=still.astype(np.int32),
+        still=found.still.astype(np.int32),
         panel=panel,
-        voxel=pack_voxels(as_numpy(indices)) | BRAGG_CODE,
-        counts=intensity[ok].astype(float),
+        voxel=pack_voxels(found.miller_index) | BRAGG_CODE,
+        counts=found.counts.astype(float),
         background=np.zeros(n),
         # what the variance holds besides the reflection's own counts
-        background_variance=np.maximum(variance[ok] - np.maximum(intensity[ok], 0), 1.0),
-        exposure=exposure[ok],
+        background_variance=np.maximum(found.variance - np.maximum(found.counts, 0), 1.0),
+        exposure=found.exposure,
         n_pixels=np.zeros(n, dtype=np.int32),
         q=q,
         x=x,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dials_diffuse.integrated import relative_times
 from dials_diffuse.scaling.observations import Observations, ObservationSource
 
 logger = logging.getLogger("dials.diffuse.scaling.survey")
@@ -59,12 +60,8 @@ class Survey:
         return len(self.still_obs)
 
     def relative_times(self) -> np.ndarray:
-        """(S,) exposure a pixel of each still over their mean: their relative exposure times, if the
-        detector is the same"""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            each = self.profile_exposure.sum(axis=1) / self.still_pixels
-        each[~np.isfinite(each)] = np.nanmean(each)
-        return each / each.mean()
+        """(S,) exposure times over their mean, NaN for stills without usable observations"""
+        return relative_times(self.profile_exposure.sum(axis=1), self.still_pixels)
 
     def groups(self) -> list[list[int]]:
         """Stills that common voxels connect, the largest group first; those with none in

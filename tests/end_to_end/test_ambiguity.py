@@ -12,6 +12,9 @@ from dxtbx.model.experiment_list import ExperimentList
 
 from dials.array_family import flex
 
+from dials_diffuse.adapters.tables import as_numpy
+from dials_diffuse.grid.voxel_grid import grid_of
+from dials_diffuse.integrated import read_integrated
 from dials_diffuse.simulation.comparison import compare_with_truth
 
 STILLS = 40
@@ -36,6 +39,7 @@ def test_half_of_the_stills_of_a_p4_crystal_indexed_the_other_way(tmp_path):
     )  # fmt: skip
     experiments = ExperimentList.from_file(str(tmp_path / "simulated.expt"), check_format=False)
     table = flex.reflection_table.from_file(str(tmp_path / "simulated.refl"))
+    true_indices = as_numpy(table["miller_index"])
     as_simulated = [setting(experiment) for experiment in experiments]
     swap = sgtbx.change_of_basis_op("k,h,-l")
     # one less than half: the setting of most is the one that all get
@@ -64,3 +68,8 @@ def test_half_of_the_stills_of_a_p4_crystal_indexed_the_other_way(tmp_path):
         flex.reflection_table.from_file(str(tmp_path / "diffuse_merged.refl")),
     )  # fmt: skip
     assert comparison.anisotropic > 0.97 * comparison.ceiling_anisotropic
+    # the integrated reflections, which the user has in both settings, to those of the grid
+    grid = grid_of(scaled)
+    reflections = read_integrated(table, "mixed.refl", scaled, grid, np.ones(STILLS), 0.0)
+    assert len(reflections.rows) > 1000
+    assert np.array_equal(reflections.miller_index, grid.to_asu(true_indices[reflections.rows]))
