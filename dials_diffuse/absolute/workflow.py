@@ -410,11 +410,12 @@ def run(inputs: Inputs, model_copies: list[Path], params) -> Result:
     """
     if not inputs.pairs:
         raise ValueError("Give diffuse_scaled.expt and diffuse_scaled.refl of dials.diffuse_scale too")
-    # a wrong composition shows before the data are read
+    # a wrong composition or name shows before the data are read
     symmetry = symmetry_of(inputs.pairs[0], model_copies)
     inventory = inventory_of(params.composition, symmetry)
+    reflections = load_reflections(params.wilson.reflections) if params.wilson.reflections else None
     integrator, times = NodeIntegrator(), ExposureTimes()
-    accumulators = [integrator, times] if params.wilson.reflections else [integrator]
+    accumulators = [integrator] if reflections is None else [integrator, times]
     data = read_data(inputs, model_copies, params.total_scattering.shell_width, accumulators)
     tables = tables_of(params.tables, data.wavelength)
     warnings = list(inventory.warnings)
@@ -436,10 +437,14 @@ def run(inputs: Inputs, model_copies: list[Path], params) -> Result:
             raise
         warnings.append(str(error))
     integrated = integrated_wilson = None
-    if params.wilson.reflections:
-        integrated, integrated_wilson = _integrated(
-            params.wilson, data, integrator, times, inventory, tables, warnings
-        )
+    if reflections is not None:
+        try:
+            integrated = _integrated(reflections, params.wilson, data, integrator, times, warnings)
+            integrated_wilson, _ = wilson_scale(
+                integrated.nodes, inventory, tables, params.wilson.q_min, params.wilson.q_max
+            )
+        except ValueError as error:
+            warnings.append(f"Integrated reflections: {error}")
     if by_hand:
         scale, error, method = params.scale, float("nan"), "by hand"
     elif params.method == "wilson":
@@ -461,9 +466,12 @@ def run(inputs: Inputs, model_copies: list[Path], params) -> Result:
     )
 
 
-def _integrated(params, data, integrator, times, inventory, tables, warnings):
-    """Integrated reflections against the grid, and Wilson's estimate from them."""
-    reflections = load_reflections(params.reflections)
+def _integrated(reflections, params, data, integrator, times, warnings) -> Comparison:
+    """Integrated reflections against the grid.
+
+    Raises:
+        ValueError: they are of other stills, or there is too little to compare.
+    """
     nodes, what = merge_integrated(
         reflections,
         str(params.reflections),
@@ -478,12 +486,7 @@ def _integrated(params, data, integrator, times, inventory, tables, warnings):
             f"Partiality of the integrated reflections is {what}: their fall with resolution is that of the "
             "fraction recorded as much as of |F|^2, so no scale should be had from them"
         )
-    try:
-        estimate, _ = wilson_scale(found.nodes, inventory, tables, params.q_min, params.q_max)
-    except ValueError as error:
-        warnings.append(f"Integrated reflections: {error}")
-        estimate = None
-    return found, estimate
+    return found
 
 
 def write_volume(path, table, grid: VoxelGrid) -> None:

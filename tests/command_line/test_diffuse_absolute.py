@@ -13,8 +13,15 @@ from dxtbx.model.experiment_list import ExperimentListFactory
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.tables import as_numpy, double_column
+from dials_diffuse.absolute.wilson import NodeIntegrator
+from dials_diffuse.adapters.tables import (
+    as_numpy,
+    double_column,
+    int_column,
+    miller_index_column,
+)
 from dials_diffuse.command_line.diffuse_absolute import run
+from dials_diffuse.stills import stills_of
 
 synthetic = runpy.run_path(
     str(pathlib.Path(__file__).parents[1] / "absolute" / "synthetic.py")
@@ -92,6 +99,39 @@ def test_sequence_longer_than_a_file_name(files):
     assert "sequence of 300 residues" in pathlib.Path("dials.diffuse_absolute.log").read_text()
 
 
+def integrated_reflections(data, n):
+    """The first nodes of the grid as if they had been integrated on the first still"""
+    integrator = NodeIntegrator()
+    integrator.start(data.grid)
+    integrator.add(stills_of(data.experiments), data.table)
+    nodes = integrator.nodes()
+    rows = np.flatnonzero((nodes.q > 0.35) & (nodes.intensity > 0))[:n]
+    table = flex.reflection_table()
+    table["id"] = int_column(np.zeros(len(rows)))
+    table["miller_index"] = miller_index_column(nodes.miller_index[rows])
+    table["intensity.sum.value"] = double_column(3 * nodes.intensity[rows])
+    table["intensity.sum.variance"] = double_column(np.ones(len(rows)))
+    table.experiment_identifiers()[0] = data.experiments[0].identifier
+    table.as_file("integrated.refl")
+
+
+def test_integrated_reflections_are_compared(data, files):
+    integrated_reflections(data, 500)
+    run([*files, FORMULA, "wilson.reflections=integrated.refl", "output.json=a.json"])
+    found = json.loads(pathlib.Path("a.json").read_text())["integrated"]
+    assert found["common"] == 500 and found["partiality"] == "absent"
+    assert found["correlation"] == pytest.approx(1)
+
+
+def test_integrated_reflections_that_tell_nothing_do_not_stop_it(data, files):
+    integrated_reflections(data, 5)
+    run([*files, FORMULA, "wilson.reflections=integrated.refl", "output.json=a.json"])
+    numbers = json.loads(pathlib.Path("a.json").read_text())
+    assert numbers["integrated"] is None and numbers["scale"] == pytest.approx(5.0, rel=0.01)
+    assert any("Only 5 integrated reflections" in warning for warning in numbers["warnings"])
+    assert pathlib.Path("diffuse_absolute.refl").is_file()
+
+
 def test_wilson(files):
     run([*files, FORMULA, "method=wilson", "output.json=w.json"])
     numbers = json.loads(pathlib.Path("w.json").read_text())
@@ -148,6 +188,7 @@ def test_lost_models_come_from_json(data, files):
         ([FORMULA, "total_scattering.q_max=0.3"], "too short a range"),
         ([FORMULA, "method=wilson", "wilson.q_max=0.3"], "needs a range"),
         ([FORMULA, "scale=0"], "must be positive"),
+        ([FORMULA, "wilson.reflections=absent.refl"], "No such file: absent.refl"),
         ([FORMULA, "output.reflections=absent/a.refl"], "Can't write"),
     ],
 )
