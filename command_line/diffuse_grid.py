@@ -21,6 +21,7 @@ Usage:
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from pathlib import Path
@@ -71,30 +72,34 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             definition = define_grid_of(definition.experiments, settings)
     summary.log_cells(definition)
 
-    sums, n_pairs = VoxelAccumulator(), len(command.pairs)
-    for number, pair in enumerate(command.pairs):
-        experiments, reindex = definition.experiments[number], None
-        if resolution is not None and resolution.chosen.any():
-            reindex = functools.partial(
-                ambiguity.reindex_rows, chosen=resolution.files[number], settings=resolution.settings
+    sums, n_pairs, models = VoxelAccumulator(), len(command.pairs), {}
+    # Nothing is in its place before all is there: .expt and .refl of one run belong together
+    with contextlib.ExitStack() as files:
+        names = []
+        for number, pair in enumerate(command.pairs):
+            experiments, reindex = definition.experiments[number], None
+            if resolution is not None and resolution.chosen.any():
+                reindex = functools.partial(
+                    ambiguity.reindex_rows, chosen=resolution.files[number], settings=resolution.settings
+                )
+            name_experiments(experiments)
+            expt, refl = (
+                batch_name(name, number, n_pairs) for name in (params.output.experiments, params.output.reflections)
             )
-        name_experiments(experiments)
-        name = batch_name(params.output.reflections, number, n_pairs)
-        with ColumnWriter(Path(name).absolute().parent) as rows:
-            grid_file(pair.reflections, experiments, definition, number, rows, sums, reindex)
-            logger.info("Saving %d observations to %s", rows.n_rows, name)
-            rows.write(name, {i: experiment.identifier for i, experiment in enumerate(experiments)})
+            new_expt, new_refl = (files.enter_context(replacing(name)) for name in (expt, refl))
+            names.append((expt, new_expt))
+            with ColumnWriter(Path(refl).absolute().parent) as rows:
+                grid_file(pair.reflections, experiments, definition, number, rows, sums, reindex)
+                logger.info("Saving %d observations to %s", rows.n_rows, refl)
+                rows.write(new_refl, {i: experiment.identifier for i, experiment in enumerate(experiments)})
 
-    grid = with_index_range(definition.grid, sums)
-    rows = summary.log_coverage(sums, grid)
-    models = {}
-    for number, experiments in enumerate(definition.experiments):
-        attach_grid(experiments, grid)
-        name = batch_name(params.output.experiments, number, n_pairs)
-        logger.info("Saving %d experiments to %s", len(experiments), name)
-        with replacing(name) as temporary:
-            experiments.as_file(temporary)
-        models |= models_to_json(experiments)
+        grid = with_index_range(definition.grid, sums)
+        rows = summary.log_coverage(sums, grid)
+        for experiments, (expt, new_expt) in zip(definition.experiments, names):
+            attach_grid(experiments, grid)
+            logger.info("Saving %d experiments to %s", len(experiments), expt)
+            experiments.as_file(new_expt)
+            models |= models_to_json(experiments)
 
     sections = summary.report_sections(definition, grid, sums, rows)
     if resolution is not None:

@@ -325,8 +325,11 @@ def with_index_range(grid: VoxelGrid, sums) -> VoxelGrid:
     """
     voxel = sums.voxel
     if not len(voxel):
+        d_max = f"{grid.d_max:g}" if grid.d_max else "infinity"
+        d_min = f"{grid.d_min:g}" if grid.d_min else "0"
         raise ValueError(
-            "No observation lies on the grid outside the Bragg mask: check d_min, d_max and the mask"
+            f"No observation outside the Bragg mask lies between d_max={d_max} and d_min={d_min} A: give other "
+            "limits, or see what the mask leaves of the images"
         )
     return grid.replace(
         index_range=tuple(

@@ -187,6 +187,18 @@ def test_bad_parameters(make_extracted, tmp_path, arguments, message):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_nothing_within_the_limits_leaves_the_files_as_they_were(make_extracted, tmp_path):
+    names, *_ = make_extracted(tmp_path, 2, 2, space_group="P 41 21 2", d_min=7.0)
+    assert not run(tmp_path, *names).returncode
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*gridded*")}
+    assert len(before) == 4
+    result = run(tmp_path, *names, "d_min=200")
+    assert result.returncode and "lies between d_max=infinity and d_min=200 A" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*gridded*")} == before
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_different_space_groups(make_extracted, tmp_path):
     for number, group in enumerate(("P 4", "P 2 2 2")):
         (tmp_path / str(number)).mkdir()
