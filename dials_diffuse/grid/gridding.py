@@ -91,7 +91,12 @@ def coarser_voxels(voxel: np.ndarray, factor: np.ndarray) -> np.ndarray:
 
 
 def _joined(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rows of the same still, panel, voxel and Bragg flag added up."""
+    """Rows of the same still, panel, voxel and Bragg flag added up.
+
+    Errors of the background are added before they are squared, as for what neighbouring pixels share. How much
+    of the variance is each pixel's own the rows don't tell any more: all is taken for shared, which it is where
+    the background was smoothed, and otherwise is too much by the number of rows at most.
+    """
     order = np.lexsort(
         (pack_voxels(columns["voxel"]), columns["bragg"], columns["panel"], columns["id"])
     )
@@ -111,8 +116,9 @@ def _joined(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     total = summed(exposure)
     joined = {name: values[starts] for name, values in sorted_.items()}
     joined["xyzobs.px.value"] = summed(columns["xyzobs.px.value"] * exposure[:, None]) / total[:, None]
-    for name in ("num_pixels.valid", "counts", "background", "background.variance"):
+    for name in ("num_pixels.valid", "counts", "background"):
         joined[name] = summed(columns[name])
+    joined["background.variance"] = summed(np.sqrt(columns["background.variance"])) ** 2
     joined["exposure"] = total
     return joined
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cctbx import uctbx
 from dxtbx.model import BeamFactory, DetectorFactory
 
 from dials_diffuse.extraction.kernel import VoxelSums
 from dials_diffuse.geometry import detector_geometry
+from dials_diffuse.grid.gridding import grid_rows
+from dials_diffuse.grid.symmetry import laue_group_from_symbol
+from dials_diffuse.grid.voxel_grid import VoxelGrid
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +94,28 @@ def test_sums_are_those_of_a_plain_loop(panel, image, kind, gain, pedestal):
     position = np.column_stack([table[:, 6] / table[:, 5], table[:, 7] / table[:, 5], [0.5] * len(table)])
     assert np.allclose(found["xyzobs.px.value"], position, rtol=1e-12)
     assert not found["panel"].any()
+
+
+def test_coarser_voxels_are_those_extracted_so(panel, image):
+    """All of it, the error of a background included that neighbouring pixels share"""
+    raw, use, bragg = image
+    background, shared = np.random.default_rng(5).random((2, 70, 90)).astype(np.float32)
+    extracted = [
+        sum_panel(
+            raw, use, (0, 1000), panel, n * np.linalg.inv(A), bragg, background=(background, None, shared)
+        )
+        for n in (3, 1)
+    ]
+    grids = [VoxelGrid((n, n, n), uctbx.unit_cell((40, 40, 50, 90, 90, 90)), laue_group_from_symbol("P 1")) for n in (3, 1)]
+    found = [
+        grid_rows(columns | {"id": np.zeros(len(columns["counts"]), np.int32)}, own, grids[1])
+        for columns, own in zip(extracted, grids)
+    ]
+    order = [np.lexsort((*columns["voxel"].T, columns["bragg"])) for columns in found]
+    assert len(order[0]) < 0.5 * len(extracted[0]["counts"])
+    for name in found[0]:
+        joined, direct = (columns[name][rows] for columns, rows in zip(found, order))
+        assert np.allclose(joined, direct, rtol=1e-9), name
 
 
 def test_without_masks_every_pixel_is_counted_once(panel, image):
