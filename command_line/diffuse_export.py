@@ -37,7 +37,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     params = command.params
     command.start_log()
 
-    from dials_diffuse.io.export import write_format
+    from dials_diffuse.io.export import stem_of_content, write_format
     from dials_diffuse.io.json_file import write_json
     from dials_diffuse.io.merged_map import read_merged_map
     from dials_diffuse.report.html import ReportSection, plots_of, write_report
@@ -68,10 +68,15 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     logger.info("%d voxels of the asymmetric unit", len(merged.voxel))
     content = merged.anisotropic() if params.remove_isotropic else merged
 
-    prefix = params.output.prefix or source.stem
+    def prefix_of(kind: str) -> str:
+        limited = params.d_min is not None or params.d_max is not None
+        return params.output.prefix or stem_of_content(
+            source.stem, kind, params.remove_isotropic, limited, params.extent
+        )
+
     written = {}
     for kind in params.format:
-        written[kind] = f"{prefix}.{kind}"
+        written[kind] = f"{prefix_of(kind)}.{kind}"
         logger.info("Saving %s", written[kind])
         write_format(kind, written[kind], content, params.extent, params.column)
     plots = {}
@@ -87,7 +92,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             units=units,
         )
     if params.output.png:
-        path = Path(prefix)
+        path = Path(prefix_of("png"))
         difference = params.remove_isotropic and params.column == "intensity"
         sections = map_sections(
             merged.voxel, merged.columns[params.column], merged.grid, params.section, difference

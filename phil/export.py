@@ -38,7 +38,10 @@ section = hk0 h0l 0kl
     """
   prefix = None
     .type = path
-    .help = "Name of the files without their suffixes. None: that of the .refl file, in the current folder."
+    .help = "Name of the files without their suffixes. None: that of the .refl file, in the current folder, with"
+            "_anisotropic where the isotropic part is removed, _limited where d_min or d_max is given, and"
+            "_asymmetric for an h5 file with extent=asymmetric: none of these replaces the map of"
+            "dials.diffuse_scale or dials.diffuse_absolute."
   png = False
     .type = bool
     .help = "Write the sections as PNG images too, their axes at their true angle."

@@ -15,6 +15,29 @@ from dials_diffuse.io.npz_file import write_npz
 _LISTS = ("mtz", "hkl")
 
 
+def stem_of_content(
+    stem: str, kind: str, anisotropic: bool = False, limited: bool = False, extent: str = "auto"
+) -> str:
+    """Name for an export, without suffix: that of the map, and what was changed of its content.
+
+    So an export never takes the place of the map diffuse_merged.h5 or diffuse_absolute.h5 that its input
+    came with, but for one of the same content.
+
+    Args:
+        stem: of the merged map
+        kind: of the file: one of write_format, or png
+        anisotropic: the isotropic part is removed
+        limited: voxels beyond limits are left out
+        extent: see write_format
+    """
+    changes = {
+        "anisotropic": anisotropic,
+        "limited": limited,
+        "asymmetric": kind == "h5" and extent == "asymmetric",
+    }
+    return "_".join([stem, *(name for name, changed in changes.items() if changed)])
+
+
 def write_format(
     kind: str,
     path: str | os.PathLike,

@@ -82,6 +82,24 @@ def test_isotropic_part_removed_and_limits(folder):
     assert not (folder / "merged.mtz").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        (["remove_isotropic=True"], "merged_anisotropic"),
+        (["d_min=12"], "merged_limited"),
+        (["remove_isotropic=True", "d_max=30"], "merged_anisotropic_limited"),
+        (["extent=asymmetric"], "merged_asymmetric"),
+    ],
+)
+def test_changed_content_does_not_replace_the_map_of_the_input(folder, arguments, name):
+    (folder / "merged.h5").write_text("what dials.diffuse_scale wrote")
+    result = export(folder, "scaled.expt", "merged.refl", "format=h5", "output.json=numbers.json", *arguments)
+    assert not result.returncode and not result.stderr
+    assert (folder / "merged.h5").read_text() == "what dials.diffuse_scale wrote"
+    assert (folder / f"{name}.h5").is_file()
+    assert json.loads((folder / "numbers.json").read_text())["files"] == {"h5": f"{name}.h5"}
+
+
 def test_all_batches_at_once_with_their_observations(folder):
     """What a shell makes of diffuse_scaled_* and diffuse_merged.refl"""
     experiments = ExperimentList.from_file(folder / "scaled.expt", check_format=False)
