@@ -48,7 +48,6 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     command.start_log()
 
     # they bring numba along, which -h need not wait for
-    from dials_diffuse.grid.reindexing import hand_on_reindexing
     from dials_diffuse.io.atomic import replacing
     from dials_diffuse.io.batches import batch_name
     from dials_diffuse.io.map_file import write_map
@@ -97,7 +96,6 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     names = ",".join(params.stills.exclude or ()).split(",")
     stills = StillSettings(**{**values_of(params.stills), "exclude": tuple(filter(None, names))})
     scaled = scale(source, settings, params.error_model.refine, stills)
-    hand_on_reindexing(source.experiments, scaled.fit.models)
     log_summary(scaled)
 
     n_pairs = len(command.pairs)

@@ -10,10 +10,7 @@ import numpy as np
 
 from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.tables import as_numpy
-from dials_diffuse.grid.expand import (
-    pack_voxels,
-    unpack_voxels,  # noqa: F401  scaling.scale has it from here
-)
+from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
 from dials_diffuse.io.model_copy import restore_models
 

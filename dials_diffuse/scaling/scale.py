@@ -17,14 +17,13 @@ from dials_diffuse.adapters.tables import (
     miller_index_column,
     vec3_column,
 )
+from dials_diffuse.grid.expand import unpack_voxels
+from dials_diffuse.grid.reindexing import hand_on_reindexing
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.scaling.error_model import ErrorModel, fit_error_model
 from dials_diffuse.scaling.fit import FitResult, fit
 from dials_diffuse.scaling.merge import Merged, Merger, ScaleTables, split_halves
-from dials_diffuse.scaling.observations import (
-    ObservationSource,
-    unpack_voxels,
-)
+from dials_diffuse.scaling.observations import ObservationSource
 from dials_diffuse.scaling.settings import FitSettings
 from dials_diffuse.scaling.statistics import Statistics, statistics
 from dials_diffuse.scaling.survey import Survey, survey
@@ -193,6 +192,7 @@ def _scale_without(
             "%d observations are not used: their values are not finite", found.n_not_finite
         )
     result = fit(source, found, excluded, settings, start)
+    hand_on_reindexing(source.experiments, result.models)
     tables = ScaleTables.of_models(result.models, excluded)
     half = split_halves(found.n_stills_in, settings.seed)
     prior = found.prior(tables.b)
