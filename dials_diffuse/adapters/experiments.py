@@ -148,7 +148,9 @@ def match_to_experiments(reflections, experiments, refl_name="reflections", expt
         ValueError: the table belongs to other experiments.
     """
     mismatch = f"{refl_name} does not match {expt_name}"
-    identifiers = dict(zip(reflections.experiment_identifiers().keys(), reflections.experiment_identifiers().values()))
+    known = reflections.experiment_identifiers()
+    # an empty one names nothing: the ids are indices then
+    identifiers = {number: name for number, name in zip(known.keys(), known.values()) if name}
     if identifiers:
         position = {e.identifier: i for i, e in enumerate(experiments)}
         unknown = [name for name in identifiers.values() if name not in position]
@@ -230,6 +232,7 @@ class DataPair:
         if len(experiments) == 0:
             raise ValueError(f"{self.experiments} holds no experiments")
         if self.reflections is None:
+            name_experiments(experiments)
             return experiments, None
         reflections = load_reflections(self.reflections)
         reflections = match_to_experiments(

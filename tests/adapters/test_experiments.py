@@ -94,6 +94,19 @@ def test_identifiers_are_made_where_there_are_none(tmp_path):
     assert list(table.experiment_identifiers().values()) == names
 
 
+def test_identifiers_are_made_also_without_a_table(tmp_path):
+    experiments = experiment_list(["", "", ""])
+    experiments.as_file(str(tmp_path / "x.expt"))
+    loaded, _ = DataPair(tmp_path / "x.expt").load(check_format=False)
+    assert len({e.identifier for e in loaded} - {""}) == 3
+
+
+def test_empty_identifiers_name_nothing():
+    matched = match_to_experiments(table_of(["", "", ""], [(0, 1.0), (2, 3.0)]), experiment_list(["a", "b", "c"]))
+    assert list(matched["id"]) == [0, 2]
+    assert list(matched.experiment_identifiers().values()) == ["a", "b", "c"]
+
+
 def test_files_that_can_not_be_read(tmp_path):
     with pytest.raises(ValueError, match="No such file"):
         load_experiments(tmp_path / "absent.expt")
