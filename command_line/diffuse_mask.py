@@ -44,6 +44,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         phil=phil,
         usage="dials.diffuse_mask [options] integrated.expt integrated.refl",
         epilog=__doc__,
+        other_suffixes=(),
     )
     if command is None:
         return
@@ -54,7 +55,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             f"One .expt file (and its .refl) is needed, {len(command.pairs)} were given: join them with "
             "dials.combine_experiments, or give them all to dials.diffuse_process"
         )
-    from dials_diffuse.masking.batches import Survey
+    from dials_diffuse.masking.batches import LearntMasks
     from dials_diffuse.masking.mask import make_masks
     from dials_diffuse.masking.report import make_report
     from dials_diffuse.masking.still_mask import StillMasker
@@ -63,8 +64,9 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     if params.survey is not None:
         _mask_by_survey(command.pairs[0], params)
         return
-    experiments, reflections = command.pairs[0].load()
+    experiments, reflections, failures = _load(command.pairs[0])
     result = make_masks(experiments, reflections, params)
+    result.failures.update(failures)
     output = params.output
     # Nobody would see what is found on these images otherwise
     n_images = params.report.n_images if output.html or output.json else 0
@@ -86,7 +88,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         write_bragg_masks(params.output.bragg_mask, groups, StillMasker(result.reflections))
         logger.info("Saving the Bragg masks to %s", params.output.bragg_mask)
     if params.output.survey:
-        Survey.of(result, params).write(params.output.survey)
+        LearntMasks.of(result, params).write(params.output.survey)
         logger.info("Saving what was learnt for other stills to %s", params.output.survey)
     if params.output.html:
         write_report(params.output.html, "dials.diffuse_mask", sections)
@@ -100,16 +102,30 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         logger.info("%d images or stills could not be used; see above", len(result.failures))
 
 
+def _load(pair):
+    """As DataPair.load_images, with a warning for every image that is left out"""
+    experiments, reflections, failures = pair.load_images()
+    for path, reason in failures.items():
+        logger.warning("The stills on %s are left out: %s", path, reason)
+    return experiments, reflections, failures
+
+
 def _mask_by_survey(pair, params) -> None:
     """Mask a batch by what was learnt on other stills; no report.
 
     Raises:
         ValueError: the survey is unreadable or of other stills, or none could be masked.
     """
-    from dials_diffuse.masking.batches import Survey, mask_batch
+    from dials_diffuse.masking.batches import LearntMasks, mask_batch
 
-    survey = Survey.from_file(params.survey)
-    result = mask_batch(*pair.load(check_format=survey.needs_images), params, survey)
+    survey = LearntMasks.from_file(params.survey)
+    failures = {}
+    if survey.needs_images:
+        experiments, reflections, failures = _load(pair)
+    else:
+        experiments, reflections = pair.load(check_format=False)
+    result = mask_batch(experiments, reflections, params, survey)
+    result.failures.update(failures)
     with replacing(params.output.reflections) as path:
         result.reflections.as_file(path)
     with replacing(params.output.experiments) as path:

@@ -240,3 +240,36 @@ class DataPair:
         )
         ensure_identifiers(experiments, reflections)
         return experiments, reflections
+
+    def load_images(self):
+        """Read both, with the images; stills whose image can't be opened are left out.
+
+        Returns:
+            (ExperimentList, reflection_table or None, path of an image -> why it can't be opened)
+
+        Raises:
+            ValueError: unreadable, empty, or not belonging together; no image can be opened.
+        """
+        try:
+            return *self.load(check_format=True), {}
+        except ValueError:
+            # what else may be wrong is found without the images as well
+            experiments, reflections = self.load(check_format=False)
+        file = ExperimentFile(self.experiments)
+        failures, names = {}, []
+        for index, experiment in enumerate(experiments):
+            try:
+                file.load([index])
+            except ValueError as error:
+                failures[experiment.imageset.get_path(0)] = str(error)
+            else:
+                names.append((index, experiment.identifier))
+        if not names:
+            raise ValueError(f"No image can be opened. {next(iter(failures.values()))}")
+        opened = file.load([index for index, _ in names])
+        for experiment, (_, name) in zip(opened, names):
+            experiment.identifier = name
+        if reflections is not None:
+            reflections = reflections.select_on_experiment_identifiers([name for _, name in names])
+            reflections.reset_ids()
+        return opened, reflections, failures

@@ -17,16 +17,17 @@ from dials_diffuse.masking.mask import (
     MaskResult,
     bragg_rows,
     check_space_groups,
+    empty_table,
+    leave_out_unmasked,
     select_lattices,
     shoebox_rows,
 )
-from dials_diffuse.masking.prediction import SpotRows, spots_table
 from dials_diffuse.masking.still_mask import panel_sizes
 from dials_diffuse.stills import NothingLeft, group_by_image, stills_of
 
 
 @dataclass(frozen=True)
-class Survey:
+class LearntMasks:
     """What some stills tell about all that were taken like them.
 
     Attributes:
@@ -44,7 +45,7 @@ class Survey:
     space_group: str
 
     @classmethod
-    def of(cls, result: MaskResult, params) -> Survey:
+    def of(cls, result: MaskResult, params) -> LearntMasks:
         """What masking some stills has told.
 
         Args:
@@ -59,7 +60,7 @@ class Survey:
         )
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike) -> Survey:
+    def from_file(cls, path: str | os.PathLike) -> LearntMasks:
         """Read what `write` has written.
 
         Raises:
@@ -105,7 +106,7 @@ class BatchMasks:
     failures: dict[str, str]
 
 
-def mask_batch(experiments, reflections, params, survey: Survey) -> BatchMasks:
+def mask_batch(experiments, reflections, params, survey: LearntMasks) -> BatchMasks:
     """The masks of stills by what others have told.
 
     Args:
@@ -134,13 +135,12 @@ def mask_batch(experiments, reflections, params, survey: Survey) -> BatchMasks:
     if survey.method == "shoebox":
         table = shoebox_rows(stills, reflections)
     elif survey.settings is None:
-        table = spots_table(SpotRows.none(), 0, 0.5)
-        for still in stills:
-            table.experiment_identifiers()[still.index] = still.experiment.identifier
+        table = empty_table(stills)
     else:
         nproc = resolve_nproc(params.nproc, len(group_by_image(stills)))
         try:
             table, failures = bragg_rows(stills, reflections, survey.settings, survey.good, nproc)
+            experiments, table = leave_out_unmasked(experiments, table, failures)
         except ValueError as error:
             raise NothingLeft(str(error)) from error
     static.set_lookup_mask(experiments.imagesets(), survey.good, survey.mask)

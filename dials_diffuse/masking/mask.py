@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 import libtbx
+from dxtbx.model.experiment_list import ExperimentList
 
 from dials.array_family import flex
 
@@ -273,11 +274,8 @@ def bragg_rows(stills: list[Still], reflections, settings: BraggSettings, good, 
     Args:
         reflections: integrated ones, whose bright spots are masked further out, or None
         good: pixels good in every image, a (n_slow, n_fast) bool array a panel
-
-    Raises:
-        ValueError: no still could be predicted.
     """
-    table = _empty_table(stills)
+    table = empty_table(stills)
     failures = {}
     spots = integrated_spots(reflections, stills)
     groups = group_by_image(stills)
@@ -293,22 +291,20 @@ def bragg_rows(stills: list[Still], reflections, settings: BraggSettings, good, 
         for still, spots_of_still, reason in zip(group, rows, reasons):
             if reason is not None:
                 failures[still.experiment.identifier] = reason
-                logger.warning("Still %d (%s) has no Bragg mask: %s", still.index, still.path, reason)
             else:
                 table.extend(spots_table(spots_of_still, still.index, still.image_number))
         if unread is not None:
             failures[group[0].path] = unread
-            logger.warning("Left out: %s", unread)
+            logger.warning("Not looked at for other spots: %s", unread)
         elif len(others.panel):
             bright = spots_table(others, group[0].index, group[0].image_number)
             bright["flags"] = flex.size_t(bright.size(), bright.flags.strong)
             table.extend(bright)
-    if stills and all(still.experiment.identifier in failures for still in stills):
-        raise ValueError(f"No still could be masked. {failures[stills[0].experiment.identifier]}")
     return table, failures
 
 
-def _empty_table(stills):
+def empty_table(stills):
+    """A table without rows that names the stills"""
     table = spots_table(SpotRows.none(), 0, 0.5)
     for still in stills:
         table.experiment_identifiers()[still.index] = still.experiment.identifier
@@ -355,15 +351,52 @@ def select_lattices(experiments, reflections, policy: str):
     logger.info("%d images with several lattices are left out", len(several))
     if not keep:
         raise ValueError("All images have several lattices: use bragg.multi_lattice=mask")
-    kept = type(experiments)()
-    for experiment in keep:
-        kept.append(experiment)
+    return select_stills(keep, reflections)
+
+
+def select_stills(experiments: list, reflections):
+    """(ExperimentList, table) of some experiments of a longer list, and of their rows alone"""
     if reflections is not None:
         reflections = reflections.select_on_experiment_identifiers(
-            [experiment.identifier for experiment in keep]
+            [experiment.identifier for experiment in experiments]
         )
         reflections.reset_ids()
-    return kept, reflections
+    return ExperimentList(experiments), reflections
+
+
+def leave_out_unmasked(experiments, table, failures: dict[str, str]):
+    """Leave out the images with a lattice whose Bragg spots are not known: they would pass for diffuse
+    scattering, also for the other lattices.
+
+    Args:
+        table: Bragg rows of all
+        failures: identifier or path -> reason; those of the other lattices are added
+
+    Returns:
+        (experiments, table) of the images that are left
+
+    Raises:
+        ValueError: none is.
+    """
+    keep = []
+    for group in group_by_image(stills_of(experiments)):
+        unknown = [still for still in group if still.experiment.identifier in failures]
+        if not unknown:
+            keep.extend(group)
+            continue
+        for still in group:
+            logger.warning(
+                "Still %d (%s) is left out: %s", still.index, still.path,
+                failures.setdefault(
+                    still.experiment.identifier,
+                    f"the Bragg spots of another lattice on its image (still {unknown[0].index}) are not known",
+                ),
+            )  # fmt: skip
+    if not keep:
+        raise ValueError(f"No still could be masked. {next(iter(failures.values()))}")
+    if len(keep) == len(experiments):
+        return experiments, table
+    return select_stills([still.experiment for still in sorted(keep, key=lambda s: s.index)], table)
 
 
 def check_space_groups(experiments) -> None:
@@ -407,7 +440,7 @@ def look_at_images(groups, good, params, nproc) -> Survey | None:
     logger.info("Looking at %d of %d images", len(subset), len(groups))
     survey = run_survey(subset, good, q_max, window, want_spots, resolve_nproc(nproc, len(subset)))
     for path, reason in survey.failures.items():
-        logger.warning("Left out: %s", reason)
+        logger.warning("Not looked at: %s", reason)
     if survey.pixels.images == 0:
         raise ValueError(f"None of the images can be used. {next(iter(survey.failures.values()))}")
     return survey
@@ -471,7 +504,7 @@ def make_masks(experiments, reflections, params) -> MaskResult:
 
     settings = None
     if bragg.method == "none":
-        table = _empty_table(stills)
+        table = empty_table(stills)
     elif bragg.method == "shoebox":
         table = shoebox_rows(stills, reflections)
     else:
@@ -488,6 +521,7 @@ def make_masks(experiments, reflections, params) -> MaskResult:
         table, failed = bragg_rows(
             stills, reflections, settings, good, min(nproc, len(groups))
         )
+        experiments, table = leave_out_unmasked(experiments, table, failed)
         failures.update(failed)
     as_flex = static.set_lookup_mask(imagesets, good, params.output.mask)
     return MaskResult(experiments, table, as_flex, good, causes, survey, fit, failures, settings)

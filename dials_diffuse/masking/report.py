@@ -90,7 +90,7 @@ def check_images(result: MaskResult, n_images: int, pictures: bool) -> list[Imag
             checks.append(_check_image(group, result, masker, rings, pictures))
         except ValueError as error:
             result.failures[group[0].path] = str(error)
-            logger.warning("Left out: %s", error)
+            logger.warning("Not looked at: %s", error)
     return checks
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
 
@@ -181,6 +182,53 @@ def test_a_truncated_image_is_named_and_the_others_go_on(folder, capsys):
         with open(experiment.imageset.get_path(0), "r+b") as handle:
             handle.truncate(3000)
     assert "None of the images" in fails(capsys, "simulated.expt", "simulated.refl")
+
+
+def left_in(folder) -> list[str]:
+    """Identifiers in the output, which agree in both files"""
+    experiments, table = DataPair(folder / "diffuse_masked.expt", folder / "diffuse_masked.refl").load()
+    table.assert_experiment_identifiers_are_consistent(experiments)
+    assert set(table["id"]) == set(range(len(experiments)))
+    return [experiment.identifier for experiment in experiments]
+
+
+def test_a_missing_image_is_named_and_the_others_go_on(folder):
+    experiments = ExperimentList.from_file("simulated.expt", check_format=False)
+    missing = experiments[1].imageset.get_path(0)
+    os.remove(missing)
+    run(["simulated.expt", "simulated.refl", "nproc=1", "output.json=mask.json"])
+    failures = json.loads((folder / "mask.json").read_text())["failures"]
+    assert list(failures) == [missing] and missing in failures[missing]
+    assert left_in(folder) == [e.identifier for i, e in enumerate(experiments) if i != 1]
+
+
+def without_mosaicity(folder, still):
+    content = json.loads((folder / "simulated.expt").read_text())
+    crystal = content["crystal"][content["experiment"][still]["crystal"]]
+    for key in ("ML_half_mosaicity_deg", "ML_domain_size_ang"):
+        crystal.pop(key)
+    crystal["__id__"] = "crystal"
+    (folder / "simulated.expt").write_text(json.dumps(content))
+
+
+def test_stills_whose_spots_are_not_known_are_left_out(folder):
+    """Their Bragg spots would pass for diffuse scattering; so would those of another lattice"""
+    without_mosaicity(folder, 2)
+    experiments = ExperimentList.from_file("simulated.expt", check_format=False)
+    names = [experiment.identifier for experiment in experiments]
+    options = ["nproc=1", "bragg.size=model", "output.json=mask.json", "output.survey=survey.pickle"]
+    run(["simulated.expt", "simulated.refl", *options])
+    assert left_in(folder) == [name for name in names if name != names[2]]
+    failures = json.loads((folder / "mask.json").read_text())["failures"]
+    assert list(failures) == [names[2]] and "mosaicity" in failures[names[2]]
+    # with a second lattice on its image, and by what was learnt before
+    content = json.loads((folder / "simulated.expt").read_text())
+    content["experiment"][3]["imageset"] = content["experiment"][2]["imageset"]
+    (folder / "simulated.expt").write_text(json.dumps(content))
+    run(["simulated.expt", "simulated.refl", "nproc=1", "survey=survey.pickle", "output.json=mask.json"])
+    assert left_in(folder) == [names[0], names[1], names[4]]
+    failures = json.loads((folder / "mask.json").read_text())["failures"]
+    assert set(failures) == {names[2], names[3]} and "another lattice" in failures[names[3]]
 
 
 def test_neither_spots_nor_mosaicity(folder, capsys):
