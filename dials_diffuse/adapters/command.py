@@ -75,8 +75,6 @@ def check_outputs(output) -> None:
             raise ValueError(f"Can't write {value}: there is no folder {path.parent}")
         if not os.access(path.parent, os.W_OK):
             raise ValueError(f"Can't write {value}: no permission to write to {path.parent}")
-        if path.is_dir():
-            raise ValueError(f"Can't write {value}: it is a folder")
 
 
 @dataclass

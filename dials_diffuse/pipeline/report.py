@@ -45,13 +45,13 @@ def _contents(path: Path) -> dict:
 
 
 def failed_stills(result: PipelineResult) -> list[FailedStill]:
-    """All stills that a step could not use, or left out, in order."""
-    return [
-        FailedStill(summary.step, name, reason)
-        for summary in result.steps
-        for path in summary.jsons
-        for name, reason in _reasons(_contents(path))
-    ]
+    """All stills that a step could not use, or left out, each with the first step that did."""
+    found: dict[str, FailedStill] = {}
+    for summary in result.steps:
+        for path in summary.jsons:
+            for name, reason in _reasons(_contents(path)):
+                found.setdefault(name, FailedStill(summary.step, name, reason))
+    return list(found.values())
 
 
 def _reasons(contents: dict) -> list[tuple[str, str]]:

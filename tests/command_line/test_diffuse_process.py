@@ -260,7 +260,8 @@ def test_unreadable_images(stills, tmp_path):
     result = process(data, work, "steps=mask+extract+grid", "mask.dynamic.enable=False", "mask.dynamic.shadow=False")
     assert result.returncode == 0, result.stderr
     content = numbers(work)
-    assert [os.path.basename(still["image"]) for still in content["failed_stills"]] == [images[1].name]
+    failed = [os.path.basename(still["image"]) for still in content["failed_stills"]]
+    assert sorted(failed) == [image.name for image in images[1:]]
     assert list(content["empty_batches"]) == ["extract_0002"]
     assert content["steps"][-1]["outputs"] == ["diffuse_gridded.expt", "diffuse_gridded.refl"]
     log = (work / "dials.diffuse_process.log").read_text()
