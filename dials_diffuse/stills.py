@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,15 @@ class Still:
         frame already: DIALS predicts its reflections so, and dials.ssx_index gives its stills back the
         goniometer and scan that they were imported with.
         """
+        return self._setting_matrix
+
+    def __getstate__(self) -> dict:
+        # A crystal that was pickled has another A in the last bits: the still takes this one along
+        self.setting_matrix()
+        return self.__dict__
+
+    @functools.cached_property
+    def _setting_matrix(self) -> np.ndarray:
         crystal = self.experiment.crystal
         if crystal.num_scan_points > 0:
             a_start, a_end = (

@@ -36,6 +36,8 @@ WIDEST_SIGMA = 3.0
 HIGH_SIGMA = 6.0
 # Pixels of a ring that tell its mean
 SAMPLES = 6000
+# Means and variances of rings are multiples of this: their sums in double precision are exact up to 8e9
+EXACT = 2.0**-20
 # A node close to the sphere is at the pixels within this distance (px)
 NEAR = 1.5
 
@@ -50,7 +52,8 @@ class PixelSums:
         near: images in which a node close to the sphere was predicted at the pixel
         negative, overloaded: images below and above the trusted range
         total: sum of the valid values; expected: of the ring means, ADU
-        variance: sum of the rings' variances, ADU^2
+        variance: sum of the rings' variances, ADU^2; all three exact (see EXACT), so that the order of
+            the images makes no difference
         least, most: range of the valid values
         images: number of images
     """
@@ -77,7 +80,7 @@ class PixelSums:
         return cls(
             arrays(np.uint16), arrays(np.uint16), arrays(np.uint16), arrays(np.uint16),
             arrays(np.uint16),
-            arrays(np.float32), arrays(np.float32), arrays(np.float32),
+            arrays(np.float64), arrays(np.float64), arrays(np.float64),
             arrays(np.float32, np.inf), arrays(np.float32, -np.inf),
         )
 
@@ -173,8 +176,7 @@ def _add_pixels(
     raw, bad, bragg, near, ring, mean, sigma, low, high, threshold,
     valid, n_high, n_near, n_negative, n_over, total, expected, variance, least, most,
 ):
-    # Of the type of the sums, so that no pixel needs a conversion
-    mean, square = mean.astype(np.float32), (sigma**2).astype(np.float32)
+    square = np.rint(sigma**2 / EXACT) * EXACT
     limit = (mean + threshold * sigma).astype(np.float32)
     for y in range(raw.shape[0]):
         for x in range(raw.shape[1]):
@@ -276,14 +278,29 @@ class Survey:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def survey_images(task: SurveyTask) -> Survey:
+@dataclass
+class Share:
+    """What one process has seen.
+
+    Attributes:
+        pixels: summed over its images
+        spots: of each image, None where it could not be read
+        failures: path -> why an image could not be read
+    """
+
+    pixels: PixelSums
+    spots: list[SpotSums | None] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def survey_images(task: SurveyTask) -> Share:
     """Read the task's images one by one and sum.
 
     Images that can't be read are noted in failures, by their path.
     """
     shape = np.array([mask.shape for mask in task.good], dtype=np.int64)
     start = np.concatenate([[0], np.cumsum(shape.prod(axis=1))])
-    survey = Survey(PixelSums.empty([mask.shape for mask in task.good]), SpotSums(task.q_max, task.window))
+    share = Share(PixelSums.empty([mask.shape for mask in task.good]))
     cache = RingCache(SAMPLES)
     bad = [~mask for mask in task.good]
 
@@ -302,14 +319,15 @@ def survey_images(task: SurveyTask) -> Survey:
             check_shape(raw, still)
             bounds = [trusted_bounds(panel) for panel in still.detector]
         except ValueError as error:
-            survey.failures[still.path] = str(error)
+            share.failures[still.path] = str(error)
+            share.spots.append(None)
             continue
         rings = cache.of(still.detector, still.beam)
         bragg = painted(flats[0], [_first_guess(lattice) for lattice in group])
         nodes = [predict_spots(lattice, WIDEST, WIDEST_SIGMA, 0.0) for lattice in group]
         near = painted(flats[1], [_around(rows) for rows in nodes])
         means = []
-        sums = survey.pixels
+        sums = share.pixels
         for number, pixels in enumerate(raw):
             low, high = bounds[number]
             blocked = bad[number] | bragg[number]
@@ -318,6 +336,7 @@ def survey_images(task: SurveyTask) -> Survey:
             of_ring = np.empty(len(samples), np.int16)
             n = _sample_pixels(pixels, blocked, low, high, ring, samples, value, of_ring)
             mean, sigma, _ = clipped_statistics(value[:n], of_ring[:n])
+            mean = np.rint(mean / EXACT) * EXACT
             means.append(mean)
             _add_pixels(
                 pixels, bad[number], bragg[number], near[number], ring, mean, sigma, low, high,
@@ -326,10 +345,11 @@ def survey_images(task: SurveyTask) -> Survey:
                 sums.expected[number], sums.variance[number], sums.least[number], sums.most[number],
             )
         sums.images += 1
+        share.spots.append(SpotSums(task.q_max, task.window))
         if task.want_spots:
             for rows in nodes:
-                _stack(rows, raw, bad, task, bounds, rings.number, means, survey.spots)
-    return survey
+                _stack(rows, raw, bad, task, bounds, rings.number, means, share.spots[-1])
+    return share
 
 
 def check_shape(raw, still: Still) -> None:
@@ -387,19 +407,23 @@ def spread_subset(groups: list, n: int | None) -> list:
 
 
 def run_survey(groups, good, q_max, window, want_spots, nproc) -> Survey:
-    """Survey images in processes, each a share of them, and add their sums."""
+    """Survey images in processes, each a share of them, and add their sums, to the last bit the same
+    whatever nproc."""
     n_tasks = max(1, min(nproc, len(groups)))
     tasks = [
         SurveyTask(groups[i::n_tasks], good, q_max, window, want_spots) for i in range(n_tasks)
     ]
     result = None
-    for part in map_in_processes(survey_images, tasks, n_tasks):
+    spots: list[SpotSums | None] = [None] * len(groups)
+    for i, share in enumerate(map_in_processes(survey_images, tasks, n_tasks)):
+        spots[i::n_tasks] = share.spots
         if result is None:
-            result = part
+            result = Survey(share.pixels, SpotSums(q_max, window), share.failures)
         else:
-            result.pixels.add(part.pixels)
-            result.spots.add(part.spots)
-            result.failures.update(part.failures)
+            result.pixels.add(share.pixels)
+            result.failures.update(share.failures)
+    for of_image in filter(None, spots):
+        result.spots.add(of_image)
     result.spots.orientations = count_orientations([still for group in groups for still in group])
     return result
 
