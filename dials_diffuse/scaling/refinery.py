@@ -29,11 +29,11 @@ def refine_cycle(scaler, restraints, names: list[str], settings: FitSettings) ->
     before = target.rmsds(None, None)[0]
     scaler.set_units(target.reference, restraints, names)
     components = [manager.components for manager in scaler.data_managers]
-    manager = multi_active_parameter_manager(
-        target, components, [names] * len(components), active_parameter_manager
-    )
-    start = manager.get_param_vals().deep_copy()
     with quiet_refinery():
+        manager = multi_active_parameter_manager(
+            target, components, [names] * len(components), active_parameter_manager
+        )
+        start = manager.get_param_vals().deep_copy()
         refinery = scaling_refinery(settings.engine, scaler, target, manager, settings.max_iterations)
         manager.set_param_vals(run_refinery(refinery, start))
     if "scale" in names and getattr(refinery, "parameter_var_cov", None) is not None:
