@@ -52,8 +52,8 @@ max_intensity = None
 background = None
   .type = str
   .help = "What is counted without the crystal: an .expt of empty shots (stills or a sweep; averaged,"
-          "scaled by exposure time and transmission), a map (.npy, .npz, .h5 with an array a panel,"
-          "photons a pixel and image) or a number of photons a pixel and image."
+          "scaled by exposure time and transmission), a map (.npy, .npz, .h5 with an array a panel"
+          "in the panels' order, photons a pixel and image) or a number of photons a pixel and image."
 background_smoothing = none radial *adaptive
   .type = choice
   .help = "How the average of empty shots is smoothed. radial: corrected for solid angle,"

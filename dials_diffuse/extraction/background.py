@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,8 +75,9 @@ def load_background(
 
     Args:
         text: a number of photons a pixel and image, an .expt of empty shots, or a map: an .npy
-            of one panel, or an .npz or .h5 with an array a panel in the order of
-            their names, photons a pixel and image
+            of one panel, an .npz with an array a panel in the order of the panels, or an .h5 with
+            an array a panel, their names in the panels' order (panel_2 before panel_10),
+            photons a pixel and image
         detector: of the stills
         settings: CorrectionSettings, for the smoothing
         smoothing: see average_of_empty_shots
@@ -111,6 +113,11 @@ def load_background(
     return background
 
 
+def _natural(name: str) -> list:
+    """Sort key with numbers by their value: h5py lists names as text, panel_10 before panel_2."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
 def _load_map(path: Path) -> list[np.ndarray]:
     if not path.is_file():
         raise ValueError(f"No such file: {path}")
@@ -119,10 +126,12 @@ def _load_map(path: Path) -> list[np.ndarray]:
             import h5py
 
             with h5py.File(path, "r") as handle:
-                arrays = [handle[name][()] for name in sorted(handle)]
+                arrays = [handle[name][()] for name in sorted(handle, key=_natural)]
+        elif path.suffix == ".npz":
+            with np.load(path) as archive:
+                arrays = [archive[name] for name in archive.files]
         else:
-            loaded = np.load(path)
-            arrays = [loaded[name] for name in sorted(loaded)] if path.suffix == ".npz" else [loaded]
+            arrays = [np.load(path)]
         arrays = [np.ascontiguousarray(array, dtype=np.float32) for array in arrays]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"Can't read a background map from {os.fspath(path)}: {error}") from error

@@ -6,6 +6,8 @@ import h5py
 import numpy as np
 import pytest
 
+from dxtbx.model import Detector, Panel
+
 from dials_diffuse.adapters.experiments import load_experiments
 from dials_diffuse.extraction.background import (
     average_of_empty_shots,
@@ -109,6 +111,24 @@ def test_a_number_a_map_and_nonsense(empties, tmp_path):
     (tmp_path / "bad.h5").write_text("not HDF5")
     with pytest.raises(ValueError, match="bad.h5"):
         load_background(str(tmp_path / "bad.h5"), detector, SETTINGS)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "h5"])
+def test_panels_of_a_map_are_numbered_not_spelt(tmp_path, suffix):
+    """Twelve panels of one size: their shapes would not tell that arr_10 came before arr_2."""
+    detector = Detector()
+    for _ in range(12):
+        detector.add_panel(Panel()).set_image_size((5, 4))
+    maps = [np.full((4, 5), float(i)) for i in range(12)]
+    path = tmp_path / f"map.{suffix}"
+    if suffix == "npz":
+        np.savez(path, *maps)
+    else:
+        with h5py.File(path, "w") as handle:
+            for i, values in enumerate(maps):
+                handle[f"arr_{i}"] = values
+    background = load_background(str(path), detector, SETTINGS)
+    assert [float(mean[0, 0]) for mean in background.mean] == list(range(12))
 
 
 def test_another_image_size_is_refused(empties, tmp_path):
