@@ -81,7 +81,7 @@ def load_background(
         detector: of the stills
         settings: CorrectionSettings, for the smoothing
         smoothing: see average_of_empty_shots
-        photons_of: function (imageset, index, raw) -> list of float64 arrays of photons, NaN
+        photons_of: function (imageset, index) -> list of float64 arrays of photons, NaN
             where not to be trusted
         exposure: exposure time in s, when it is not in the empty shots' headers
         usable: (n_slow, n_fast) bool a panel, pixels that the stills' masks allow
@@ -140,12 +140,11 @@ def _load_map(path: Path) -> list[np.ndarray]:
     return arrays
 
 
-def photons_of_image(imageset, index: int, raw=None, gain=None, pedestal=None) -> list[np.ndarray]:
+def photons_of_image(imageset, index: int, gain=None, pedestal=None) -> list[np.ndarray]:
     """(ADU - pedestal)/gain of every pixel, a (n_slow, n_fast) float64 array a panel, NaN where
     the value is not trusted."""
-    raw = read_raw(imageset, index) if raw is None else raw
     images = []
-    for number, (panel, values) in enumerate(zip(imageset.get_detector(), raw)):
+    for number, (panel, values) in enumerate(zip(imageset.get_detector(), read_raw(imageset, index))):
         low, high = trusted_bounds(panel)
         gains, pedestals = panel_gain(imageset, number, gain), panel_pedestal(imageset, number, pedestal)
         photons = (values - pedestals) / gains
