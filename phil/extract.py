@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iotbx.phil import parse
 
-from dials_diffuse.phil.common import nproc_str, output_str
+from dials_diffuse.phil.common import MODELS, nproc_str, output_str
 
 _output = """
   batch_size = None
@@ -131,7 +131,9 @@ flight_path
 }
 """
     + nproc_str
-    + output_str("diffuse_extract", "diffuse_extracted.expt", "diffuse_extracted.refl", _output)
+    + output_str(
+        "diffuse_extract", "diffuse_extracted.expt", "diffuse_extracted.refl", _output, besides=MODELS
+    )
 )
 
 phil_scope = parse(phil_str)

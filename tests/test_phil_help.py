@@ -64,3 +64,9 @@ def test_no_scope_is_shown_empty(name):
     # As -c shows them: without the parameters of experts
     scope = importlib.import_module(f"dials_diffuse.phil.{name}").phil_scope
     assert re.findall(r"^ *(\w+) *\{\s*\}", scope.as_str(expert_level=0), re.MULTILINE) == []
+
+
+@pytest.mark.parametrize("step", ["extract", "grid", "scale", "absolute"])
+def test_help_tells_where_lost_models_can_be_had(step):
+    scope = importlib.import_module(f"dials_diffuse.phil.{step}").phil_scope
+    assert "copy of the grid and scaling models" in dict(definitions(scope))["output.json"].help
