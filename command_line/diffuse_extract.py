@@ -59,13 +59,13 @@ def _write_batch(params, name_of, experiments, rows, grid) -> dict:
 
 @handle_errors()
 def run(args: list[str] | None = None, phil=phil_scope) -> None:
-    command = parse_command(args, phil, USAGE, __doc__)
+    command = parse_command(args, phil, USAGE, __doc__, other_suffixes=())
     if command is None:
         return
     params = command.params
     command.start_log()
 
-    from dials_diffuse.adapters.experiments import load_experiments
+    from dials_diffuse.adapters.experiments import check_new, load_experiments
     from dials_diffuse.adapters.system import resolve_nproc
     from dials_diffuse.extraction import extract, reports
     from dials_diffuse.extraction.observations import numbered_rows
@@ -79,9 +79,11 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     settings = extract.settings_of(params)
     if not command.pairs:
         raise ValueError("No .expt file in the input")
-    everything = ExperimentList()
+    everything, known = ExperimentList(), set()
     for pair in command.pairs:
-        everything.extend(load_experiments(pair.experiments, check_format=False))
+        experiments = load_experiments(pair.experiments, check_format=False)
+        check_new(experiments, known, str(pair.experiments))
+        everything.extend(experiments)
     grid = extract.reference_grid(everything, settings)
     warn_of_unknown_sensors(everything[0].detector, everything[0].beam, settings.corrections)
     nproc = resolve_nproc(params.nproc, len(everything))

@@ -38,6 +38,7 @@ from dials_diffuse.absolute.total_scattering import (
 from dials_diffuse.absolute.wilson import NodeIntegrator, WilsonPlot, wilson_scale
 from dials_diffuse.adapters.experiments import (
     DataPair,
+    check_new,
     load_experiments,
     load_reflections,
 )
@@ -126,7 +127,7 @@ def read_data(inputs: Inputs, model_copies: list[Path], shell_width: float, accu
     """
     from dxtbx.model.experiment_list import ExperimentList
 
-    everything = ExperimentList()
+    everything, known = ExperimentList(), set()
     profile = grid = None
     wavelengths = []
     for pair in inputs.pairs:
@@ -151,6 +152,7 @@ def read_data(inputs: Inputs, model_copies: list[Path], shell_width: float, accu
                 accumulator.add(stills, part)
         profile.count(len(stills))
         wavelengths += [still.beam.get_wavelength() for still in stills]
+        check_new(experiments, known, str(pair.experiments))
         everything.extend(experiments)
     return DataSummary(grid, float(np.mean(wavelengths)), everything, profile.profile(grid.d_min))
 

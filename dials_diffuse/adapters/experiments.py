@@ -71,6 +71,9 @@ class ExperimentFile:
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise ValueError(f"{path} holds no experiments") from error
 
+    def __len__(self) -> int:
+        return len(self._content["experiment"])
+
     def load(self, indices: Sequence[int]) -> ExperimentList:
         """Some of the experiments, in this order, with their images.
 
@@ -195,6 +198,21 @@ def matched_ids(ids, identifiers, experiments, refl_name: str, expt_name: str) -
     if np.array_equal(matched, numbers):
         return ids
     return matched[np.searchsorted(numbers, ids)].astype(np.int32)
+
+
+def check_new(experiments, known: set[str], name: str) -> None:
+    """See that experiments are not among those that are known already, and add them to these.
+
+    Args:
+        name: of their file
+
+    Raises:
+        ValueError: one is.
+    """
+    names = {experiment.identifier for experiment in experiments} - {""}
+    for identifier in sorted(names & known):
+        raise ValueError(f"{name} holds an experiment that is in the input already ({identifier})")
+    known |= names
 
 
 def name_experiments(experiments) -> None:

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cctbx import uctbx
-
 from dials_diffuse.adapters.experiments import (
     DataPair,
     ExperimentFile,
@@ -42,6 +40,7 @@ from dials_diffuse.extraction.observations import COLUMNS, StillObservations
 from dials_diffuse.extraction.pixels import corrected_pixels
 from dials_diffuse.extraction.profile import Profile, radial_profile
 from dials_diffuse.geometry import GeometryCache, geometry_key
+from dials_diffuse.grid.reference_cell import common_space_group, reference_cell
 from dials_diffuse.grid.symmetry import check_subdivide, laue_group_of
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.io.pixel_file import CorrectedDiffusePixelList
@@ -138,27 +137,17 @@ def reference_grid(experiments, settings: ExtractionSettings) -> VoxelGrid:
     Raises:
         ValueError: different space groups, or a subdivision against the symmetry.
     """
-    groups = {}
-    cells = []
     for index, experiment in enumerate(experiments):
         if experiment.crystal is None:
             raise ValueError(f"Experiment {index} has no crystal (index and integrate it first)")
-        group = experiment.crystal.get_space_group()
-        groups.setdefault(group.type().hall_symbol(), (group, index))
-        cells.append(experiment.crystal.get_unit_cell().parameters())
-    if len(groups) > 1:
-        (one, i), (other, j) = list(groups.values())[:2]
-        raise ValueError(
-            f"The crystals have different space groups: {one.info()} in experiment {i}, {other.info()} in "
-            f"experiment {j}: reindex them into one (dials.reindex), or extract them apart"
-        )
-    group = next(iter(groups.values()))[0]
-    laue_group = laue_group_of(group)
+    crystals = [experiment.crystal for experiment in experiments]
+    space_group = common_space_group(crystals)
+    laue_group = laue_group_of(space_group)
     check_subdivide(settings.subdivide, laue_group)
-    median = uctbx.unit_cell(tuple(float(p) for p in np.median(cells, axis=0)))
+    cell = reference_cell([crystal.get_unit_cell() for crystal in crystals], space_group)
     return VoxelGrid(
         subdivide=settings.subdivide,
-        unit_cell=group.average_unit_cell(median),
+        unit_cell=cell.unit_cell,
         laue_group=laue_group,
         d_min=settings.d_min,
         d_max=settings.d_max,
@@ -384,15 +373,31 @@ def observation_scratch(experiments, folder: str | os.PathLike) -> ColumnScratch
     return ColumnScratch(folder, COLUMNS, most)
 
 
+def _first_readable(file: ExperimentFile):
+    """The first experiment whose image can be opened.
+
+    Raises:
+        ValueError: none can.
+    """
+    reason = None
+    for index in range(len(file)):
+        try:
+            return file.load([index])[0]
+        except ValueError as error:
+            reason = reason or error
+    raise reason
+
+
 def background_for(pair: DataPair, settings: ExtractionSettings) -> Background | None:
     """The background that the settings name, read once for all files.
 
     Raises:
-        ValueError: unreadable, or of another shape than the detector of the first still.
+        ValueError: unreadable, or of another shape than the detector; no image of the stills can be
+            opened.
     """
     if settings.background is None:
         return None
-    first = ExperimentFile(pair.experiments).load([0])[0]
+    first = _first_readable(ExperimentFile(pair.experiments))
 
     def photons_of(imageset, index):
         return photons_of_image(imageset, index, gain=settings.gain, pedestal=settings.pedestal)

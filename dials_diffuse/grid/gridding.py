@@ -10,7 +10,11 @@ import numpy as np
 
 from cctbx import sgtbx, uctbx
 
-from dials_diffuse.adapters.experiments import load_experiments, matched_ids
+from dials_diffuse.adapters.experiments import (
+    check_new,
+    load_experiments,
+    matched_ids,
+)
 from dials_diffuse.grid.coverage import VoxelAccumulator
 from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.grid.reference_cell import (
@@ -266,9 +270,10 @@ def define_grid(pairs, model_copies, settings: GridSettings) -> GridDefinition:
         raise ValueError(
             "No .refl file in the input: dials.diffuse_grid needs the observations of dials.diffuse_extract"
         )
-    lists = []
+    lists, known = [], set()
     for pair in pairs:
         experiments = load_experiments(pair.experiments, check_format=False)
+        check_new(experiments, known, str(pair.experiments))
         for path in model_copies:
             restore_models(experiments, path)
         lists.append(experiments)

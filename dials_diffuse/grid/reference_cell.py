@@ -45,8 +45,9 @@ def common_space_group(crystals: Sequence) -> sgtbx.space_group:
     for number, crystal in enumerate(crystals):
         if crystal.get_space_group() != first:
             raise ValueError(
-                f"The stills have different space groups: {first.info()} and "
-                f"{crystal.get_space_group().info()} (experiment {number}): reindex or reprocess them in one"
+                f"The crystals have different space groups: {first.info()} and "
+                f"{crystal.get_space_group().info()} (experiment {number}): reindex them into one "
+                "(dials.reindex), or reduce them apart"
             )
     return first
 

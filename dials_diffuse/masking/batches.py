@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from dials_diffuse.adapters.system import resolve_nproc
+from dials_diffuse.grid.reference_cell import common_space_group
 from dials_diffuse.io.atomic import replacing
 from dials_diffuse.masking import static
 from dials_diffuse.masking.mask import (
     BraggSettings,
     MaskResult,
     bragg_rows,
-    check_space_groups,
     empty_table,
     leave_out_unmasked,
     select_lattices,
@@ -56,7 +56,7 @@ class LearntMasks:
             result.settings,
             result.good,
             os.path.abspath(params.output.mask),
-            _space_group(result.experiments[0]),
+            str(result.experiments[0].crystal.get_space_group().info()),
         )
 
     @classmethod
@@ -87,10 +87,6 @@ class LearntMasks:
         return self.settings is not None and self.settings.other_spots
 
 
-def _space_group(experiment) -> str:
-    return str(experiment.crystal.get_space_group().info())
-
-
 @dataclass
 class BatchMasks:
     """Masks of a batch.
@@ -119,10 +115,10 @@ def mask_batch(experiments, reflections, params, survey: LearntMasks) -> BatchMa
         ValueError: the survey is of another detector or space group.
         NothingLeft: no still could be masked.
     """
-    check_space_groups(experiments)
-    if _space_group(experiments[0]) != survey.space_group:
+    space_group = str(common_space_group([experiment.crystal for experiment in experiments]).info())
+    if space_group != survey.space_group:
         raise ValueError(
-            f"The crystals' space group is {_space_group(experiments[0])}, that of the survey {survey.space_group}: "
+            f"The crystals' space group is {space_group}, that of the survey {survey.space_group}: "
             "reindex them or reduce them separately"
         )
     imagesets = experiments.imagesets()

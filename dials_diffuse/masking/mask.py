@@ -14,6 +14,7 @@ from dials.array_family import flex
 
 from dials_diffuse.adapters.system import map_in_processes, resolve_nproc
 from dials_diffuse.adapters.tables import as_numpy
+from dials_diffuse.grid.reference_cell import common_space_group
 from dials_diffuse.masking import static
 from dials_diffuse.masking.bragg import paint_bragg
 from dials_diffuse.masking.dynamic import MIN_IMAGES, judge_pixels
@@ -399,25 +400,6 @@ def leave_out_unmasked(experiments, table, failures: dict[str, str]):
     return select_stills([still.experiment for still in sorted(keep, key=lambda s: s.index)], table)
 
 
-def check_space_groups(experiments) -> None:
-    """Raises:
-    ValueError: the crystals differ in space group.
-    """
-    groups, last, symbol = {}, None, ""
-    for index, experiment in enumerate(experiments):
-        group = experiment.crystal.get_space_group()
-        # A symbol takes a millisecond to find
-        if last is None or group != last:
-            last, symbol = group, str(group.info())
-        groups.setdefault(symbol, index)
-    if len(groups) > 1:
-        raise ValueError(
-            "The crystals have different space groups ("
-            + ", ".join(f"{symbol} first in experiment {i}" for symbol, i in groups.items())
-            + "): reindex them or reduce them separately"
-        )
-
-
 def look_at_images(groups, good, params, nproc) -> Survey | None:
     """The survey of a subset of the images, if anything is to be learnt from it.
 
@@ -478,7 +460,7 @@ def make_masks(experiments, reflections, params) -> MaskResult:
         ValueError: input that can't be used, or nothing is left of the detector.
     """
     stills_of(experiments)
-    check_space_groups(experiments)
+    common_space_group([experiment.crystal for experiment in experiments])
     bragg = params.bragg
     experiments, reflections = select_lattices(experiments, reflections, bragg.multi_lattice)
     stills = stills_of(experiments)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.experiments import DataPair, check_new
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
@@ -290,11 +290,6 @@ class ObservationSource:
                 f"{self.pairs[0].experiments}: grid them together"
             )
         known = {experiment.identifier for experiment in self.experiments}
-        for experiment in experiments:
-            if experiment.identifier in known:
-                raise ValueError(
-                    f"{self.pairs[number].experiments} holds an experiment that is in the input already "
-                    f"({experiment.identifier})"
-                )
+        check_new(experiments, known, str(self.pairs[number].experiments))
         self.first_stills.append(len(self.experiments))
         self.experiments.extend(experiments)

@@ -276,6 +276,18 @@ def test_a_bad_image_does_not_stop_the_others(folder):
     assert "Processing still 2 failed" in log and bad in log
 
 
+def test_a_missing_first_image_does_not_stop_a_run_with_background(folder):
+    Path(load_experiments("diffuse_masked.expt", check_format=False)[0].imageset.get_path(0)).unlink()
+    extract("background=0.1")
+    _, table = result()
+    assert set(table["id"]) == {1, 2, 3}
+
+
+def test_the_same_still_twice(folder):
+    message = refused("diffuse_masked.expt", "diffuse_masked.refl")
+    assert "in the input already" in message
+
+
 def test_no_images_left(folder):
     shutil.rmtree(folder / "images")
     assert "images" in refused()
