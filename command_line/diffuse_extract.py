@@ -65,7 +65,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     params = command.params
     command.start_log()
 
-    from dials_diffuse.adapters.experiments import check_new, load_experiments
+    from dials_diffuse.adapters.experiments import load_experiments
     from dials_diffuse.adapters.system import resolve_nproc
     from dials_diffuse.extraction import extract, reports
     from dials_diffuse.extraction.observations import numbered_rows
@@ -74,15 +74,15 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.io.pixel_file import pixel_file
     from dials_diffuse.io.table_file import ColumnWriter
     from dials_diffuse.report.html import plots_of, write_report
-    from dials_diffuse.stills import NothingLeft
+    from dials_diffuse.stills import NothingLeft, check_given_once
 
     settings = extract.settings_of(params)
     if not command.pairs:
         raise ValueError("No .expt file in the input")
-    everything, known = ExperimentList(), set()
+    everything, seen = ExperimentList(), {}
     for pair in command.pairs:
         experiments = load_experiments(pair.experiments, check_format=False)
-        check_new(experiments, known, str(pair.experiments))
+        check_given_once(experiments, pair.experiments, seen)
         everything.extend(experiments)
     grid = extract.reference_grid(everything, settings)
     warn_of_unknown_sensors(everything[0].detector, everything[0].beam, settings.corrections)

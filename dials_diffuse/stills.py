@@ -139,6 +139,28 @@ def stills_of(experiments) -> list[Still]:
     return stills
 
 
+def check_given_once(experiments, path, seen: dict[str, object]) -> None:
+    """Remember the experiments of a file, and refuse one that came before.
+
+    Args:
+        experiments: of the file; those without identifier can't be told apart
+        path: of the file, for the message
+        seen: identifier -> file of all experiments before; these are added
+
+    Raises:
+        ValueError: an experiment that was seen already.
+    """
+    for experiment in experiments:
+        name = experiment.identifier
+        if name in seen:
+            raise ValueError(
+                f"The experiment {name} is in the input twice (in {seen[name]} and in {path}): "
+                "give each still once"
+            )
+        if name:
+            seen[name] = path
+
+
 def _first_array_index(imageset) -> int:
     scan = imageset.get_scan()
     return scan.get_array_range()[0] if scan is not None else 0

@@ -23,6 +23,7 @@ from dials_diffuse.simulation.settings import Settings
 from dials_diffuse.simulation.simulate import simulate
 from dials_diffuse.stills import (
     Still,
+    check_given_once,
     group_by_image,
     image_key,
     stills_of,
@@ -199,3 +200,12 @@ def test_a_sweep_is_refused_with_the_way_out(nexus):
         stills_of(ExperimentList([sweep]))
     with pytest.raises(ValueError, match="no experiments"):
         stills_of(ExperimentList())
+
+
+def test_a_still_given_twice():
+    one, other, nameless = (Experiment(identifier=name) for name in ("one", "other", ""))
+    seen = {}
+    check_given_once([one, nameless], "a.expt", seen)
+    check_given_once([other, nameless], "b.expt", seen)
+    with pytest.raises(ValueError, match=r"one is in the input twice \(in a.expt and in c.expt\)"):
+        check_given_once([one], "c.expt", seen)

@@ -38,7 +38,6 @@ from dials_diffuse.absolute.total_scattering import (
 from dials_diffuse.absolute.wilson import NodeIntegrator, WilsonPlot, wilson_scale
 from dials_diffuse.adapters.experiments import (
     DataPair,
-    check_new,
     load_experiments,
     load_reflections,
 )
@@ -48,7 +47,7 @@ from dials_diffuse.io.model_copy import models_to_json, restore_models
 from dials_diffuse.io.paths import names_a_file
 from dials_diffuse.report.citations import ABSOLUTE_SCALE
 from dials_diffuse.report.html import plots_of
-from dials_diffuse.stills import stills_of
+from dials_diffuse.stills import check_given_once, stills_of
 
 logger = logging.getLogger("dials.diffuse.absolute.workflow")
 
@@ -123,15 +122,16 @@ def read_data(inputs: Inputs, model_copies: list[Path], shell_width: float, accu
         accumulators: what else wants to see each pair: objects with start(grid) and add(stills, table)
 
     Raises:
-        ValueError: scaling models missing, different grids, columns missing.
+        ValueError: scaling models missing, different grids, columns missing, a still in two pairs.
     """
     from dxtbx.model.experiment_list import ExperimentList
 
-    everything, known = ExperimentList(), set()
+    everything = ExperimentList()
     profile = grid = None
-    wavelengths = []
+    wavelengths, seen = [], {}
     for pair in inputs.pairs:
         experiments, table = pair.load(check_format=False)
+        check_given_once(experiments, pair.experiments, seen)
         for path in model_copies:
             restore_models(experiments, path)
         own = grid_of(experiments)
@@ -152,7 +152,6 @@ def read_data(inputs: Inputs, model_copies: list[Path], shell_width: float, accu
                 accumulator.add(stills, part)
         profile.count(len(stills))
         wavelengths += [still.beam.get_wavelength() for still in stills]
-        check_new(experiments, known, str(pair.experiments))
         everything.extend(experiments)
     return DataSummary(grid, float(np.mean(wavelengths)), everything, profile.profile(grid.d_min))
 

@@ -200,21 +200,6 @@ def matched_ids(ids, identifiers, experiments, refl_name: str, expt_name: str) -
     return matched[np.searchsorted(numbers, ids)].astype(np.int32)
 
 
-def check_new(experiments, known: set[str], name: str) -> None:
-    """See that experiments are not among those that are known already, and add them to these.
-
-    Args:
-        name: of their file
-
-    Raises:
-        ValueError: one is.
-    """
-    names = {experiment.identifier for experiment in experiments} - {""}
-    for identifier in sorted(names & known):
-        raise ValueError(f"{name} holds an experiment that is in the input already ({identifier})")
-    known |= names
-
-
 def name_experiments(experiments) -> None:
     """Give identifiers to all experiments if any has none."""
     from dials.util.multi_dataset_handling import generate_experiment_identifiers

@@ -11,7 +11,6 @@ import numpy as np
 from cctbx import sgtbx, uctbx
 
 from dials_diffuse.adapters.experiments import (
-    check_new,
     load_experiments,
     matched_ids,
 )
@@ -26,6 +25,7 @@ from dials_diffuse.grid.symmetry import laue_group_from_symbol, laue_group_of
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
 from dials_diffuse.io.model_copy import restore_models
 from dials_diffuse.io.table_file import ColumnWriter, read_columns
+from dials_diffuse.stills import check_given_once
 
 logger = logging.getLogger("dials.diffuse.grid.gridding")
 
@@ -261,8 +261,8 @@ def define_grid(pairs, model_copies, settings: GridSettings) -> GridDefinition:
         settings: the user's choices
 
     Raises:
-        ValueError: no input or no tables, different space groups or grids, n that can't be
-            had, no still left, no overlap with the limits.
+        ValueError: no input or no tables, a still in two files, different space groups or grids,
+            n that can't be had, no still left, no overlap with the limits.
     """
     if not pairs:
         raise ValueError("No .expt file in the input")
@@ -270,10 +270,10 @@ def define_grid(pairs, model_copies, settings: GridSettings) -> GridDefinition:
         raise ValueError(
             "No .refl file in the input: dials.diffuse_grid needs the observations of dials.diffuse_extract"
         )
-    lists, known = [], set()
+    lists, seen = [], {}
     for pair in pairs:
         experiments = load_experiments(pair.experiments, check_format=False)
-        check_new(experiments, known, str(pair.experiments))
+        check_given_once(experiments, pair.experiments, seen)
         for path in model_copies:
             restore_models(experiments, path)
         lists.append(experiments)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dials_diffuse.adapters.experiments import DataPair, check_new
+from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
 from dials_diffuse.io.model_copy import restore_models
+from dials_diffuse.stills import check_given_once
 
 logger = logging.getLogger("dials.diffuse.scaling.observations")
 
@@ -230,6 +231,7 @@ class ObservationSource:
     first_stills: list[int] = field(default_factory=list)
     experiments: list = field(default_factory=list)
     grid: VoxelGrid | None = None
+    _files: dict[str, object] = field(default_factory=dict)
     _kept: dict[int, Observations] = field(default_factory=dict)
     _index: dict[int, np.ndarray] = field(default_factory=dict)
 
@@ -289,7 +291,6 @@ class ObservationSource:
                 f"{self.pairs[number].experiments} carries another grid than "
                 f"{self.pairs[0].experiments}: grid them together"
             )
-        known = {experiment.identifier for experiment in self.experiments}
-        check_new(experiments, known, str(self.pairs[number].experiments))
+        check_given_once(experiments, self.pairs[number].experiments, self._files)
         self.first_stills.append(len(self.experiments))
         self.experiments.extend(experiments)

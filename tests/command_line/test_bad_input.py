@@ -134,6 +134,15 @@ def test_different_space_groups(folder, step, stem):
     assert "space group" in message
 
 
+@pytest.mark.parametrize(
+    "step, stem",
+    [("extract", "diffuse_masked"), ("grid", "diffuse_extracted"), ("scale", "diffuse_gridded")],
+)
+def test_the_same_pair_twice(folder, step, stem):
+    message = fails(folder, f"dials.diffuse_{step}", *[f"{stem}.expt", f"{stem}.refl"] * 2)
+    assert "give each still once" in message
+
+
 def test_no_exposure_time(folder):
     for image in (folder / "images").iterdir():
         content = image.read_bytes()

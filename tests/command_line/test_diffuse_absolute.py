@@ -208,6 +208,11 @@ def test_files_missing(files):
         run([files[1], files[2], FORMULA])
 
 
+def test_the_same_still_in_two_pairs(files):
+    with pytest.raises(SystemExit, match="give each still once"):
+        run([*files[:2], *files, FORMULA])
+
+
 def test_model_of_another_crystal(files):
     pathlib.Path("model.pdb").write_text(
         "CRYST1   30.000   30.000   30.000  90.00  90.00  90.00 P 1           1\n"

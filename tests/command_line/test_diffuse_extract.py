@@ -283,14 +283,25 @@ def test_a_missing_first_image_does_not_stop_a_run_with_background(folder):
     assert set(table["id"]) == {1, 2, 3}
 
 
-def test_the_same_still_twice(folder):
-    message = refused("diffuse_masked.expt", "diffuse_masked.refl")
-    assert "in the input already" in message
-
-
 def test_no_images_left(folder):
     shutil.rmtree(folder / "images")
     assert "images" in refused()
+    assert "images" in refused("background=0.1")
+
+
+def test_the_same_still_in_two_pairs(folder):
+    experiments = load_experiments("diffuse_masked.expt", check_format=False)
+    experiments[1:2].as_file("part.expt")
+    table = flex.reflection_table.from_file("diffuse_masked.refl")
+    table.select_on_experiment_identifiers([experiments[1].identifier]).as_file("part.refl")
+    message = refused("part.expt", "part.refl")
+    assert "give each still once" in message and "part.expt" in message
+
+
+def test_a_copy_of_models_is_not_taken(folder):
+    """Nothing is restored from it: to accept it would say otherwise."""
+    Path("models.json").write_text("{}")
+    assert "models.json" in refused("models.json")
 
 
 def test_without_the_reflections(folder):
