@@ -136,7 +136,8 @@ def map_in_processes(
                 for item in itertools.islice(queue, 1):
                     waiting.append(submit(item))
                 yield result
-        except BrokenProcessPool as error:
+        except (BrokenProcessPool, ConnectionError) as error:
+            # a ConnectionError is that of a task on its way to a worker that was killed
             raise ChildProcessError(
                 "A worker process was killed (out of memory?): "
                 "try a smaller nproc or output.batch_size"

@@ -7,7 +7,7 @@ from numba import njit
 
 from dials_diffuse.grid.shells import ResolutionShells
 from dials_diffuse.grid.symmetry import reciprocal_operators
-from dials_diffuse.grid.voxel_grid import VoxelGrid
+from dials_diffuse.grid.voxel_grid import ON_LIMIT, VoxelGrid
 
 
 @njit(cache=True)
@@ -74,7 +74,7 @@ def voxels_possible(grid: VoxelGrid, shells: ResolutionShells) -> np.ndarray:
     high = 1 / grid.d_min if grid.d_min else np.inf
     low = 1 / grid.d_max if grid.d_max else 0.0
     # voxels on the limits are inside whatever the rounding
-    edges = np.clip(shells.edges, low * (1 - 1e-9), high * (1 + 1e-9))
+    edges = np.clip(shells.edges, low * (1 - ON_LIMIT), high * (1 + ON_LIMIT))
     axes = grid.q_of_voxel(np.eye(3))
     operators = reciprocal_operators(grid.laue_group)
     # |h| <= |a| |q|

@@ -13,6 +13,9 @@ from dials_diffuse.adapters.tables import miller_index_column
 from dials_diffuse.grid.asymmetric_unit import asymmetric_unit
 from dials_diffuse.grid.symmetry import check_subdivide, group_from_hall, symbol_of
 
+# Of d or |q|, relative: closer than this is on the limit
+ON_LIMIT = 1e-9
+
 
 @dataclass(frozen=True)
 class VoxelGrid:
@@ -127,15 +130,16 @@ class VoxelGrid:
         return np.array(self.laue_group.multiplicity(indices, not self.friedel), dtype=np.int64)
 
     def contains(self, voxel: np.ndarray) -> np.ndarray:
-        """(N,) bool: voxel centre within the resolution limits (not the index range)"""
+        """(N,) bool: voxel centre within the resolution limits (not the index range), those on a limit
+        included whatever the rounding"""
         inside = np.ones(len(voxel), dtype=bool)
         if self.d_min is None and self.d_max is None:
             return inside
         d = self.d_of_voxel(voxel)
         if self.d_min is not None:
-            inside &= d >= self.d_min
+            inside &= d >= self.d_min * (1 - ON_LIMIT)
         if self.d_max is not None:
-            inside &= d <= self.d_max
+            inside &= d <= self.d_max * (1 + ON_LIMIT)
         return inside
 
 
