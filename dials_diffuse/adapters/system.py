@@ -115,32 +115,34 @@ def map_in_processes(
     if START_METHOD == "forkserver":
         # Imported once in the server, not once in every worker
         context.set_forkserver_preload([function.__module__])
-    with ProcessPoolExecutor(
-        max_workers=nproc,
-        mp_context=context,
-        initializer=_start_worker,
-        initargs=(initializer, initargs),
-    ) as pool:
+    try:
+        with ProcessPoolExecutor(
+            max_workers=nproc,
+            mp_context=context,
+            initializer=_start_worker,
+            initargs=(initializer, initargs),
+        ) as pool:
 
-        def submit(item):
+            def submit(item):
+                try:
+                    return pool.submit(function, item)
+                except EOFError as error:
+                    # The server that starts the workers was killed
+                    raise BrokenProcessPool("a worker did not start") from error
+
             try:
-                return pool.submit(function, item)
-            except (ConnectionError, EOFError) as error:
-                # Killed while it was being started, or with the server that starts it
-                raise BrokenProcessPool("a worker did not start") from error
-
-        try:
-            waiting = collections.deque(submit(item) for item in itertools.islice(queue, 2 * nproc))
-            while waiting:
-                result = waiting.popleft().result()
-                for item in itertools.islice(queue, 1):
-                    waiting.append(submit(item))
-                yield result
-        except (BrokenProcessPool, ConnectionError) as error:
-            # a ConnectionError is that of a task on its way to a worker that was killed
-            raise ChildProcessError(
-                "A worker process was killed (out of memory?): "
-                "try a smaller nproc or output.batch_size"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+                waiting = collections.deque(submit(item) for item in itertools.islice(queue, 2 * nproc))
+                while waiting:
+                    result = waiting.popleft().result()
+                    for item in itertools.islice(queue, 1):
+                        waiting.append(submit(item))
+                    yield result
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+    except (BrokenProcessPool, ConnectionError) as error:
+        # A broken pipe leads to a worker, or to one of multiprocessing's own servers, that was killed
+        # while it was being started or had a task on its way
+        raise ChildProcessError(
+            "A worker process was killed (out of memory?): "
+            "try a smaller nproc or output.batch_size"
+        ) from error
