@@ -28,9 +28,10 @@ model
     .help = "a(x,y): a smooth factor over the direction of s1 around the beam, the same"
             "for all stills (absorption, sensitivity of the detector). Auto: if that"
             "lowers the chi^2 of the free set."
-  offset_parameters = 8
+  offset_parameters = Auto
     .type = int(value_min=5)
-    .help = "Number of parameters of c(|q|) between 0 and the largest |q|."
+    .help = "Number of parameters of c(|q|) between 0 and the largest |q|. Auto: one each 0.05/A,"
+            "which can follow a ring of water. What c can't follow is taken for b."
     .expert_level = 1
   sensitivity_parameters = 13
     .type = int(value_min=5)

@@ -197,7 +197,7 @@ class Fitter:
         n_stills = self.used.sum()
         each = {
             "scale": along(series.intervals, n_stills),
-            "offset": along(series.offset_intervals, n_stills) * m.offset_parameters,
+            "offset": along(series.offset_intervals, n_stills) * m.offset_parameters_to(self.survey.q_max),
             "panel": self.survey.n_panels,
             "sensitivity": along(series.sensitivity_intervals, 1) * m.sensitivity_parameters**2,
         }

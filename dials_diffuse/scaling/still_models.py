@@ -44,7 +44,7 @@ def build_models(
         model = DiffuseScalingModel.create(
             grid,
             offset={
-                "n_parameters": settings.offset_parameters,
+                "n_parameters": settings.offset_parameters_to(survey.q_max),
                 "q_max": survey.q_max * (1 + 1e-6),
             }
             if "offset" in names

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from scipy.special import i0
 
 from cctbx import sgtbx, uctbx
 from dxtbx.model import Beam, Crystal, Detector, Experiment
@@ -105,9 +106,9 @@ def make_truth(
         return offset * 400 * amount[still] * (np.exp(-(((q - 0.3) / 0.1) ** 2)) + 0.3)
 
     def a_of(x, y):
-        # no part that depends on the radius alone: it could not be told from the intensities
-        phi = np.arctan2(y, x)
-        return np.exp(sensitivity * np.hypot(x, y) / 0.4 * np.sin(2 * phi + 4 * np.hypot(x, y)))
+        # the mean over each ring is 1: what depends on the radius alone can't be told from the intensities
+        phi, amplitude = np.arctan2(y, x), sensitivity * np.hypot(x, y) / 0.4
+        return np.exp(amplitude * np.sin(2 * phi + 4 * np.hypot(x, y))) / i0(amplitude)
 
     experiments = ExperimentList()
     for i in range(n_stills):
