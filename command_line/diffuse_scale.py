@@ -59,10 +59,11 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.scaling.restraints import RestraintSettings
     from dials_diffuse.scaling.scale import (
         StillSettings,
-        apply_to_table,
         map_columns,
         merged_table,
         scale,
+        scale_columns,
+        scaled_experiments,
     )
     from dials_diffuse.scaling.settings import FitSettings, ModelSettings
     from dials_diffuse.scaling.summary import log_summary, write_numbers
@@ -100,12 +101,12 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
 
     n_pairs = len(command.pairs)
     for number in range(n_pairs):
-        experiments, table = source.load(number)
-        apply_to_table(scaled, number, experiments, table)
+        experiments = scaled_experiments(scaled, number)
         name = batch_name(params.output.reflections, number, n_pairs)
         logger.info("Saving scaled observations to %s", name)
         with replacing(name) as temporary:
-            table.as_file(temporary)
+            identifiers = {i: experiment.identifier for i, experiment in enumerate(experiments)}
+            source.table(number).write(temporary, identifiers, scale_columns(scaled, number))
         name = batch_name(params.output.experiments, number, n_pairs)
         logger.info("Saving experiments with scaling models to %s", name)
         with replacing(name) as temporary:

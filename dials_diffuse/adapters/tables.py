@@ -77,6 +77,23 @@ def int6_column(array) -> flex.int6:
     return flex.int6(*(int_column(a[:, i]) for i in range(6)))
 
 
+def as_column(array: np.ndarray):
+    """A numpy array as the column of its type and shape.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+    makers = {
+        ("b", 1): bool_column, ("i", 1): int_column, ("u", 1): size_t_column, ("f", 1): double_column,
+    }  # fmt: skip
+    vectors = {("f", 2): vec2_column, ("f", 3): vec3_column, ("i", 3): miller_index_column}
+    kind = array.dtype.kind
+    make = makers.get((kind, 1)) if array.ndim == 1 else vectors.get((kind, array.shape[1]))
+    if make is None:
+        raise ValueError(f"Reflection tables have no column for {array.dtype} of shape {array.shape}")
+    return make(array)
+
+
 def mask_as_flex(mask: np.ndarray) -> flex.bool:
     """(n_slow, n_fast) bool -> 2D flex.bool, as DIALS keeps masks"""
     return flumpy.from_numpy(_writable(mask, bool))

@@ -8,6 +8,7 @@ are, and come from it mapped into memory.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import struct
@@ -21,7 +22,7 @@ import numpy as np
 
 from dials_diffuse.adapters.experiments import load_reflections
 from dials_diffuse.adapters.system import free_range
-from dials_diffuse.adapters.tables import as_numpy
+from dials_diffuse.adapters.tables import as_column, as_numpy
 from dials_diffuse.io.atomic import replacing
 
 _MAGIC = "dials::af::reflection_table"
@@ -208,10 +209,12 @@ class Columns:
     Attributes:
         columns: name -> (N,) or (N, 2 or 3) array, not to be written to
         identifiers: experiment identifiers by id
+        table: the reflection table, where the file had to be read through DIALS
     """
 
     columns: dict[str, np.ndarray]
     identifiers: dict[int, str]
+    table: object = None
     _map: mmap.mmap | None = None
     _file: IO[bytes] | None = None
 
@@ -235,11 +238,45 @@ class Columns:
         return len(next(iter(self.columns.values()), ()))
 
 
-def read_columns(path: str | os.PathLike, names: Sequence[str]) -> Columns:
-    """Some columns of a .refl file, mapped into memory where the file's format is known,
+    def write(
+        self,
+        path: str | os.PathLike,
+        identifiers: Mapping[int, str],
+        more: Mapping[str, np.ndarray],
+    ) -> None:
+        """Write the rows as they are with other columns added or replaced.
+
+        Args:
+            path: of a new file; what does not change is copied from file to file
+            identifiers: experiment identifiers by id
+            more: name -> (N,) or (N, 2 or 3)
+
+        Raises:
+            ValueError: the folder can't be written to, or a column is too long for a file.
+        """
+        if self.table is not None:
+            for name, array in more.items():
+                self.table[name] = as_column(array)
+            names = self.table.experiment_identifiers()
+            for number in list(names.keys()):
+                del names[number]
+            for number, name in identifiers.items():
+                names[number] = name
+            self.table.as_file(os.fspath(path))
+            return
+        with ColumnWriter(Path(path).absolute().parent) as writer:
+            writer.append({name: self.stored(array) for name, array in {**self.columns, **more}.items()})
+            writer.write(path, identifiers)
+
+
+def read_columns(path: str | os.PathLike, names: Sequence[str] | None = None) -> Columns:
+    """Columns of a .refl file, mapped into memory where the file's format is known,
     else through DIALS. Columns that the file has not are left out.
 
     The file stays open for as long as somebody holds one of the arrays, or a stored column of it.
+
+    Args:
+        names: of the columns wanted; None: all (through DIALS: all that numpy has a type for)
 
     Raises:
         ValueError: missing or unreadable.
@@ -252,9 +289,13 @@ def read_columns(path: str | os.PathLike, names: Sequence[str]) -> Columns:
         # Another version, or no reflection file at all: DIALS has the last word
         table = load_reflections(path)
         keys, values = table.experiment_identifiers().keys(), table.experiment_identifiers().values()
-        columns = {name: as_numpy(table[name]) for name in names if name in table}
-        found = Columns(columns, dict(zip(keys, values)))
-    found.columns = {name: found.columns[name] for name in names if name in found.columns}
+        columns = {}
+        for name in table.keys() if names is None else names:
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                columns[name] = as_numpy(table[name])
+        return Columns(columns, dict(zip(keys, values)), table)
+    if names is not None:
+        found.columns = {name: found.columns[name] for name in names if name in found.columns}
     return found
 
 
@@ -336,7 +377,7 @@ def _mapped(path: Path) -> Columns:
     reader.array(3)
     if reader.text() != _MAGIC or reader.number() != _VERSION:
         raise ValueError("another kind of file")
-    found = Columns({}, {}, data, file)
+    found = Columns({}, {}, _map=data, _file=file)
     for _ in range(reader.map()):
         part = reader.text()
         if part == "identifiers":

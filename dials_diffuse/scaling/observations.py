@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from dials_diffuse.adapters.experiments import DataPair
-from dials_diffuse.adapters.tables import as_numpy
+from dxtbx.model import ExperimentList
+
+from dials_diffuse.adapters.experiments import DataPair, matched_ids
 from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
 from dials_diffuse.io.model_copy import restore_models
+from dials_diffuse.io.table_file import Columns, read_columns
 from dials_diffuse.stills import check_given_once
 
 logger = logging.getLogger("dials.diffuse.scaling.observations")
@@ -139,12 +141,16 @@ def observation_geometry(
         ValueError: a panel that the detector does not have.
     """
     q, x, y = (np.zeros(len(still), dtype=np.float32) for _ in range(3))
-    order = np.argsort(still, kind="stable")
-    edges = np.searchsorted(still[order], np.arange(len(experiments) + 1))
+    # As a rule they are in order, and slices spare the copies that indices make
+    in_order = bool(np.all(still[1:] >= still[:-1]))
+    order = None if in_order else np.argsort(still, kind="stable")
+    edges = np.searchsorted(still if in_order else still[order], np.arange(len(experiments) + 1))
     for index, experiment in enumerate(experiments):
-        rows = order[edges[index] : edges[index + 1]]
-        if not len(rows):
+        rows = slice(edges[index], edges[index + 1])
+        if rows.start == rows.stop:
             continue
+        if not in_order:
+            rows = order[rows]
         if panel[rows].max() >= len(experiment.detector):
             raise ValueError(
                 f"Experiment {index} has observations on panel {panel[rows].max()}, its detector has "
@@ -157,18 +163,18 @@ def observation_geometry(
     return q, x, y
 
 
-def observations_of(experiments, table, first_still: int = 0) -> Observations:
-    """The table's rows as arrays, in their order.
+def observations_of(experiments, columns: Mapping[str, np.ndarray], first_still: int = 0) -> Observations:
+    """Rows of a table as arrays of their own, in their order.
 
     Args:
         experiments: of the table
-        table: gridded observations
+        columns: gridded observations, name -> (N,) or (N, 3)
         first_still: number of the table's first experiment among all pairs
 
     Raises:
         ValueError: columns are missing, or panels do not exist.
     """
-    missing = [name for name in COLUMNS if name not in table]
+    missing = [name for name in COLUMNS if name not in columns]
     if "asu_voxel" in missing:
         raise ValueError(
             "The observations are not on a grid yet (no column asu_voxel): run dials.diffuse_grid first"
@@ -177,12 +183,11 @@ def observations_of(experiments, table, first_still: int = 0) -> Observations:
         raise ValueError(
             f"The table lacks the column {missing[0]}: it is not the output of dials.diffuse_grid"
         )
-    ids = as_numpy(table["id"]).astype(np.int32)
-    panel = as_numpy(table["panel"]).astype(np.int32)
-    px = as_numpy(table["xyzobs.px.value"])
-    q, x, y = observation_geometry(experiments, ids, panel, px)
+    ids = columns["id"].astype(np.int32)
+    panel = columns["panel"].astype(np.int32)
+    q, x, y = observation_geometry(experiments, ids, panel, columns["xyzobs.px.value"])
     values = {
-        name: as_numpy(table[column]).astype(np.float64)
+        name: columns[column].astype(np.float64)
         for name, column in (
             ("counts", "counts"),
             ("background", "background"),
@@ -190,8 +195,8 @@ def observations_of(experiments, table, first_still: int = 0) -> Observations:
             ("exposure", "exposure"),
         )
     }
-    n_pixels = as_numpy(table["num_pixels.valid"]).astype(np.int32)
-    bragg = as_numpy(table["bragg"]).astype(bool)
+    n_pixels = columns["num_pixels.valid"].astype(np.int32)
+    bragg = columns["bragg"].astype(bool)
     usable = (ids >= 0) & (n_pixels > 0) & ~bragg
     finite = np.isfinite(q)
     for value in values.values():
@@ -200,7 +205,7 @@ def observations_of(experiments, table, first_still: int = 0) -> Observations:
     return Observations(
         still=ids + np.int32(first_still),
         panel=panel,
-        voxel=pack_voxels(as_numpy(table["asu_voxel"])),
+        voxel=pack_voxels(columns["asu_voxel"]),
         n_pixels=n_pixels,
         q=q,
         x=x,
@@ -235,38 +240,45 @@ class ObservationSource:
     _kept: dict[int, Observations] = field(default_factory=dict)
     _index: dict[int, np.ndarray] = field(default_factory=dict)
 
-    def load(self, number: int):
-        """(experiments, table) of one pair
+    def __iter__(self) -> Iterator[Observations]:
+        for number in range(len(self.pairs)):
+            yield self.of_pair(number)
+
+    def of_pair(self, number: int) -> Observations:
+        """Observations of one pair, those of the pairs before it having been read once
 
         Raises:
             ValueError: unreadable, not matching, no table, grid missing.
         """
-        pair = self.pairs[number]
-        experiments, table = pair.load(check_format=False)
-        if table is None:
-            raise ValueError(f"There is no .refl file for {pair.experiments}")
-        for path in self.model_copies:
-            restore_models(experiments, path)
-        return experiments, table
-
-    def __iter__(self) -> Iterator[Observations]:
-        for number in range(len(self.pairs)):
-            if number in self._kept:
-                yield self._kept[number]
-                continue
-            experiments, table = self.load(number)
-            if len(self.first_stills) == number:
-                self._register(number, experiments)
-            found = observations_of(experiments, table, self.first_stills[number])
-            if sum(map(len, self._kept.values())) + len(found) <= self.keep:
-                self._kept[number] = found
-            yield found
-
-    def of_pair(self, number: int, experiments, table) -> Observations:
-        """Observations of one pair that has been read: those in memory, else from its table"""
         if number in self._kept:
             return self._kept[number]
-        return observations_of(experiments, table, self.first_stills[number])
+        if len(self.first_stills) == number:
+            self._register(number)
+        table = self.table(number)
+        found = observations_of(self.experiments_of(number), table.columns, self.first_stills[number])
+        if sum(map(len, self._kept.values())) + len(found) <= self.keep:
+            self._kept[number] = found
+        return found
+
+    def experiments_of(self, number: int) -> ExperimentList:
+        """The experiments of one pair that was read"""
+        first, last = [*self.first_stills, len(self.experiments)][number : number + 2]
+        return ExperimentList(self.experiments[first:last])
+
+    def table(self, number: int) -> Columns:
+        """The table of one pair that was read, with ids that are indices of its experiments
+
+        Raises:
+            ValueError: unreadable, or of other experiments.
+        """
+        pair = self.pairs[number]
+        found = read_columns(pair.reflections)
+        if "id" in found.columns:
+            found.columns["id"] = matched_ids(
+                found.columns["id"], found.identifiers, self.experiments_of(number),
+                str(pair.reflections), str(pair.experiments),
+            )  # fmt: skip
+        return found
 
     def indexed(self, voxels: np.ndarray) -> Iterator[tuple[Observations, np.ndarray]]:
         """(observations, position of each one's voxel in the sorted `voxels`, int32) of each
@@ -282,15 +294,21 @@ class ObservationSource:
                 self._index[number] = index
             yield obs, index
 
-    def _register(self, number: int, experiments) -> None:
+    def _register(self, number: int) -> None:
+        pair = self.pairs[number]
+        if pair.reflections is None:
+            raise ValueError(f"There is no .refl file for {pair.experiments}")
+        experiments, _ = DataPair(pair.experiments).load(check_format=False)
+        for path in self.model_copies:
+            restore_models(experiments, path)
         grid = grid_of(experiments)
         if self.grid is None:
             self.grid = grid
         elif grid.to_dict() != self.grid.to_dict():
             raise ValueError(
-                f"{self.pairs[number].experiments} carries another grid than "
+                f"{pair.experiments} carries another grid than "
                 f"{self.pairs[0].experiments}: grid them together"
             )
-        check_given_once(experiments, self.pairs[number].experiments, self._files)
+        check_given_once(experiments, pair.experiments, self._files)
         self.first_stills.append(len(self.experiments))
         self.experiments.extend(experiments)

@@ -11,7 +11,6 @@ import numpy as np
 from dials.array_family import flex
 
 from dials_diffuse.adapters.tables import (
-    bool_column,
     double_column,
     int_column,
     miller_index_column,
@@ -258,20 +257,25 @@ def map_columns(merged: Merged) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return unpack_voxels(merged.voxels[keep]), columns
 
 
-def apply_to_table(scaled: Scaled, number: int, experiments, table) -> None:
-    """Give one pair its scaling models, and its table inverse_scale_factor, offset,
-    excluded and outlier.
-
-    Rows under the Bragg mask get factors too, and are not excluded for being Bragg.
-    """
+def scaled_experiments(scaled: Scaled, number: int):
+    """The experiments of one pair with their scaling models"""
+    experiments = scaled.source.experiments_of(number)
     first = scaled.source.first_stills[number]
     for index, experiment in enumerate(experiments):
         experiment.scaling_model = scaled.fit.models[first + index]
-    obs = scaled.source.of_pair(number, experiments, table)
+    return experiments
+
+
+def scale_columns(scaled: Scaled, number: int) -> dict[str, np.ndarray]:
+    """inverse_scale_factor, offset, excluded and outlier of the rows of one pair, (N,) each.
+
+    Rows under the Bragg mask get factors too, and are not excluded for being Bragg.
+    """
+    obs = scaled.source.of_pair(number)
     g, h = scaled.merger.tables.factors(obs)
-    table["inverse_scale_factor"] = double_column(g)
-    table["offset"] = double_column(h)
-    table["excluded"] = bool_column(
-        scaled.merger.tables.excluded[obs.still] | ~(obs.usable | obs.bragg)
-    )
-    table["outlier"] = bool_column(scaled.merger.outliers(number, len(obs)))
+    return {
+        "inverse_scale_factor": g,
+        "offset": h,
+        "excluded": scaled.merger.tables.excluded[obs.still] | ~(obs.usable | obs.bragg),
+        "outlier": scaled.merger.outliers(number, len(obs)),
+    }

@@ -7,7 +7,7 @@ import pytest
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.tables import as_numpy
+from dials_diffuse.adapters.tables import as_column, as_numpy
 from dials_diffuse.io.table_file import ColumnWriter, read_columns
 
 
@@ -76,6 +76,33 @@ def test_tables_of_other_columns_come_through_dials(tmp_path):
     table.as_file(str(tmp_path / "table.refl"))
     found = read_columns(tmp_path / "table.refl", ["id"])
     assert found.columns["id"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("by_dials_alone", [False, True])
+def test_rows_are_written_again_with_other_columns(tmp_path, by_dials_alone):
+    old = rows(1000)
+    table = flex.reflection_table()
+    for name, values in old.items():
+        table[name] = as_column(values)
+    if by_dials_alone:
+        table["name"] = flex.std_string(["a"] * 1000)
+    table.as_file(str(tmp_path / "first.refl"))
+    found = read_columns(tmp_path / "first.refl")
+    assert (found.table is None) is not by_dials_alone
+    more = rows(1000, seed=1)
+    more = {
+        "id": more["id"], "offset": more["counts"], "outlier": more["bragg"], "s1": more["xyzobs.px.value"],
+        "panel": more["panel"], "asu_voxel": more["voxel"],
+    }  # fmt: skip
+    found.write(tmp_path / "second.refl", NAMES, more)
+    again = flex.reflection_table.from_file(str(tmp_path / "second.refl"))
+    expected = {**old, **more}
+    assert set(again.keys()) == {*expected, *(["name"] if by_dials_alone else [])}
+    for name, values in expected.items():
+        assert np.array_equal(as_numpy(again[name]), values), name
+    names = again.experiment_identifiers()
+    assert dict(zip(names.keys(), names.values())) == NAMES
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first.refl", "second.refl"]
 
 
 def test_bad_files(tmp_path):

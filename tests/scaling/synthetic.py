@@ -12,6 +12,7 @@ from dxtbx.model.experiment_list import ExperimentList
 from dials.array_family import flex
 
 from dials_diffuse.adapters.tables import (
+    as_numpy,
     bool_column,
     double_column,
     int_column,
@@ -61,6 +62,10 @@ class Truth:
     c_of: object
     a_of: object
     wild: np.ndarray
+
+    @property
+    def columns(self):
+        return {name: as_numpy(self.table[name]) for name in self.table.keys()}
 
 
 def make_truth(

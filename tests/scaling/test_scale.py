@@ -17,7 +17,7 @@ from dials_diffuse.scaling.observations import (
     projected_direction,
 )
 from dials_diffuse.scaling.restraints import RestraintSettings
-from dials_diffuse.scaling.scale import apply_to_table, merged_table, scale
+from dials_diffuse.scaling.scale import merged_table, scale, scale_columns
 from dials_diffuse.scaling.settings import FitSettings, ModelSettings
 from dials_diffuse.scaling.survey import survey
 
@@ -68,7 +68,7 @@ def test_projected_direction_has_twice_sin_theta_as_length():
 
 def test_q_of_observations_is_that_of_their_pixels(make_truth):
     truth = make_truth(n_stills=3, n_obs=50, panels=(3, 2))
-    obs = observations_of(truth.experiments, truth.table)
+    obs = observations_of(truth.experiments, truth.columns)
     expected = []
     for panel, xyz in zip(truth.table["panel"], truth.table["xyzobs.px.value"]):
         q = truth.experiments[0].detector[int(panel)].get_resolution_at_pixel(
@@ -147,9 +147,7 @@ def test_outliers_on_both_sides_are_flagged(make_truth, tmp_path):
     truth = make_truth(n_stills=40, n_obs=2000, n_voxels=1000, mean_counts=60, wild_fraction=0.01)
     source = source_of(truth, tmp_path)
     scaled = scale(source, FitSettings(model=ONLY_SCALES))
-    experiments, table = source.load(0)
-    apply_to_table(scaled, 0, experiments, table)
-    flagged = as_numpy(table["outlier"])
+    flagged = scale_columns(scaled, 0)["outlier"]
     high = truth.wild & (as_numpy(truth.table["counts"]) > 0)
     low = truth.wild & ~high
     assert low.sum() > 100
@@ -266,9 +264,7 @@ def test_rows_that_are_not_finite_take_no_part(make_truth, tmp_path):
     scaled = scale(source, FitSettings(model=ONLY_SCALES))
     assert scaled.survey.n_not_finite == len(counts[::10])
     assert np.isfinite(scaled.merged.intensity).all()
-    experiments, table = source.load(0)
-    apply_to_table(scaled, 0, experiments, table)
-    np.testing.assert_array_equal(as_numpy(table["excluded"]), np.isnan(counts))
+    np.testing.assert_array_equal(scale_columns(scaled, 0)["excluded"], np.isnan(counts))
 
 
 @pytest.mark.parametrize("engine", ["LevMar", "GaussNewton"])

@@ -82,7 +82,7 @@ def test_gradient_agrees_with_finite_differences(make_truth):
 
     series = ScaleSeries(flex.double(rng.uniform(0.7, 1.3, 6).tolist()), np.arange(9.0))
     scaler = DiffuseScaler(
-        models, observations_of(truth.experiments, truth.table), prior, series=series
+        models, observations_of(truth.experiments, truth.columns), prior, series=series
     )
     restraints = Restraints(scaler, RestraintSettings(), truth.b, prior)
     names = ["scale", "offset", "panel"]

@@ -31,7 +31,7 @@ from dials_diffuse.scaling.restraints import (
     apply_conventions,
     means_of_series,
 )
-from dials_diffuse.scaling.scale import apply_to_table, scale
+from dials_diffuse.scaling.scale import scale, scale_columns, scaled_experiments
 from dials_diffuse.scaling.scaler import DiffuseScaler
 from dials_diffuse.scaling.series import OffsetSeries, ProductWeights, SensitivitySeries
 from dials_diffuse.scaling.settings import FitSettings, ModelSettings
@@ -151,7 +151,7 @@ def make_problem(make_truth, of_b, of_c, of_a):
         return 600 * np.exp(-3 * q**2)
 
     series = ScaleSeries(doubles(rng.uniform(0.7, 1.3, 5)), places) if of_b else None
-    observations = observations_of(truth.experiments, truth.table)
+    observations = observations_of(truth.experiments, truth.columns)
     scaler = DiffuseScaler(models, observations, prior, series=series)
     return scaler, Restraints(scaler, RestraintSettings(), truth.b, prior)
 
@@ -258,7 +258,7 @@ def rotation_series(make_truth, tmp_path, of_c=True, of_a=True, n_obs=2500, mean
     t = PLACES / PLACES.max()
     b = 1 + 0.4 * np.sin(4 * t)
     b /= b.mean()
-    obs = observations_of(truth.experiments, truth.table)
+    obs = observations_of(truth.experiments, truth.columns)
     known = {tuple(v): i for v, i in zip(truth.voxel, truth.intensity)}
     intensity = np.array([known[tuple(v)] for v in as_numpy(truth.table["asu_voxel"])])
     signal = b[obs.still] * intensity
@@ -346,9 +346,7 @@ def test_models_come_back_from_file_and_json(make_truth, tmp_path):
     model = ModelSettings(offset=True, panel=False, sensitivity=True, sensitivity_parameters=7)
     series = SeriesSettings(5, PLACES.tolist(), 4, 3)
     scaled = scale(source, FitSettings(model=model, series=series))
-    experiments, table = source.load(0)
-    apply_to_table(scaled, 0, experiments, table)
-    experiments.as_file(str(tmp_path / "scaled.expt"))
+    scaled_experiments(scaled, 0).as_file(str(tmp_path / "scaled.expt"))
     sections = report_sections(scaled)
     write_html(tmp_path / "report.html", sections)
     write_numbers(tmp_path / "scaled.json", scaled, {})
@@ -358,7 +356,8 @@ def test_models_come_back_from_file_and_json(make_truth, tmp_path):
         experiment.scaling_model = None
     restore_models(lost, tmp_path / "scaled.json")
     panel = np.zeros(len(obs), dtype=int)
-    g, h = as_numpy(table["inverse_scale_factor"]), as_numpy(table["offset"])
+    columns = scale_columns(scaled, 0)
+    g, h = columns["inverse_scale_factor"], columns["offset"]
     for read in (back, lost):
         for still in (0, 17, 39):
             rows = obs.still == still

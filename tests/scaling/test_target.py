@@ -41,7 +41,7 @@ def problem(make_truth):
 
 def make_problem(make_truth, n_obs):
     truth = make_truth(n_stills=5, n_obs=n_obs, n_voxels=40, panels=(2, 2), offset=0.5)
-    observations = observations_of(truth.experiments, truth.table)
+    observations = observations_of(truth.experiments, truth.columns)
     rng = np.random.default_rng(2)
     models = []
     for b in truth.b:
