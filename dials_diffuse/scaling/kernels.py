@@ -77,20 +77,36 @@ def curvatures(
     start, still, panel, radial, direction, exposure, weight, b, c, d, a, reference,
     curv_b, curv_c, curv_d, curv_a, cross,
 ):
-    """Diagonal of the Gauss-Newton matrix for fixed reference, halved; arguments as above.
+    """Diagonal of the Gauss-Newton matrix, halved; arguments as above.
 
-    cross is the element of b and c of the same still.
+    cross is the element of b and c of the same still. What belongs to a still is less what its own
+    observations have put into the reference (the Schur complement of the intensities): of a voxel that
+    two stills see, each knows no more than what the other says. What all stills share is for a
+    fixed reference.
     """
     for v in range(len(start) - 1):
         intensity = reference[v]
+        den = 0.0
+        for k in range(start[v], start[v + 1]):
+            g = exposure[k] * a[direction[k]] * d[panel[k]] * b[still[k]]
+            den += weight[k] * g * g
+        own, end = 0.0, start[v]
         for k in range(start[v], start[v + 1]):
             i = still[k]
+            if k == end:
+                # observations of one still in a voxel lie side by side
+                own = 0.0
+                while end < start[v + 1] and still[end] == i:
+                    g = exposure[end] * a[direction[end]] * d[panel[end]] * b[i]
+                    own += weight[end] * g * g
+                    end += 1
+            of_others = max(1.0 - own / den, 0.0) if den > 0.0 else 0.0
             da = a[direction[k]] * d[panel[k]]
             signal = b[i] * intensity + c[i, radial[k]]
             we = weight[k] * exposure[k] * exposure[k]
-            curv_b[i] += we * (da * intensity) ** 2
-            curv_c[i, radial[k]] += we * da * da
-            cross[i, radial[k]] += we * da * da * intensity
+            curv_b[i] += of_others * we * (da * intensity) ** 2
+            curv_c[i, radial[k]] += of_others * we * da * da
+            cross[i, radial[k]] += of_others * we * da * da * intensity
             curv_d[panel[k]] += we * (a[direction[k]] * signal) ** 2
             curv_a[direction[k]] += we * (d[panel[k]] * signal) ** 2
 

@@ -5,7 +5,8 @@ Free without restraints (I_v, b, c, a, d give the same expectations when):
 - b -> k b, I -> I / k;  a or d -> k a, b -> b / k, c -> c / k: fixed by convention, mean b = 1, mean
   ln a = mean ln d = 0 over the observations of the fit. During a cycle the means of a and d are
   held: other restraints on them cost nothing for an a that shrinks to nothing;
-- c_i -> c_i - b_i f(|q|), I -> I + f for any f: fixed by convention, the smallest c_i / b_i is 0 at each |q|;
+- c_i -> c_i - b_i f(|q|), I -> I + f for any f: fixed by convention, c is 0 for the still with the least
+  c_i / b_i over all |q|;
 - a -> a f(|q|), I -> I / f with one wavelength and no c: whatever of a depends on |q| only can't be told from
   the intensities; the mean of a over each ring of |q| is held at the mean of all, firmly, because the
   data have nothing to say against it and what little drift they cause would end up in the map;
@@ -282,7 +283,7 @@ def apply_conventions(scaler, used: np.ndarray) -> None:
 
 
 def lift_offsets(scaler, used: np.ndarray, covariances: np.ndarray) -> np.ndarray:
-    """Make the smallest c / b 0 at each |q|. Expectations stay the same.
+    """Make c 0 for the still with the least c / b. Expectations stay the same.
 
     Args:
         covariances: (S, 1 + n, 1 + n) of b and c
@@ -292,9 +293,12 @@ def lift_offsets(scaler, used: np.ndarray, covariances: np.ndarray) -> np.ndarra
     """
     models = [m for m, u in zip(scaler.models, used) if u]
     b = scaler.b[used][:, None]
-    c = np.array([m.components["offset"].values() for m in models])
-    sigma = np.sqrt(np.diagonal(covariances[used], axis1=1, axis2=2)[:, 1:])
-    lowest = lowest_offset(c / b, sigma / b)
+    fraction = np.array([m.components["offset"].values() for m in models]) / b
+    # d(c/b) = (dc - c/b db) / b
+    of_c = np.broadcast_to(np.eye(fraction.shape[1]), (*fraction.shape, fraction.shape[1]))
+    to_fraction = np.concatenate((-fraction[:, :, None], of_c), axis=2)
+    of_fraction = np.einsum("spk,skl,sql->spq", to_fraction, covariances[used], to_fraction, optimize=True)
+    lowest = lowest_offset(fraction, of_fraction / b[:, :, None] ** 2)
     for model in scaler.models:
         offset = model.components["offset"]
         scale = model.components["scale"].parameters[0]
@@ -303,26 +307,61 @@ def lift_offsets(scaler, used: np.ndarray, covariances: np.ndarray) -> np.ndarra
     return lowest
 
 
-def lowest_offset(fraction: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """The smallest c/b over the stills at each |q|, as it would be without noise.
+# How much larger the noise of offsets may be than their covariances say, in variance
+MOST_EXCESS = 2.0
 
-    The plain minimum of many noisy values lies some sigmas too low. Each value is
-    drawn towards the mean by the share of noise in its variance first.
+
+def lowest_offset(fraction: np.ndarray, covariances: np.ndarray) -> np.ndarray:
+    """c/b of the still that has least of it over all |q|, as it would be without noise.
+
+    The plain minimum of many noisy values lies some sigmas too low. But the offsets of all stills have a few
+    shapes in common (air, water): their deviations from the mean, in units of their errors, are rid of noise by their
+    singular values first.
 
     Args:
-        fraction, sigma: (S, n)
+        fraction: (S, n)
+        covariances: (S, n, n)
 
     Returns:
         (n,)
     """
-    weight = 1.0 / sigma**2
-    mean = np.sum(weight * fraction, axis=0) / np.sum(weight, axis=0)
-    scatter = np.sum(weight * (fraction - mean) ** 2, axis=0)
-    n = len(fraction)
-    # DerSimonian & Laird's moment estimate of the variance between stills
-    excess = (scatter - (n - 1)) / np.maximum(
-        np.sum(weight, axis=0) - np.sum(weight**2, axis=0) / np.sum(weight, axis=0), 1e-300
-    )
-    between = np.maximum(excess, 0.0)
-    shrunk = mean + (fraction - mean) * between / (between + sigma**2)
-    return shrunk.min(axis=0)
+    n = fraction.shape[1]
+    variance = np.diagonal(covariances, axis1=1, axis2=2)
+    mean = np.sum(fraction / variance, axis=0) / np.sum(1 / variance, axis=0)
+    usual = np.sqrt(np.median(variance, axis=0))
+    # each still's errors over the usual ones, and how the errors of one still belong together
+    size = np.sqrt(np.mean(variance / usual**2, axis=1))[:, None]
+    shared = np.mean(covariances / (size[:, :, None] ** 2 * np.outer(usual, usual)), axis=0)
+    root = np.linalg.cholesky(shared + 1e-9 * np.trace(shared) / n * np.eye(n))
+    deviations = np.linalg.solve(root, ((fraction - mean) / usual / size).T).T
+    left, values, shapes = np.linalg.svd(deviations, full_matrices=False)
+    without_noise = left * shrunk_singular_values(values, len(fraction) - 1, n) @ shapes
+    without_noise = without_noise @ root.T * size
+    return mean + usual * without_noise[np.argmin(without_noise.sum(axis=1))]
+
+
+def shrunk_singular_values(values: np.ndarray, n_rows: int, n_columns: int) -> np.ndarray:
+    """Singular values of a matrix whose elements have errors of 1 (or somewhat more), as they are best taken for those
+    of the matrix without errors (Frobenius norm; Gavish & Donoho 2017, IEEE Trans. Inf. Theory 63, 2137, equation 7).
+
+    Args:
+        values: (K,), largest first
+        n_rows, n_columns: of the matrix, whose noise fills all of it
+
+    Returns:
+        (K,); 0 for those that noise alone reaches
+    """
+    longer, beta = max(n_rows, n_columns), min(n_rows, n_columns) / max(n_rows, n_columns)
+    # The largest of noise, with three standard deviations to spare (Johnstone 2001, Ann. Stat. 29, 295)
+    a, b = np.sqrt(n_rows), np.sqrt(n_columns)
+    edge = np.sqrt((a + b) ** 2 + 3 * (a + b) * (1 / a + 1 / b) ** (1 / 3))
+    excess = 1.0
+    for k in range(min(n_rows, n_columns)):
+        # what noise is left if all before are signal
+        rest = np.sum(values[k:] ** 2) / ((n_rows - k) * (n_columns - k))
+        if values[k] <= edge * np.sqrt(np.clip(rest, 1.0, MOST_EXCESS)):
+            excess = np.clip(rest, 1.0, MOST_EXCESS)
+            break
+    y = values / np.sqrt(excess * longer)
+    above = np.where(values > edge * np.sqrt(excess), (y**2 - beta - 1) ** 2 - 4 * beta, 0)
+    return np.sqrt(above) / np.maximum(y, 1e-300) * np.sqrt(excess * longer)

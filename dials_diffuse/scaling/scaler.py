@@ -272,7 +272,8 @@ class DiffuseScaler:
 
     def curvatures(self, reference: np.ndarray | None = None) -> tuple[np.ndarray, ...]:
         """Curvatures of the functional (halved) by the entries of tables(), and by b and c of
-        the same still, for fixed reference intensities (V,), by default the shells' means."""
+        the same still, at reference intensities (V,), by default the shells' means: those of b and c
+        for intensities that follow, of d and a for fixed ones."""
         d = self.data
         out = self.empty_gradients()
         out = (*out, np.zeros_like(out[1]))
@@ -402,8 +403,8 @@ class DiffuseScaler:
         return sparse.coo_matrix((values, where), (len(self.d), len(self.a))).tocsr()
 
     def still_normal_matrices(self, restraints, reference: np.ndarray) -> np.ndarray:
-        """(S, 1 + n, 1 + n): normal matrices of b and the n parameters of c of each still, for a
-        fixed reference and detector (with many stills, these are known much better)."""
+        """(S, 1 + n, 1 + n): normal matrices of b and the n parameters of c of each still, whose voxels' intensities
+        follow, for fixed other stills and detector (with many stills, these are known much better)."""
         of_b, of_c, _, _, cross = self.curvatures(reference)
         weights = self.radial_weights
         n = weights.shape[1]

@@ -18,6 +18,9 @@ def still_covariances(scaler: DiffuseScaler, restraints: Restraints) -> np.ndarr
     if scaler.offset_series is not None:
         return covariances_with_offset_series(scaler, normal)
     units, _ = whitening(normal)
+    # A still's own part of the means by convention: for equal stills that share voxels at random
+    n_stills = len(np.unique(scaler.data.still[scaler.data.weight > 0]))
+    units = units * max(1 - 1 / max(n_stills, 1), 0.5)
     return np.einsum("spk,sqk->spq", units, units)
 
 

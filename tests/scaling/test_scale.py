@@ -267,6 +267,22 @@ def test_rows_that_are_not_finite_take_no_part(make_truth, tmp_path):
     np.testing.assert_array_equal(scale_columns(scaled, 0)["excluded"], np.isnan(counts))
 
 
+def test_errors_of_scales_where_few_stills_share_a_voxel(make_truth, tmp_path):
+    """Each voxel is seen by two or three stills: its intensity is known no better than their scales.
+    The spread over repeated measurements is what the e.s.d.s say."""
+    found, said = [], []
+    for seed in range(8):
+        (tmp_path / str(seed)).mkdir()
+        truth = make_truth(n_stills=30, n_obs=600, n_voxels=7000, mean_counts=30, seed=seed)
+        scaled = scale(source_of(truth, tmp_path / str(seed)), FitSettings(model=ONLY_SCALES))
+        components = [model.components["scale"] for model in scaled.fit.models]
+        b = np.array([component.parameters[0] for component in components])
+        ratio = b / truth.b
+        found.append(ratio / ratio.mean() - 1)
+        said.append([component.parameter_esds[0] for component in components] / b)
+    assert np.mean(np.square(found)) / np.mean(np.square(said)) == pytest.approx(1, abs=0.3)
+
+
 @pytest.mark.parametrize("engine", ["LevMar", "GaussNewton"])
 def test_least_squares_engines_agree_with_lbfgs(make_truth, tmp_path, engine):
     truth = make_truth(n_stills=8, n_obs=500, n_voxels=150, panels=(2, 2), panel_spread=0.05)
@@ -277,8 +293,8 @@ def test_least_squares_engines_agree_with_lbfgs(make_truth, tmp_path, engine):
     sigma = np.array([m.components["scale"].parameter_esds[0] for m in other.fit.models])
     assert np.max(abs(scales_of(other) - scales_of(lbfgs)) / sigma) < 0.1
     approximate = np.array([m.components["scale"].parameter_esds[0] for m in lbfgs.fit.models])
-    # those of L-BFGS take the reference for exact
-    assert (approximate < 1.1 * sigma).all() and (approximate > 0.5 * sigma).all()
+    # those of L-BFGS take the other stills for known
+    assert (approximate < 1.2 * sigma).all() and (approximate > 0.85 * sigma).all()
     big = make_truth(n_stills=8, n_obs=500, n_voxels=150)
     with pytest.raises(ValueError, match="too many for this engine"):
         target_module.MOST_ELEMENTS, most = 10, target_module.MOST_ELEMENTS
