@@ -65,9 +65,10 @@ def estimates(folder: Path, true_scale: float, name: str, *options: str) -> list
 def line_through(folder: Path, truth: DiffuseTruth, subdivide: int) -> tuple[float, float, float, int]:
     """(slope, its error, offset over the mean, voxels) of the absolute map against the truth."""
     table = flex.reflection_table.from_file(str(folder / "diffuse_absolute.refl"))
-    found, variance = as_numpy(table["intensity"]), as_numpy(table["variance"])
-    keep = np.isfinite(found) & (as_numpy(table["n_stills"]) >= MIN_STILLS) & (variance > 0)
-    found, weight, hkl = found[keep], 1 / variance[keep], as_numpy(table["hkl"])[keep]
+    found = as_numpy(table["intensity"])
+    keep = np.isfinite(found) & (as_numpy(table["n_stills"]) >= MIN_STILLS)
+    # Weights by the variance would know the noise of the intensities that it is expected from
+    found, weight, hkl = found[keep], as_numpy(table["exposure"])[keep], as_numpy(table["hkl"])[keep]
     expected = np.zeros(len(found))
     steps = ((np.arange(POINTS) + 0.5) / POINTS - 0.5) / subdivide
     for shift in itertools.product(steps, repeat=3):

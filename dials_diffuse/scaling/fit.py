@@ -59,7 +59,7 @@ class FitResult:
         cycles: rows of the convergence table
         trials: for each set of components that was tried, chi^2 of the fit and the free set
             and whether it was kept
-        lift: (n,) what was added to the intensities so that the still with least c / b has no offset
+        lift: (n,) what was added to the intensities so that the smallest offset is 0
     """
 
     models: list

@@ -113,7 +113,7 @@ def offset_plots(scaled) -> dict[str, dict]:
             "|q| (1/Angstrom)",
             "photons/(s sr)",
             "What a still scatters on top of b times the merged intensity, as a function of |q| only: "
-            "solvent, loop, air. By convention c is 0 for the still with the least c/b over all |q|: what all stills have in "
+            "solvent, loop, air. The smallest c/b over the stills is 0 by convention: what all stills have in "
             "proportion to b is part of the map. The dotted line is the mean intensity.",
         )
     }

@@ -5,8 +5,7 @@ Free without restraints (I_v, b, c, a, d give the same expectations when):
 - b -> k b, I -> I / k;  a or d -> k a, b -> b / k, c -> c / k: fixed by convention, mean b = 1, mean
   ln a = mean ln d = 0 over the observations of the fit. During a cycle the means of a and d are
   held: other restraints on them cost nothing for an a that shrinks to nothing;
-- c_i -> c_i - b_i f(|q|), I -> I + f for any f: fixed by convention, c is 0 for the still with the least
-  c_i / b_i over all |q|;
+- c_i -> c_i - b_i f(|q|), I -> I + f for any f: fixed by convention, the smallest c_i / b_i is 0 at each |q|;
 - a -> a f(|q|), I -> I / f with one wavelength and no c: whatever of a depends on |q| only can't be told from
   the intensities; the mean of a over each ring of |q| is held at the mean of all, firmly, because the
   data have nothing to say against it and what little drift they cause would end up in the map;
@@ -283,7 +282,7 @@ def apply_conventions(scaler, used: np.ndarray) -> None:
 
 
 def lift_offsets(scaler, used: np.ndarray, covariances: np.ndarray) -> np.ndarray:
-    """Make c 0 for the still with the least c / b. Expectations stay the same.
+    """Make the smallest c / b 0 at each |q|. Expectations stay the same.
 
     Args:
         covariances: (S, 1 + n, 1 + n) of b and c
@@ -309,14 +308,17 @@ def lift_offsets(scaler, used: np.ndarray, covariances: np.ndarray) -> np.ndarra
 
 # How much larger the noise of offsets may be than their covariances say, in variance
 MOST_EXCESS = 2.0
+# Standard deviations by which another still must have less than the one that sets the zero
+LOWER = 2.0
 
 
 def lowest_offset(fraction: np.ndarray, covariances: np.ndarray) -> np.ndarray:
-    """c/b of the still that has least of it over all |q|, as it would be without noise.
+    """The smallest c/b over the stills at each |q|, as it would be without noise.
 
     The plain minimum of many noisy values lies some sigmas too low. But the offsets of all stills have a few
     shapes in common (air, water): their deviations from the mean, in units of their errors, are rid of noise by their
-    singular values first.
+    singular values first. The still with least offset over all |q| then sets the zero, and others lower it where they are
+    below by more than LOWER standard deviations.
 
     Args:
         fraction: (S, n)
@@ -337,7 +339,9 @@ def lowest_offset(fraction: np.ndarray, covariances: np.ndarray) -> np.ndarray:
     left, values, shapes = np.linalg.svd(deviations, full_matrices=False)
     without_noise = left * shrunk_singular_values(values, len(fraction) - 1, n) @ shapes
     without_noise = without_noise @ root.T * size
-    return mean + usual * without_noise[np.argmin(without_noise.sum(axis=1))]
+    least = np.argmin(without_noise.sum(axis=1))
+    below = usual * (without_noise[least] - without_noise) - LOWER * np.sqrt(variance + variance[least])
+    return mean + usual * without_noise[least] - np.maximum(below, 0.0).max(axis=0)
 
 
 def shrunk_singular_values(values: np.ndarray, n_rows: int, n_columns: int) -> np.ndarray:
