@@ -30,7 +30,8 @@ from dials_diffuse.simulation.truth import DiffuseTruth
 
 SIMULATION = [
     "bragg.intensities=model", "bragg.model=model.pdb", "truth.composition=model", "truth.b_factor=18",
-    "truth.solvent=0", "detector.distance=44", "background.air=3", "background.empty_shots=20",
+    "truth.solvent=0", "detector.distance=44", "detector.image_size=800,800", "detector.pixel_size=0.15",
+    "background.air=3", "background.empty_shots=20",
 ]  # fmt: skip
 COMPOSITION = [
     "composition.model=model.pdb", "composition.hydrogens=as_is", "composition.solvent_content=0",
