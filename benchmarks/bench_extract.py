@@ -33,6 +33,11 @@ STEPS = {
     "extract": ["diffuse_masked.expt", "diffuse_masked.refl"],
     "grid": ["diffuse_extracted.expt", "diffuse_extracted.refl"],
 }
+OUTPUTS = {
+    "mask": ["diffuse_masked.expt", "diffuse_masked.refl"],
+    "extract": ["diffuse_extracted.expt", "diffuse_extracted.refl"],
+    "grid": ["diffuse_gridded.expt", "diffuse_gridded.refl"],
+}
 
 
 def data_folder(given: str | None) -> pathlib.Path:
@@ -93,6 +98,9 @@ def repeated(data, images, folder: pathlib.Path, n: int) -> pathlib.Path:
 
 def run_step(step: str, folder: pathlib.Path, nproc: int, more: dict) -> Measured:
     """Run a command of the chain on the files in a folder; more: parameters of a step"""
+    # To remove gigabytes of an earlier run takes the file system a while
+    for name in OUTPUTS[step]:
+        (folder / name).unlink(missing_ok=True)
     touch_memory()
     return ours(step, *STEPS[step], f"nproc={nproc}", "output.html=None", *more.get(step, ()), cwd=folder)
 

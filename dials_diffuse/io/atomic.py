@@ -14,7 +14,7 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
     """A temporary name in the folder of path, renamed to path when the block succeeds
     and removed when it fails, so that no half-written file ever has the final name.
 
-    The name keeps the suffix of path, because DIALS chooses formats by it.
+    The name keeps the suffix of path, because DIALS chooses formats by it; the file is not there yet.
 
     Raises:
         ValueError: the folder does not exist or can't be written to.
@@ -27,12 +27,10 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
     except OSError as error:
         raise ValueError(f"Can't write {path}: {error.strerror}") from error
     os.close(handle)
+    # Who writes it makes it anew: ext4 waits for the disk when a file is closed that was cut to nothing
+    os.unlink(temporary)
     try:
         yield temporary
-        # mkstemp makes private files; outputs follow the umask as all others do
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

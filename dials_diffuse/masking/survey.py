@@ -11,6 +11,7 @@ Two things are summed, image by image, so that memory does not grow with their n
 from __future__ import annotations
 
 import logging
+import tempfile
 from dataclasses import dataclass, field, replace
 
 import numba
@@ -18,6 +19,7 @@ import numpy as np
 
 from dials_diffuse.adapters.images import read_raw, trusted_bounds
 from dials_diffuse.adapters.system import map_in_processes
+from dials_diffuse.io.handover import Handover
 from dials_diffuse.masking.kernels import paint_ellipses
 from dials_diffuse.masking.prediction import SpotRows, predict_spots
 from dials_diffuse.masking.rings import RingCache, clipped_statistics
@@ -260,6 +262,7 @@ class SurveyTask:
         good: pixels that are good in every image, a (n_slow, n_fast) bool array a panel
         q_max: 1/Angstrom; window: 1/Angstrom
         want_spots: sum around nodes too
+        folder: where the sums are handed over; None: they stay in the process
     """
 
     groups: list[list[Still]]
@@ -267,6 +270,7 @@ class SurveyTask:
     q_max: float
     window: float
     want_spots: bool
+    folder: str | None = None
 
 
 @dataclass
@@ -406,22 +410,30 @@ def spread_subset(groups: list, n: int | None) -> list:
     return [groups[i] for i in positions]
 
 
+def _hand_over_survey(task: SurveyTask) -> Share | Handover:
+    share = survey_images(task)
+    return share if task.folder is None else Handover.of(share, task.folder)
+
+
 def run_survey(groups, good, q_max, window, want_spots, nproc) -> Survey:
     """Survey images in processes, each a share of them, and add their sums, to the last bit the same
     whatever nproc."""
     n_tasks = max(1, min(nproc, len(groups)))
-    tasks = [
-        SurveyTask(groups[i::n_tasks], good, q_max, window, want_spots) for i in range(n_tasks)
-    ]
     result = None
     spots: list[SpotSums | None] = [None] * len(groups)
-    for i, share in enumerate(map_in_processes(survey_images, tasks, n_tasks)):
-        spots[i::n_tasks] = share.spots
-        if result is None:
-            result = Survey(share.pixels, SpotSums(q_max, window), share.failures)
-        else:
-            result.pixels.add(share.pixels)
-            result.failures.update(share.failures)
+    with tempfile.TemporaryDirectory(prefix="diffuse_mask-") as folder:
+        tasks = [
+            SurveyTask(groups[i::n_tasks], good, q_max, window, want_spots, folder if n_tasks > 1 else None)
+            for i in range(n_tasks)
+        ]
+        for i, share in enumerate(map_in_processes(_hand_over_survey, tasks, n_tasks)):
+            share = share.take() if isinstance(share, Handover) else share
+            spots[i::n_tasks] = share.spots
+            if result is None:
+                result = Survey(share.pixels, SpotSums(q_max, window), share.failures)
+            else:
+                result.pixels.add(share.pixels)
+                result.failures.update(share.failures)
     for of_image in filter(None, spots):
         result.spots.add(of_image)
     result.spots.orientations = count_orientations([still for group in groups for still in group])

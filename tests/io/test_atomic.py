@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import stat
 
 import pytest
@@ -33,8 +34,8 @@ def test_failure_leaves_the_old_file_and_no_trace(tmp_path):
 def test_permissions_follow_the_umask(tmp_path):
     old = os.umask(0o027)
     try:
-        with replacing(tmp_path / "a.json"):
-            pass
+        with replacing(tmp_path / "a.json") as temporary:
+            pathlib.Path(temporary).write_text("{}")
     finally:
         os.umask(old)
     assert stat.S_IMODE(os.stat(tmp_path / "a.json").st_mode) == 0o640
