@@ -44,9 +44,11 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     command.start_log()
 
     from dials_diffuse.adapters.experiments import name_experiments
+    from dials_diffuse.adapters.system import resolve_nproc
     from dials_diffuse.grid import ambiguity, summary
     from dials_diffuse.grid.coverage import VoxelAccumulator
     from dials_diffuse.grid.gridding import (
+        MOST_THREADS,
         define_grid,
         define_grid_of,
         grid_file,
@@ -72,6 +74,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             definition = define_grid_of(definition.experiments, settings)
     summary.log_cells(definition)
 
+    n_threads = min(resolve_nproc(params.nproc), MOST_THREADS)
     sums, n_pairs, models = VoxelAccumulator(), len(command.pairs), {}
     # Nothing is in its place before all is there: .expt and .refl of one run belong together
     with contextlib.ExitStack() as files:
@@ -89,7 +92,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             new_expt, new_refl = (files.enter_context(replacing(name)) for name in (expt, refl))
             names.append((expt, new_expt))
             with ColumnWriter(Path(refl).absolute().parent) as rows:
-                grid_file(pair.reflections, experiments, definition, number, rows, sums, reindex)
+                grid_file(pair.reflections, experiments, definition, number, rows, sums, reindex, n_threads)
                 logger.info("Saving %d observations to %s", rows.n_rows, refl)
                 rows.write(new_refl, {i: experiment.identifier for i, experiment in enumerate(experiments)})
 

@@ -34,7 +34,7 @@ def _grown(table, keys, sums, seen, size):
     return table, more_keys, more_sums, more_seen
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _add_rows(keys_of_rows, still, first, bragg, counts, background, exposure, table, keys, sums, seen, size):
     """Add rows, all of a still one after the other, to the sums of their keys; see VoxelAccumulator."""
     shift, mask = np.uint64(64 - np.int64(np.log2(table.size) + 0.5)), np.uint64(table.size - 1)

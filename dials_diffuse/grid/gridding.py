@@ -14,6 +14,7 @@ from dials_diffuse.adapters.experiments import (
     load_experiments,
     matched_ids,
 )
+from dials_diffuse.adapters.system import map_in_threads
 from dials_diffuse.grid.coverage import VoxelAccumulator
 from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.grid.reference_cell import (
@@ -28,6 +29,9 @@ from dials_diffuse.io.table_file import ColumnWriter, read_columns
 from dials_diffuse.stills import check_given_once
 
 logger = logging.getLogger("dials.diffuse.grid.gridding")
+
+# More wait for each other, and each holds a million rows
+MOST_THREADS = 4
 
 OBSERVATION_COLUMNS = (
     "id", "panel", "voxel", "xyzobs.px.value", "bragg", "num_pixels.valid", "counts",
@@ -179,7 +183,14 @@ def _selected(columns: dict[str, np.ndarray], rows: np.ndarray) -> dict[str, np.
 
 
 def grid_file(
-    path, experiments, wanted: GridDefinition, number: int, out: ColumnWriter, sums: VoxelAccumulator, reindex=None
+    path,
+    experiments,
+    wanted: GridDefinition,
+    number: int,
+    out: ColumnWriter,
+    sums: VoxelAccumulator,
+    reindex=None,
+    n_threads: int = 1,
 ) -> None:
     """Put the observations of one file on the grid, some stills at a time.
 
@@ -191,6 +202,7 @@ def grid_file(
         out: takes the rows
         sums: to add them to
         reindex: function(columns) that changes the voxels of stills in another setting
+        n_threads: that put rows on the grid while others are summed up
 
     Raises:
         ValueError: unreadable, no diffuse observations, or of other experiments.
@@ -203,11 +215,14 @@ def grid_file(
     columns = found.columns | {"id": ids}
     if not len(ids):
         out.append(grid_rows(columns, wanted.extracted, wanted.grid))
-    for rows in whole_stills(ids):
+
+    def gridded(rows) -> dict[str, np.ndarray]:
         part = _selected(columns, rows)
         if reindex is not None:
             reindex(part)
-        part = grid_rows(part, wanted.extracted, wanted.grid, wanted.excluded[number])
+        return grid_rows(part, wanted.extracted, wanted.grid, wanted.excluded[number])
+
+    for part in map_in_threads(gridded, whole_stills(ids), n_threads):
         sums.add(part)
         out.append({name: found.stored(values) for name, values in part.items()})
         found.release()

@@ -5,6 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+# Least part of the crystal's own photons that an observation is expected to have: an offset below zero,
+# by its error or on its way through, must not make an observation certain
+LEAST_SIGNAL = 0.05
+
 
 @njit(cache=True)
 def profile_functional(
@@ -144,8 +148,7 @@ def expected_variances(
             i = still[k]
             systematic = relative[k] * e * b[i] * expected
             signal = e * b[i] * expected
-            # An offset on its way through negative values must not make an observation certain
-            out[k] = max(signal + e * c[i, radial[k]], 0.05 * signal) + floor[k] + systematic**2
+            out[k] = max(signal + e * c[i, radial[k]], LEAST_SIGNAL * signal) + floor[k] + systematic**2
 
 
 @njit(cache=True)

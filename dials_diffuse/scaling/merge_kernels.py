@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dials_diffuse.scaling.kernels import deviation
+from dials_diffuse.scaling.kernels import LEAST_SIGNAL, deviation
 
 
 @njit(cache=True)
@@ -20,9 +20,9 @@ def accumulate_ratio(index, ok, y, exposure, g, h, num, den):
 @njit(cache=True)
 def expected_variance(exposure, g, h, floor, intensity, error_b):
     """Variance of the counts of an observation, photons^2, that the merged intensity predicts"""
-    signal = exposure * (g * intensity + h)
-    systematic = error_b * exposure * g * intensity
-    return max(signal, 0.0) + floor + systematic * systematic
+    signal = exposure * g * intensity
+    systematic = error_b * signal
+    return max(signal + exposure * h, LEAST_SIGNAL * signal) + floor + systematic * systematic
 
 
 @njit(cache=True)

@@ -15,6 +15,7 @@ import libtbx
 from dials_diffuse.adapters.system import (
     cpu_count,
     map_in_processes,
+    map_in_threads,
     one_thread_of_algebra,
     resolve_nproc,
 )
@@ -54,9 +55,10 @@ def test_number_of_processes():
 
 
 @pytest.mark.parametrize("nproc", [1, 2])
-def test_results_come_in_the_order_of_the_items(nproc):
-    assert list(map_in_processes(square, range(20), nproc)) == [x * x for x in range(20)]
-    assert list(map_in_processes(square, [], nproc)) == []
+@pytest.mark.parametrize("map_items", [map_in_processes, map_in_threads])
+def test_results_come_in_the_order_of_the_items(map_items, nproc):
+    assert list(map_items(square, range(20), nproc)) == [x * x for x in range(20)]
+    assert list(map_items(square, [], nproc)) == []
 
 
 @pytest.mark.parametrize("nproc", [1, 2])
@@ -68,7 +70,8 @@ def test_initializer(nproc):
 
 
 @pytest.mark.parametrize("nproc", [1, 2])
-def test_items_are_taken_as_they_are_needed(nproc):
+@pytest.mark.parametrize("map_items", [map_in_processes, map_in_threads])
+def test_items_are_taken_as_they_are_needed(map_items, nproc):
     taken = []
 
     def items():
@@ -76,16 +79,17 @@ def test_items_are_taken_as_they_are_needed(nproc):
             taken.append(i)
             yield i
 
-    results = map_in_processes(square, items(), nproc)
+    results = map_items(square, items(), nproc)
     assert next(results) == 0
     assert len(taken) <= 2 * nproc + 1
     results.close()
 
 
 @pytest.mark.parametrize("nproc", [1, 2])
-def test_errors_of_the_function_are_passed_on(nproc):
+@pytest.mark.parametrize("map_items", [map_in_processes, map_in_threads])
+def test_errors_of_the_function_are_passed_on(map_items, nproc):
     with pytest.raises(ValueError, match="item 0"):
-        list(map_in_processes(fail, range(3), nproc))
+        list(map_items(fail, range(3), nproc))
 
 
 def test_a_worker_that_is_killed_is_an_error_not_a_hang():

@@ -152,7 +152,8 @@ def test_stills_stay_whole(ids, most):
         assert len(parts) == 1
 
 
-def test_a_file_in_parts_is_the_file_at_once(tmp_path, monkeypatch):
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_a_file_in_parts_is_the_file_at_once(tmp_path, monkeypatch, n_threads):
     table, fine, coarse = observations(), grid_with((3, 3, 3)), grid_with((1, 1, 1), d_min=12.0)
     experiments = ExperimentList([Experiment(identifier=f"still-{i}") for i in range(4)])
     table.as_file(str(tmp_path / "table.refl"))
@@ -161,7 +162,7 @@ def test_a_file_in_parts_is_the_file_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(gridding.whole_stills, "__defaults__", (50,))
     sums = VoxelAccumulator()
     with ColumnWriter(tmp_path, in_memory=1000) as out:
-        grid_file(tmp_path / "table.refl", experiments, wanted, 0, out, sums)
+        grid_file(tmp_path / "table.refl", experiments, wanted, 0, out, sums, n_threads=n_threads)
         out.write(tmp_path / "gridded.refl", {i: f"still-{i}" for i in range(4)})
     result = flex.reflection_table.from_file(str(tmp_path / "gridded.refl"))
     for name, values in expected.items():
