@@ -27,6 +27,8 @@ from dials_diffuse.io.atomic import replacing
 
 _MAGIC = "dials::af::reflection_table"
 _VERSION = 1  # which every DIALS reads
+# 2 has other shoeboxes, and those are left to DIALS anyway
+_KNOWN_VERSIONS = (1, 2)
 # Name of a column's type in the file -> numpy type and values a row
 _TYPES = {
     "bool": ("?", ()),
@@ -375,7 +377,7 @@ def _mapped(path: Path) -> Columns:
     data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     reader = _Reader(data)
     reader.array(3)
-    if reader.text() != _MAGIC or reader.number() != _VERSION:
+    if reader.text() != _MAGIC or reader.number() not in _KNOWN_VERSIONS:
         raise ValueError("another kind of file")
     found = Columns({}, {}, _map=data, _file=file)
     for _ in range(reader.map()):
