@@ -48,6 +48,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     command.start_log()
 
     # they bring numba along, which -h need not wait for
+    from dials_diffuse.adapters.system import resolve_nproc
     from dials_diffuse.io.atomic import replacing
     from dials_diffuse.io.batches import batch_name
     from dials_diffuse.io.map_file import write_map
@@ -65,6 +66,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         scale_columns,
         scaled_experiments,
     )
+    from dials_diffuse.scaling.scaler import MOST_PARTS
     from dials_diffuse.scaling.settings import FitSettings, ModelSettings
     from dials_diffuse.scaling.summary import log_summary, write_numbers
 
@@ -92,6 +94,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         prior_strength=params.weighting.prior_strength,
         readout_noise=params.weighting.readout_noise,
         seed=params.seed,
+        n_threads=min(resolve_nproc(params.nproc), MOST_PARTS),
     )
     # with commas between them, as DIALS takes numbers, or with spaces
     names = ",".join(params.stills.exclude or ()).split(",")

@@ -8,6 +8,12 @@ nproc = Auto
   .help = "Number of processes. Auto: as many as there are processors."
 """
 
+threads_str = """
+nproc = Auto
+  .type = int(value_min=1)
+  .help = "Number of threads. Auto: as many as there are processors."
+"""
+
 # Every command takes nproc, so that scripts can give it to all
 one_process_str = """
 nproc = Auto

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iotbx.phil import parse
 
-from dials_diffuse.phil.common import MODELS, nproc_str, output_str
+from dials_diffuse.phil.common import MODELS, output_str, threads_str
 
 phil_str = (
     """
@@ -60,7 +60,7 @@ ambiguity
     .expert_level = 2
 }
 """
-    + nproc_str
+    + threads_str
     + output_str("diffuse_grid", "diffuse_gridded.expt", "diffuse_gridded.refl", besides=MODELS)
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iotbx.phil import parse
 
-from dials_diffuse.phil.common import MODELS, one_process_str, output_str
+from dials_diffuse.phil.common import MODELS, output_str, threads_str
 
 phil_str = (
     """
@@ -228,7 +228,7 @@ seed = 42
   .help = "Seed of the random choice of half sets."
   .expert_level = 2
 """
-    + one_process_str
+    + threads_str
     + output_str(
         "diffuse_scale",
         "diffuse_scaled.expt",

@@ -312,8 +312,7 @@ class RadialOffset(SelectedData):
 
     def bin_of(self, q: np.ndarray) -> np.ndarray:
         """|q| (N,) -> bins of the table (N,) int16"""
-        scaled = np.floor(np.asarray(q) * (N_RADIAL / self.q_max))
-        return np.clip(scaled, 0, N_RADIAL - 1).astype(np.int16)
+        return nearest_bins(np.asarray(q) * (N_RADIAL / self.q_max), N_RADIAL).astype(np.int16)
 
     def bin_centres(self) -> np.ndarray:
         """|q| of the bins of the table"""
@@ -363,9 +362,9 @@ class Sensitivity(SelectedData):
     def bin_of(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Projected directions (N,), (N,) -> bins of the flattened table (N,) int32"""
         x0, x1, y0, y1 = self.extent
-        i = np.clip(np.floor((np.asarray(x) - x0) * (N_AZIMUTHAL / (x1 - x0))), 0, N_AZIMUTHAL - 1)
-        j = np.clip(np.floor((np.asarray(y) - y0) * (N_AZIMUTHAL / (y1 - y0))), 0, N_AZIMUTHAL - 1)
-        return (j * N_AZIMUTHAL + i).astype(np.int32)
+        i = nearest_bins((np.asarray(x) - x0) * (N_AZIMUTHAL / (x1 - x0)), N_AZIMUTHAL)
+        j = nearest_bins((np.asarray(y) - y0) * (N_AZIMUTHAL / (y1 - y0)), N_AZIMUTHAL)
+        return j * np.int32(N_AZIMUTHAL) + i
 
     def bin_centres(self) -> tuple[np.ndarray, np.ndarray]:
         """x and y of the bins of the flattened table"""
@@ -381,6 +380,12 @@ class Sensitivity(SelectedData):
             flex.double(x.tolist()), flex.double(y.tolist()), self._parameters
         )
         return dense(weight) / flumpy.to_numpy(total)[:, None]
+
+
+def nearest_bins(scaled: np.ndarray, n: int) -> np.ndarray:
+    """Bins (N,) int32 of positions in units of a bin, those outside in the first or last of n; 0 for NaN"""
+    with np.errstate(invalid="ignore"):
+        return np.clip(np.minimum(scaled, n).astype(np.int32), 0, n - 1)
 
 
 def intervals_of(n_params: int) -> int:

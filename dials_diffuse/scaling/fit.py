@@ -185,6 +185,7 @@ class Fitter:
             # the free set is of voxels only
             bragg=self.bragg if observations is self.observations else None,
             series=series,
+            n_threads=self.settings.n_threads,
         )
 
     def n_parameters(self, names: list[str]) -> int:

@@ -10,7 +10,7 @@ from numba import njit
 LEAST_SIGNAL = 0.05
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def profile_functional(
     start, still, panel, radial, direction, y, exposure, weight, b, c, d, a, reference,
     grad_b, grad_c, grad_d, grad_a,

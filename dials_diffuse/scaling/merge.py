@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dials_diffuse.adapters.system import map_in_threads
 from dials_diffuse.grid.expand import unpack_voxels
 from dials_diffuse.scaling.components import N_AZIMUTHAL
 from dials_diffuse.scaling.merge_kernels import (
@@ -22,6 +23,9 @@ from dials_diffuse.scaling.survey import Survey
 
 logger = logging.getLogger("dials.diffuse.scaling.merge")
 
+# Observations whose factors are looked up together: they fit into a processor's cache
+_ROWS = 1 << 15
+
 
 @dataclass
 class ScaleTables:
@@ -32,6 +36,7 @@ class ScaleTables:
         offset, sensitivity: components that know the bins
         place: (S,) which of the tables in a is the still's, None where all have one
         excluded: (S,) bool: stills that take no part
+        n_threads: that look up factors
     """
 
     b: np.ndarray
@@ -42,6 +47,7 @@ class ScaleTables:
     offset: object = None
     sensitivity: object = None
     place: np.ndarray | None = None
+    n_threads: int = 1
 
     @classmethod
     def of_models(cls, models: list, excluded: np.ndarray) -> ScaleTables:
@@ -72,18 +78,26 @@ class ScaleTables:
 
     def factors(self, obs: Observations) -> tuple[np.ndarray, np.ndarray]:
         """Inverse scale factor g = a d b and offset h = a d c of observations, (N,) each"""
-        detector = np.ones(len(obs))
-        if self.d is not None:
-            detector *= self.d[obs.panel]
-        if self.a is not None:
-            direction = self.sensitivity.bin_of(obs.x, obs.y)
-            if self.place is not None:
-                direction += self.place[obs.still] * np.int32(N_AZIMUTHAL**2)
-            detector *= self.a[direction]
-        h = np.zeros(len(obs))
-        if self.c is not None:
-            h = detector * self.c[obs.still, self.offset.bin_of(obs.q)]
-        return detector * self.b[obs.still], h
+        g, h = np.empty(len(obs)), np.zeros(len(obs))
+
+        def fill(start: int) -> None:
+            rows = slice(start, start + _ROWS)
+            still = obs.still[rows]
+            detector = np.ones(len(still))
+            if self.d is not None:
+                detector *= self.d.take(obs.panel[rows])
+            if self.a is not None:
+                direction = self.sensitivity.bin_of(obs.x[rows], obs.y[rows])
+                if self.place is not None:
+                    direction += self.place.take(still) * np.int32(N_AZIMUTHAL**2)
+                detector *= self.a.take(direction)
+            if self.c is not None:
+                h[rows] = detector * self.c[still, self.offset.bin_of(obs.q[rows])]
+            g[rows] = detector * self.b.take(still)
+
+        for _ in map_in_threads(fill, range(0, len(obs), _ROWS), self.n_threads):
+            pass
+        return g, h
 
 
 @dataclass

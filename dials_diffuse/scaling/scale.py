@@ -193,6 +193,7 @@ def _scale_without(
     result = fit(source, found, excluded, settings, start)
     hand_on_reindexing(source.experiments, result.models)
     tables = ScaleTables.of_models(result.models, excluded)
+    tables.n_threads = settings.n_threads
     half = split_halves(found.n_stills_in, settings.seed)
     prior = found.prior(tables.b)
     arguments = (prior, half, settings.prior_strength, settings.readout_noise)

@@ -33,6 +33,10 @@ from dials_diffuse.scaling.series import (
 logger = logging.getLogger("dials.diffuse.scaling.scaler")
 
 
+# Of the voxels, for threads
+MOST_PARTS = 8
+
+
 @dataclass
 class FitData:
     """Observations of the fit, sorted by voxel.
@@ -100,6 +104,7 @@ class DiffuseScaler:
         bragg: reflections for the fit, their BraggSettings, and their mean intensity as
             function of |q|; or None
         series: b as a smooth function of p_order, instead of the models' own b; or None
+        n_threads: that share the work
     """
 
     def __init__(
@@ -112,8 +117,10 @@ class DiffuseScaler:
         readout_noise: float = 0.0,
         bragg: tuple | None = None,
         series: ScaleSeries | None = None,
+        n_threads: int = 1,
     ):
         self.models = models
+        self.n_threads = n_threads
         self.series = series
         self.series_weights = None if series is None else series.table_weights()
         first = models[0].components
@@ -265,6 +272,16 @@ class DiffuseScaler:
         """Take all observations back into the fit"""
         self.data.weight[:] = 1.0
         self.update_weights()
+
+    def parts(self) -> list[slice]:
+        """Ranges of voxels with about equally many observations, to be summed apart and then together:
+        the same whatever the number of threads, and few where the tables are large beside the data"""
+        d = self.data
+        entries = sum(table.size for table in self.tables())
+        n = int(np.clip(d.size // (8 * entries), 1, MOST_PARTS))
+        edges = np.searchsorted(d.start, np.linspace(0, d.size, n + 1)[1:-1])
+        edges = [0, *edges.tolist(), len(d.voxel)]
+        return [slice(first, last) for first, last in zip(edges[:-1], edges[1:])]
 
     def empty_gradients(self) -> tuple[np.ndarray, ...]:
         """Zeros in the shape of tables()"""

@@ -43,7 +43,11 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class FitSettings:
-    """What the fit is to do; see phil/scale.py for the meaning of each value."""
+    """What the fit is to do; see phil/scale.py for the meaning of each value.
+
+    Attributes:
+        n_threads: that share the work; the result does not depend on it
+    """
 
     model: ModelSettings = ModelSettings()
     bragg: BraggSettings = BraggSettings()
@@ -60,3 +64,4 @@ class FitSettings:
     prior_strength: float = 2.0
     readout_noise: float = 0.0
     seed: int = 42
+    n_threads: int = 1

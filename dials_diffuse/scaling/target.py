@@ -10,6 +10,7 @@ from scitbx import sparse
 from dials.algorithms.scaling.target_function import ScalingTarget
 from dials.array_family import flex
 
+from dials_diffuse.adapters.system import map_in_threads
 from dials_diffuse.scaling.kernels import profile_functional
 
 # Elements of the dense Jacobian of the least-squares engines (8 bytes each, a few copies)
@@ -37,6 +38,7 @@ class DiffuseScalingTarget(ScalingTarget):
         self.restraints = restraints
         self.names = tuple(names)
         self.reference = np.zeros(len(scaler.data.voxel))
+        self._parts: list | None = None
         self._last = 0.0
         self.n_calls = 0
 
@@ -51,11 +53,22 @@ class DiffuseScalingTarget(ScalingTarget):
 
     def functional_and_gradients(self, block) -> tuple[float, dict[str, np.ndarray]]:
         """(functional, its derivatives by the parameters of each component)"""
-        gradients = self.scaler.empty_gradients()
-        functional = profile_functional(
-            block.start, *block.places(), block.y, block.exposure, block.weight,
-            *self.scaler.tables(), self.reference, *gradients,
-        )  # fmt: skip
+        places, tables = block.places(), self.scaler.tables()
+
+        if self._parts is None:
+            self._parts = [(voxels, self.scaler.empty_gradients()) for voxels in self.scaler.parts()]
+
+        def of_part(part: tuple[slice, tuple[np.ndarray, ...]]) -> float:
+            voxels, gradients = part
+            for gradient in gradients:
+                gradient[:] = 0.0
+            return profile_functional(
+                block.start[voxels.start : voxels.stop + 1], *places, block.y, block.exposure, block.weight,
+                *tables, self.reference[voxels], *gradients,
+            )  # fmt: skip
+
+        functional = sum(map_in_threads(of_part, self._parts, self.scaler.n_threads))
+        gradients = tuple(sum(of_parts) for of_parts in zip(*(gradients for _, gradients in self._parts)))
         self.n_calls += 1
         self._last = functional
         return functional, self.scaler.gradient_by_parameters(*gradients)
