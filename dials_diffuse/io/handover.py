@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import pickle
@@ -9,6 +10,9 @@ import tempfile
 from dataclasses import dataclass
 
 from dials_diffuse.io.table_file import write_all
+
+# Where arrays begin in the file: compiled code relies on it
+_ALIGNED = 64
 
 
 @dataclass
@@ -31,14 +35,18 @@ class Handover:
         """Put an object's arrays into a new file.
 
         Raises:
-            OSError: the disk is full.
+            OSError: the disk is full; names the folder.
         """
         buffers: list[pickle.PickleBuffer] = []
         pickled = pickle.dumps(what, protocol=5, buffer_callback=buffers.append)
         handle, path = tempfile.mkstemp(dir=folder, prefix="arrays-")
-        with open(handle, "wb", buffering=0) as file:
-            for buffer in buffers:
-                write_all(file, buffer.raw())
+        try:
+            with open(handle, "wb", buffering=0) as file:
+                for buffer in buffers:
+                    write_all(file, buffer.raw())
+                    write_all(file, bytes(-buffer.raw().nbytes % _ALIGNED))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, os.fspath(folder)) from error
         return cls(pickled, path, [buffer.raw().nbytes for buffer in buffers])
 
     def take(self):
@@ -48,7 +56,7 @@ class Handover:
             with open(self.path, "rb") as file:
                 # Private copies of the pages that are written to
                 view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-            ends = [sum(self.sizes[: i + 1]) for i in range(len(self.sizes))]
-            views = [view[end - size : end] for end, size in zip(ends, self.sizes)]
+            starts = itertools.accumulate((size + -size % _ALIGNED for size in self.sizes), initial=0)
+            views = [view[start : start + size] for start, size in zip(starts, self.sizes)]
         os.unlink(self.path)
         return pickle.loads(self.pickled, buffers=views)

@@ -23,7 +23,6 @@ import numpy as np
 from dials_diffuse.adapters.experiments import load_reflections
 from dials_diffuse.adapters.system import free_range
 from dials_diffuse.adapters.tables import as_column, as_numpy
-from dials_diffuse.io.atomic import replacing
 
 _MAGIC = "dials::af::reflection_table"
 _VERSION = 1  # which every DIALS reads
@@ -180,15 +179,15 @@ class ColumnWriter:
         return stored
 
     def write(self, path: str | os.PathLike, identifiers: Mapping[int, str]) -> None:
-        """Write the file, whole or not at all.
+        """Write a new file. (That it is there whole or not at all is for `replacing`.)
 
         Args:
             identifiers: experiment identifiers by id
 
         Raises:
-            ValueError: the folder can't be written to.
+            OSError: the disk is full, or the folder can't be written to.
         """
-        with replacing(path) as temporary, open(temporary, "wb", buffering=0) as out:
+        with open(path, "wb", buffering=0) as out:
             write_all(out, b"\x93" + _text(_MAGIC) + _number(_VERSION) + b"\x83" + _text("identifiers"))
             write_all(out, _map(len(identifiers)))
             write_all(out, b"".join(_number(number) + _text(name) for number, name in identifiers.items()))
@@ -239,7 +238,6 @@ class Columns:
     def n_rows(self) -> int:
         return len(next(iter(self.columns.values()), ()))
 
-
     def write(
         self,
         path: str | os.PathLike,
@@ -254,10 +252,13 @@ class Columns:
             more: name -> (N,) or (N, 2 or 3)
 
         Raises:
-            ValueError: the folder can't be written to, or a column is too long for a file.
+            ValueError: a column is too long for a file.
+            OSError: the disk is full, or the folder can't be written to.
         """
         if self.table is not None:
-            for name, array in more.items():
+            # ids may have been renumbered
+            ids = {"id": self.columns["id"]} if "id" in self.columns else {}
+            for name, array in {**ids, **more}.items():
                 self.table[name] = as_column(array)
             names = self.table.experiment_identifiers()
             for number in list(names.keys()):

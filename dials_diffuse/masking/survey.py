@@ -40,6 +40,8 @@ HIGH_SIGMA = 6.0
 SAMPLES = 6000
 # Means and variances of rings are multiples of this: their sums in double precision are exact up to 8e9
 EXACT = 2.0**-20
+# Images that are worth a process: its sums take seven times the memory of an image
+LEAST_SHARE = 4
 # A node close to the sphere is at the pixels within this distance (px)
 NEAR = 1.5
 
@@ -418,7 +420,7 @@ def _hand_over_survey(task: SurveyTask) -> Share | Handover:
 def run_survey(groups, good, q_max, window, want_spots, nproc) -> Survey:
     """Survey images in processes, each a share of them, and add their sums, to the last bit the same
     whatever nproc."""
-    n_tasks = max(1, min(nproc, len(groups)))
+    n_tasks = max(1, min(nproc, len(groups) // LEAST_SHARE))
     result = None
     spots: list[SpotSums | None] = [None] * len(groups)
     with tempfile.TemporaryDirectory(prefix="diffuse_mask-") as folder:

@@ -398,7 +398,10 @@ def _finish(scaler: DiffuseScaler, fitter: Fitter, result: FitResult) -> None:
     # the least-squares engines have found those of the other components with all correlations
     by_engine = fitter.settings.engine != "SimpleLBFGS"
     if scaler.series is not None:
-        covariances[:, 0, 0] = series_variances(scaler)
+        # The errors of b are smaller then, and as correlated with those of c as before
+        ratio = np.sqrt(series_variances(scaler) / covariances[:, 0, 0])
+        covariances[:, 0] *= ratio[:, None]
+        covariances[:, :, 0] *= ratio[:, None]
         for model, place in zip(scaler.models, scaler.series.p_order):
             model.set_series(scaler.series, place)
     for model, covariance in zip(scaler.models, covariances):

@@ -310,15 +310,18 @@ def lift_offsets(scaler, used: np.ndarray, covariances: np.ndarray) -> np.ndarra
 MOST_EXCESS = 2.0
 # Standard deviations by which another still must have less than the one that sets the zero
 LOWER = 2.0
+# Standard deviations by which its own offset may be higher than it seems
+CERTAIN = 3.0
 
 
 def lowest_offset(fraction: np.ndarray, covariances: np.ndarray) -> np.ndarray:
     """The smallest c/b over the stills at each |q|, as it would be without noise.
 
     The plain minimum of many noisy values lies some sigmas too low. But the offsets of all stills have a few
-    shapes in common (air, water): their deviations from the mean, in units of their errors, are rid of noise by their
-    singular values first. The still with least offset over all |q| then sets the zero, and others lower it where they are
-    below by more than LOWER standard deviations.
+    shapes in common (air, water): those of their deviations from the mean, in units of their errors, that stand out by
+    their singular values. How much of each shape a still has is drawn towards what the others have by as much as it
+    is uncertain. The still with certainly least offset over all |q| then sets the zero, and what others are below it by
+    more than LOWER standard deviations lowers it.
 
     Args:
         fraction: (S, n)
@@ -336,36 +339,59 @@ def lowest_offset(fraction: np.ndarray, covariances: np.ndarray) -> np.ndarray:
     shared = np.mean(covariances / (size[:, :, None] ** 2 * np.outer(usual, usual)), axis=0)
     root = np.linalg.cholesky(shared + 1e-9 * np.trace(shared) / n * np.eye(n))
     deviations = np.linalg.solve(root, ((fraction - mean) / usual / size).T).T
-    left, values, shapes = np.linalg.svd(deviations, full_matrices=False)
-    without_noise = left * shrunk_singular_values(values, len(fraction) - 1, n) @ shapes
-    without_noise = without_noise @ root.T * size
-    least = np.argmin(without_noise.sum(axis=1))
-    below = usual * (without_noise[least] - without_noise) - LOWER * np.sqrt(variance + variance[least])
-    return mean + usual * without_noise[least] - np.maximum(below, 0.0).max(axis=0)
+    _, values, shapes = np.linalg.svd(deviations, full_matrices=False)
+    n_shapes, excess = shapes_beyond_noise(values, len(fraction) - 1, n)
+    amounts, errors = drawn_to_each_other(size * (deviations @ shapes[:n_shapes].T), excess * size[:, 0] ** 2)
+    of_amounts = usual[:, None] * (root @ shapes[:n_shapes].T)
+    offsets, total = amounts @ of_amounts.T, of_amounts.sum(axis=0)
+    # of many uncertain ones some seem lowest
+    least = np.argmin(amounts @ total + CERTAIN * np.sqrt(np.einsum("k,skl,l->s", total, errors, total)))
+    # of their own: the shapes are not exact either
+    below = offsets[least] - offsets - LOWER * np.sqrt(variance + variance[least])
+    return mean + offsets[least] - np.maximum(below, 0.0).max(axis=0)
 
 
-def shrunk_singular_values(values: np.ndarray, n_rows: int, n_columns: int) -> np.ndarray:
-    """Singular values of a matrix whose elements have errors of 1 (or somewhat more), as they are best taken for those
-    of the matrix without errors (Frobenius norm; Gavish & Donoho 2017, IEEE Trans. Inf. Theory 63, 2137, equation 7).
+def shapes_beyond_noise(values: np.ndarray, n_rows: int, n_columns: int) -> tuple[int, float]:
+    """How many singular values of a matrix whose elements have errors of 1 (or somewhat more) are beyond what noise
+    alone reaches (Johnstone 2001, Ann. Stat. 29, 295, with three standard deviations to spare), and the variance
+    of the errors that the others show.
 
     Args:
         values: (K,), largest first
         n_rows, n_columns: of the matrix, whose noise fills all of it
-
-    Returns:
-        (K,); 0 for those that noise alone reaches
     """
-    longer, beta = max(n_rows, n_columns), min(n_rows, n_columns) / max(n_rows, n_columns)
-    # The largest of noise, with three standard deviations to spare (Johnstone 2001, Ann. Stat. 29, 295)
     a, b = np.sqrt(n_rows), np.sqrt(n_columns)
     edge = np.sqrt((a + b) ** 2 + 3 * (a + b) * (1 / a + 1 / b) ** (1 / 3))
-    excess = 1.0
-    for k in range(min(n_rows, n_columns)):
+    most = min(n_rows, n_columns)
+    for k in range(most):
         # what noise is left if all before are signal
-        rest = np.sum(values[k:] ** 2) / ((n_rows - k) * (n_columns - k))
-        if values[k] <= edge * np.sqrt(np.clip(rest, 1.0, MOST_EXCESS)):
-            excess = np.clip(rest, 1.0, MOST_EXCESS)
-            break
-    y = values / np.sqrt(excess * longer)
-    above = np.where(values > edge * np.sqrt(excess), (y**2 - beta - 1) ** 2 - 4 * beta, 0)
-    return np.sqrt(above) / np.maximum(y, 1e-300) * np.sqrt(excess * longer)
+        rest = np.clip(np.sum(values[k:] ** 2) / ((n_rows - k) * (n_columns - k)), 1.0, MOST_EXCESS)
+        if values[k] <= edge * np.sqrt(rest):
+            return k, float(rest)
+    return most, 1.0
+
+
+def drawn_to_each_other(
+    amounts: np.ndarray, variance: np.ndarray, n_steps: int = 200
+) -> tuple[np.ndarray, np.ndarray]:
+    """Best estimates of amounts that were measured with errors and have a normal distribution themselves, whose mean and
+    covariance are found by expectation maximisation (Dempster, Laird & Rubin 1977, J. R. Stat. Soc. B 39, 1).
+
+    Args:
+        amounts: (S, K); variance: (S,) of their errors, the same for all K
+
+    Returns:
+        estimates (S, K) and their covariances (S, K, K)
+    """
+    weight = variance[:, None] ** -1 / np.sum(1 / variance)
+    mean = np.sum(weight * amounts, axis=0)
+    spread = (weight * (amounts - mean)).T @ (amounts - mean)
+    for _ in range(n_steps):
+        of_axes, axes = np.linalg.eigh(spread)
+        share = of_axes / (of_axes + variance[:, None])
+        errors = share * variance[:, None]
+        drawn = (share * ((amounts - mean) @ axes)) @ axes.T
+        mean = mean + drawn.mean(axis=0)
+        drawn = drawn - drawn.mean(axis=0)
+        spread = drawn.T @ drawn / len(drawn) + (axes * errors.mean(axis=0)) @ axes.T
+    return mean + drawn, np.einsum("kj,sj,lj->skl", axes, errors, axes)

@@ -177,8 +177,9 @@ class DiffuseScaler:
             reflections, settings, bragg_prior = bragg
             obs = Observations.concatenate([obs, reflections])
             relative_error, importance = settings.partiality_error, settings.weight
-        order = np.argsort(obs.voxel, kind="stable")
-        obs = obs.select(order)
+        # What a still has of a voxel lies together: see curvatures
+        in_order = bool(np.all(obs.still[1:] >= obs.still[:-1]))
+        obs = obs.select(np.argsort(obs.voxel, kind="stable") if in_order else np.lexsort((obs.still, obs.voxel)))
         voxel, start = segments(obs.voxel)
         components = self.models[0].components
         zeros = np.zeros(len(obs), dtype=np.int32)
@@ -302,7 +303,7 @@ class DiffuseScaler:
 
     def set_units(self, reference: np.ndarray, restraints, names) -> None:
         """Give every component units in which the functional is equally curved in all
-        directions, for a fixed reference.
+        directions: b and c for intensities that follow, d and a for fixed ones.
 
         Args:
             reference: (V,) intensities

@@ -24,7 +24,7 @@ def handed_over(what, folder):
 @pytest.mark.parametrize(
     "arrays",
     [
-        [np.arange(12, dtype=np.uint16).reshape(3, 4), np.linspace(0, 1, 5), np.array([True, False])],
+        [np.arange(12, dtype=np.uint16).reshape(3, 4), np.array([True, False, True]), np.linspace(0, 1, 5)],
         [np.zeros(0), np.arange(3), np.zeros((0, 7), np.int32)],
         [np.zeros(0)],
         [np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.arange(10)[::3]],
@@ -37,6 +37,7 @@ def test_what_is_taken_is_what_was_handed_over(tmp_path, arrays):
     for array, expected in zip(taken.arrays, arrays):
         assert array.dtype == expected.dtype and array.shape == expected.shape
         np.testing.assert_array_equal(array, expected)
+        assert array.flags.aligned
         array += array  # may be written to
     assert os.listdir(tmp_path) == []
 

@@ -105,6 +105,22 @@ def test_rows_are_written_again_with_other_columns(tmp_path, by_dials_alone):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.refl", "second.refl"]
 
 
+@pytest.mark.parametrize("by_dials_alone", [False, True])
+def test_ids_that_were_renumbered_are_written(tmp_path, by_dials_alone):
+    table = flex.reflection_table()
+    table["id"], table["counts"] = flex.int([0, 0, 1]), flex.double([1, 2, 3])
+    if by_dials_alone:
+        table["name"] = flex.std_string(["a", "b", "c"])
+    table.experiment_identifiers()[0], table.experiment_identifiers()[1] = "b", "a"
+    table.as_file(str(tmp_path / "first.refl"))
+    found = read_columns(tmp_path / "first.refl")
+    found.columns["id"] = 1 - found.columns["id"]
+    found.write(tmp_path / "second.refl", {0: "a", 1: "b"}, {"offset": np.zeros(3)})
+    again = flex.reflection_table.from_file(str(tmp_path / "second.refl"))
+    assert list(again["id"]) == [1, 1, 0] and list(again["counts"]) == [1, 2, 3]
+    assert dict(again.experiment_identifiers()) == {0: "a", 1: "b"}
+
+
 def test_bad_files(tmp_path):
     with pytest.raises(ValueError, match="No such file"):
         read_columns(tmp_path / "none.refl", ["id"])

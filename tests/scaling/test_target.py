@@ -149,6 +149,19 @@ def test_conventions_change_no_expectation(problem):
     assert chi2_of(scaler) == pytest.approx(before, rel=1e-3)
 
 
+def test_curvatures_do_not_depend_on_the_order_of_rows(make_truth):
+    truth = make_truth(n_stills=8, n_obs=300, n_voxels=40, offset=0.5)
+    observations = observations_of(truth.experiments, truth.columns)
+    model = {"offset": {"n_parameters": 6, "q_max": 0.5}}
+    found = []
+    for order in (np.arange(len(observations)), np.random.default_rng(0).permutation(len(observations))):
+        models = [DiffuseScalingModel.create(truth.grid.to_dict(), **model) for _ in range(8)]
+        scaler = DiffuseScaler(models, observations.select(order), lambda q: 600 * np.exp(-3 * q**2))
+        found.append(scaler.curvatures())
+    for in_order, shuffled in zip(*found):
+        np.testing.assert_allclose(shuffled, in_order, rtol=1e-9)
+
+
 def same_errors(sigma, shape):
     return np.broadcast_to(sigma**2 * np.eye(shape[1]), (shape[0], shape[1], shape[1]))
 
@@ -193,6 +206,20 @@ def test_lowest_offset_of_air_that_fades_with_q():
     assert abs(lowest - truth.min(axis=0)).max() < 1
     # one by one it would be some two
     assert (truth + sigma * rng.normal(size=truth.shape)).min(axis=0)[q > 0.5].max() < -1
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_lowest_offset_is_not_that_of_the_most_uncertain_still(seed):
+    """Stills of very different scale, with air or water in proportion to b"""
+    rng = np.random.default_rng(seed)
+    n_stills, q = 1000, np.linspace(0, 1, 21)
+    b = rng.lognormal(0, 1, n_stills)
+    shape = np.exp(-(((q - 0.3) / 0.2) ** 2))
+    truth = rng.uniform(0, 0.5, n_stills)[:, None] * shape
+    sigma = 0.1 / b[:, None] * np.ones_like(q)
+    covariances = sigma[:, :, None] ** 2 * np.eye(len(q))
+    lowest = lowest_offset(truth + sigma * rng.normal(size=truth.shape), covariances)
+    assert abs(lowest - truth.min(axis=0)).max() < 0.03
 
 
 def test_jacobian_of_residuals_against_finite_differences(problem):
