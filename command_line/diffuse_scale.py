@@ -91,6 +91,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         min_observations_per_parameter=params.fit.min_observations_per_parameter,
         max_observations=params.fit.max_observations,
         outlier_cutoff=params.outliers.cutoff,
+        patch_cutoff=params.outliers.patch_cutoff,
         prior_strength=params.weighting.prior_strength,
         readout_noise=params.weighting.readout_noise,
         seed=params.seed,

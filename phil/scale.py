@@ -212,6 +212,13 @@ outliers
             "(upwards or downwards; on a scale on which Poisson counts are nearly"
             "normal). None: no rejection."
     .expert_level = 1
+  patch_cutoff = 0.05
+    .type = float(value_min=0)
+    .help = "Relative deviation of a patch of a still's image (a sector of 18 degrees of a ring of"
+            "|q|) from what the other stills lead to expect there, beyond which all its observations"
+            "are outliers if it is more than 6 sigma as well: arcs of the loop, ice, shadows. None:"
+            "patches are not looked at."
+    .expert_level = 1
 }
 memory
   .help = "Use of memory."

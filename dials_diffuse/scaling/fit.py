@@ -60,6 +60,7 @@ class FitResult:
         trials: for each set of components that was tried, chi^2 of the fit and the free set
             and whether it was kept
         lift: (n,) what was added to the intensities so that the smallest offset is 0
+        bad_patches: (S, N_PATCHES) bool: patches of stills that were left out
     """
 
     models: list
@@ -69,6 +70,7 @@ class FitResult:
     cycles: list[dict] = field(default_factory=list)
     trials: list[dict] = field(default_factory=list)
     lift: np.ndarray | None = None
+    bad_patches: np.ndarray | None = None
 
 
 def select_for_fit(survey: Survey, settings: FitSettings) -> np.ndarray:
@@ -186,6 +188,7 @@ class Fitter:
             bragg=self.bragg if observations is self.observations else None,
             series=series,
             n_threads=self.settings.n_threads,
+            extent=self.survey.extent,
         )
 
     def n_parameters(self, names: list[str]) -> int:
@@ -209,11 +212,18 @@ class Fitter:
         needed = self.settings.min_observations_per_parameter * self.n_parameters(names)
         return len(self.observations) < needed
 
-    def refine(self, names: list[str], start) -> tuple[DiffuseScaler, list[dict]]:
+    def refine(
+        self, names: list[str], start, bad_patches: np.ndarray | None = None
+    ) -> tuple[DiffuseScaler, list[dict]]:
         """Refine a model with these components.
 
         First the scales alone, then everything; after each cycle the expected variances and
         the outliers are found anew, until the scales stand still.
+
+        Args:
+            names: components
+            start: models or scales to start from
+            bad_patches: (S, N_PATCHES) bool: patches to leave out in any case
 
         Returns:
             (scaler with the models, rows of the convergence table)
@@ -231,9 +241,15 @@ class Fitter:
         for cycle in range(settings.n_cycles if names else 0):
             scaler.accept_all()
             n_rejected = 0
+            if bad_patches is not None:
+                scaler.leave_out(bad_patches)
             if settings.outlier_cutoff:
                 n_rejected = scaler.reject_outliers(settings.outlier_cutoff)
                 scaler.update_weights()
+            if settings.patch_cutoff:
+                scaler.reject_patches(settings.patch_cutoff)
+                scaler.update_weights()
+            if settings.outlier_cutoff:
                 n_rejected += scaler.reject_outliers(settings.outlier_cutoff)
             step = order[min(cycle, len(order) - 1)]
             row = refine_cycle(scaler, restraints, step, settings)
@@ -260,11 +276,11 @@ class Fitter:
                 )  # fmt: skip
         return scaler, cycles
 
-    def free_chi2(self, models: list, weights: np.ndarray | None = None):
+    def free_chi2(self, refined: DiffuseScaler, weights: np.ndarray | None = None):
         """chi^2 per degree of freedom of the free set, its intensities in closed form.
 
         Args:
-            models: refined
+            refined: with the models
             weights: to be used instead of those that the models lead to, so that two
                 models can be compared
 
@@ -273,11 +289,13 @@ class Fitter:
         """
         if not len(self.free):
             return float("nan"), None, None
-        scaler = self.scaler(models, self.free)
+        scaler = self.scaler(refined.models, self.free)
         if weights is not None:
             scaler.data.weight = weights
-        elif self.settings.outlier_cutoff:
-            scaler.reject_outliers(self.settings.outlier_cutoff)
+        else:
+            scaler.leave_out(refined.bad_patches)
+            if self.settings.outlier_cutoff:
+                scaler.reject_outliers(self.settings.outlier_cutoff)
             scaler.update_weights()
         target = DiffuseScalingTarget(scaler)
         squares = target.squares(scaler.data)
@@ -325,7 +343,7 @@ def fit(
             "model.sensitivity=False) or lower fit.min_observations_per_parameter"
         )
     scaler, cycles = fitter.refine(names, fitter.start)
-    chi2, weights, squares = fitter.free_chi2(scaler.models)
+    chi2, weights, squares = fitter.free_chi2(scaler)
     trials = [_trial(names, chi2_of(scaler), chi2, True)]
     for name in ("panel", "offset", "sensitivity"):
         if getattr(wanted, name) is not None or (name == "panel" and survey.n_panels == 1):
@@ -335,12 +353,14 @@ def fit(
             trials.append(_trial(more, None, None, False))
             continue
         try:
-            trial, rows = fitter.refine(more, scaler.models)
+            # a would take up what it can of them; that of a series may be what they lack
+            of_series = name == "sensitivity" and settings.series.sensitivity_intervals is not None
+            trial, rows = fitter.refine(more, scaler.models, None if of_series else scaler.bad_patches)
         except ValueError as error:
             logger.info("No %s: %s", name, error)
             trials.append(_trial(more, None, None, False))
             continue
-        new_chi2, _, new_squares = fitter.free_chi2(trial.models, weights)
+        new_chi2, _, new_squares = fitter.free_chi2(trial, weights)
         n_more = fitter.n_parameters(more) - fitter.n_parameters(names)
         better = is_real_gain(
             chi2, new_chi2, n_more, len(fitter.free), len(fitter.observations)
@@ -349,9 +369,9 @@ def fit(
         if better:
             names, scaler = more, trial
             cycles.extend(rows)
-            chi2, weights, squares = fitter.free_chi2(scaler.models)
+            chi2, weights, squares = fitter.free_chi2(scaler)
     result = FitResult(
-        scaler.models, names, scaler.data.size, len(scaler.data.voxel), cycles, trials
+        scaler.models, names, scaler.data.size, len(scaler.data.voxel), cycles, trials, bad_patches=scaler.bad_patches
     )
     _finish(scaler, fitter, result)
     return result

@@ -236,6 +236,44 @@ def reject_outliers(
 
 
 @njit(cache=True)
+def patch_excess(
+    start, still, panel, radial, direction, patch, y, exposure, weight, b, c, d, a, excess, information,
+):
+    """Sums over the patches of each still that tell by what fraction its diffuse photons deviate from what the other
+    observations of the same voxels lead to expect.
+
+    Args:
+        patch: (N,) second index into excess, negative for none
+        excess, information: (n_stills, n_patches) added to: sums of m r/v and m^2/v, with m the photons expected, r the
+            residual and v its variance
+    """
+    for v in range(len(start) - 1):
+        num = 0.0
+        den = 0.0
+        for k in range(start[v], start[v + 1]):
+            if weight[k] > 0.0:
+                e = exposure[k] * a[direction[k]] * d[panel[k]]
+                g = e * b[still[k]]
+                num += weight[k] * g * (y[k] - e * c[still[k], radial[k]])
+                den += weight[k] * g * g
+        for k in range(start[v], start[v + 1]):
+            if weight[k] == 0.0 or patch[k] < 0:
+                continue
+            i = still[k]
+            e = exposure[k] * a[direction[k]] * d[panel[k]]
+            g, offset = e * b[i], e * c[i, radial[k]]
+            rest = den - weight[k] * g * g
+            # nearly alone in its voxel
+            if not rest > 0.01 * den:
+                continue
+            expected = g * (num - weight[k] * g * (y[k] - offset)) / rest + offset
+            information_k = 1.0 / (1.0 / weight[k] + g * g / rest)
+            if expected > 0.0:
+                excess[i, patch[k]] += expected * (y[k] - expected) * information_k
+                information[i, patch[k]] += expected * expected * information_k
+
+
+@njit(cache=True)
 def _limit_of_worst(z, largest, cutoff, n):
     """The least z of those to be rejected at a time: the worst of n, or the worst fiftieth"""
     most = n // 50

@@ -19,6 +19,7 @@ from dials_diffuse.scaling.merge_kernels import (
     residuals,
 )
 from dials_diffuse.scaling.observations import Observations, ObservationSource
+from dials_diffuse.scaling.patches import patch_of
 from dials_diffuse.scaling.survey import Survey
 
 logger = logging.getLogger("dials.diffuse.scaling.merge")
@@ -210,6 +211,18 @@ class Merger:
         self.prior_of_q = prior
         self.prior = prior(q)
         self.rejected: list[np.ndarray | None] = [None] * len(source.pairs)
+
+    def reject_patches(self, bad_patches: np.ndarray) -> None:
+        """Flag the usable observations in patches (S, N_PATCHES) bool of stills."""
+        if not bad_patches.any():
+            return
+        affected = bad_patches.any(axis=1)
+        for number, obs in enumerate(self.source):
+            rows = np.flatnonzero(obs.usable & affected[obs.still])
+            patch = patch_of(obs.x[rows], obs.y[rows], self.survey.extent)
+            outliers = self.outliers(number, len(obs))
+            outliers[rows[bad_patches[obs.still[rows], patch]]] = True
+            self.rejected[number] = np.packbits(outliers)
 
     def outliers(self, number: int, n: int) -> np.ndarray:
         """(N,) bool: outliers among the n rows of a pair"""

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
+from dials_diffuse.scaling.components import N_RADIAL
 from dials_diffuse.scaling.series import SensitivitySeries
 
 # Sigma of the means of a and d in a cycle
@@ -297,6 +298,8 @@ def lift_offsets(scaler, used: np.ndarray, covariances: np.ndarray) -> np.ndarra
     of_c = np.broadcast_to(np.eye(fraction.shape[1]), (*fraction.shape, fraction.shape[1]))
     to_fraction = np.concatenate((-fraction[:, :, None], of_c), axis=2)
     of_fraction = np.einsum("spk,skl,sql->spq", to_fraction, covariances[used], to_fraction, optimize=True)
+    background = BACKGROUND_ERROR * mean_background(scaler)
+    of_fraction += np.outer(background, background)
     lowest = lowest_offset(fraction, of_fraction / b[:, :, None] ** 2)
     for model in scaler.models:
         offset = model.components["offset"]
@@ -306,6 +309,21 @@ def lift_offsets(scaler, used: np.ndarray, covariances: np.ndarray) -> np.ndarra
     return lowest
 
 
+def mean_background(scaler) -> np.ndarray:
+    """(n,): mean background at the positions of c over |q|, photons/(s sr)"""
+    data, offset = scaler.data, scaler.models[0].components["offset"]
+    accepted = data.weight > 0
+    exposure, background = (
+        np.bincount(data.radial[accepted], values[accepted], minlength=N_RADIAL)[:N_RADIAL]
+        for values in (data.exposure, data.background)
+    )
+    seen = exposure > 0
+    return np.interp(offset.positions(), offset.bin_centres()[seen], background[seen] / exposure[seen])
+
+
+# By how much, relatively, the subtracted background of a still may be wrong altogether, as its pulse was stronger or
+# weaker than those of the empty shots
+BACKGROUND_ERROR = 0.02
 # How much larger the noise of offsets may be than their covariances say, in variance
 MOST_EXCESS = 2.0
 # Standard deviations by which another still must have less than the one that sets the zero

@@ -198,6 +198,7 @@ def _scale_without(
     prior = found.prior(tables.b)
     arguments = (prior, half, settings.prior_strength, settings.readout_noise)
     merger = Merger(source, found, tables, *arguments)
+    merger.reject_patches(result.bad_patches)
     if settings.outlier_cutoff:
         merged = merger.reject_outliers(settings.outlier_cutoff)
     else:

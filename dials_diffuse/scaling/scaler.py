@@ -19,10 +19,18 @@ from dials_diffuse.scaling.components import N_RADIAL, ScaleSeries, whitening
 from dials_diffuse.scaling.kernels import (
     curvatures,
     expected_variances,
+    patch_excess,
     reject_outliers,
     segments,
 )
 from dials_diffuse.scaling.observations import Observations
+from dials_diffuse.scaling.patches import (
+    N_PATCHES,
+    NO_PATCH,
+    chi2_of_patches,
+    deviating_patches,
+    patch_of,
+)
 from dials_diffuse.scaling.series import (
     OffsetOfStill,
     OffsetSeries,
@@ -36,6 +44,9 @@ logger = logging.getLogger("dials.diffuse.scaling.scaler")
 # Of the voxels, for threads
 MOST_PARTS = 8
 
+# Those that deviate most make others of the same voxels look wrong
+PATCH_ROUNDS = 3
+
 
 @dataclass
 class FitData:
@@ -48,6 +59,7 @@ class FitData:
             weight: 1/expected variance, 0 for rejected observations
         prior: (V,) mean intensity at the voxel's |q|
         relative_error: of the exposure; importance: factor on the weight
+        patch: (N,) patch of the still's image, NO_PATCH for reflections
     """
 
     voxel: np.ndarray
@@ -64,6 +76,7 @@ class FitData:
     prior: np.ndarray
     relative_error: np.ndarray
     importance: np.ndarray
+    patch: np.ndarray
 
     @property
     def size(self) -> int:
@@ -105,6 +118,7 @@ class DiffuseScaler:
             function of |q|; or None
         series: b as a smooth function of p_order, instead of the models' own b; or None
         n_threads: that share the work
+        extent: of all directions, see patch_of; None where patches are not asked for
     """
 
     def __init__(
@@ -118,8 +132,11 @@ class DiffuseScaler:
         bragg: tuple | None = None,
         series: ScaleSeries | None = None,
         n_threads: int = 1,
+        extent: tuple[float, float, float, float] | None = None,
     ):
         self.models = models
+        self.extent = extent
+        self.bad_patches = np.zeros((len(models), N_PATCHES), dtype=bool)
         self.n_threads = n_threads
         self.series = series
         self.series_weights = None if series is None else series.table_weights()
@@ -185,6 +202,9 @@ class DiffuseScaler:
         zeros = np.zeros(len(obs), dtype=np.int32)
         mean_q = np.add.reduceat(obs.q.astype(float), start[:-1]) / np.diff(start)
         of_bragg = is_bragg(obs.voxel)
+        patch = np.full(len(obs), NO_PATCH, dtype=np.int16)
+        if self.extent is not None:
+            patch[~of_bragg] = patch_of(obs.x[~of_bragg], obs.y[~of_bragg], self.extent)
         radial = zeros.astype(np.int16)
         if "offset" in components:
             # reflections have no offset: the last bin belongs to none and holds 0
@@ -208,6 +228,7 @@ class DiffuseScaler:
             prior=np.where(is_bragg(voxel), bragg_prior(mean_q), prior(mean_q)),
             relative_error=np.where(of_bragg, relative_error, 0.0),
             importance=np.where(of_bragg, importance, 1.0),
+            patch=patch,
         )
 
     @property
@@ -269,8 +290,37 @@ class DiffuseScaler:
             d.floor, d.weight, *self.tables(), d.prior, d.relative_error, cutoff,
         )  # fmt: skip
 
+    def reject_patches(self, cutoff: float) -> None:
+        """Take patches of stills whose photons deviate by more than this fraction from what the other stills
+        lead to expect out of the fit"""
+        for _ in range(PATCH_ROUNDS):
+            found = deviating_patches(*self._patch_excess(), cutoff)
+            if not found.any():
+                break
+            self.leave_out(found)
+
+    def _patch_excess(self) -> tuple[np.ndarray, np.ndarray]:
+        d = self.data
+        excess, information = np.zeros((2, *self.bad_patches.shape))
+        patch_excess(
+            d.start, d.still, d.panel, d.radial, d.direction, d.patch, d.y, d.exposure, d.weight,
+            *self.tables(), excess, information,
+        )  # fmt: skip
+        return excess, information
+
+    def chi2_of_patches(self) -> np.ndarray:
+        """(S,): see the function of the same name"""
+        return chi2_of_patches(*self._patch_excess())
+
+    def leave_out(self, bad_patches: np.ndarray) -> None:
+        """Take patches (S, N_PATCHES) bool out of the fit"""
+        self.bad_patches |= bad_patches
+        d = self.data
+        d.weight[(d.patch >= 0) & bad_patches[d.still, d.patch]] = 0.0
+
     def accept_all(self) -> None:
         """Take all observations back into the fit"""
+        self.bad_patches[:] = False
         self.data.weight[:] = 1.0
         self.update_weights()
 

@@ -61,6 +61,7 @@ class FitSettings:
     min_observations_per_parameter: float = 5.0
     free_percentage: float = 5.0
     outlier_cutoff: float | None = 6.0
+    patch_cutoff: float | None = 0.05
     prior_strength: float = 2.0
     readout_noise: float = 0.0
     seed: int = 42

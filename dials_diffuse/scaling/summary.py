@@ -82,9 +82,13 @@ def still_table(scaled) -> list[list]:
     rows = [["Still", "Experiment", "b", "sigma", "Observations", "chi2", "CC with map", ""]]
     found = scaled.statistics
     off = set(found.misoriented().tolist())
+    patches = scaled.fit.bad_patches.sum(axis=1)
     for number, (experiment, model) in enumerate(
         zip(scaled.source.experiments, scaled.fit.models)
     ):
+        remarks = ["does not follow the map"] if number in off else []
+        if patches[number]:
+            remarks.append(f"{patches[number]} patches left out")
         if number in scaled.excluded:
             rows.append([number, experiment.identifier, "-", "-", "-", "-", "-", "left out"])
             continue
@@ -99,7 +103,7 @@ def still_table(scaled) -> list[list]:
                 found.still_n[number],
                 f"{found.still_chi2[number]:.3f}",
                 f"{found.still_cc[number]:.3f}",
-                "does not follow the map" if number in off else "",
+                ", ".join(remarks),
             ]
         )
     return rows
@@ -147,6 +151,12 @@ def log_summary(scaled) -> None:
             "%d stills do not follow the map of all others: they are misindexed, off their orientation or not "
             "of this crystal (stills.exclude_misoriented=True leaves them out): %s%s",
             len(off), ", ".join(map(str, off[:20])), " ..." if len(off) > 20 else "",
+        )  # fmt: skip
+    patches = scaled.fit.bad_patches.any(axis=1)
+    if patches.any():
+        logger.info(
+            "Patches of %d stills deviate from all other stills: something besides the crystal in the beam (loop, ice) or "
+            "a shadow. Their observations are outliers (outliers.patch_cutoff).", patches.sum(),
         )  # fmt: skip
     b = scaled.merger.tables.b[~scaled.merger.tables.excluded]
     model = scaled.error_model
@@ -210,6 +220,7 @@ def write_numbers(path: str | os.PathLike, scaled, plots: dict[str, dict]) -> No
                 "cc": found.still_cc[i],
                 "slope": found.still_slope[i],
                 "misoriented": i in off,
+                "patches_left_out": int(scaled.fit.bad_patches[i].sum()),
             }
             for i, experiment in enumerate(scaled.source.experiments)
         ],

@@ -11,17 +11,19 @@ from dials_diffuse.scaling.target import DiffuseScalingTarget
 
 
 def still_covariances(scaler: DiffuseScaler, restraints: Restraints) -> np.ndarray:
-    """(S, 1 + n, 1 + n): covariances of b and c of each still at the present parameters"""
+    """(S, 1 + n, 1 + n): covariances of b and c of each still at the present parameters, by counting statistics and by
+    how well whole patches of the image follow the model"""
     target = DiffuseScalingTarget(scaler)
     target.functional_and_gradients(scaler.data)
     normal = scaler.still_normal_matrices(restraints, target.reference)
+    factor = scaler.chi2_of_patches()[:, None, None]
     if scaler.offset_series is not None:
-        return covariances_with_offset_series(scaler, normal)
+        return factor * covariances_with_offset_series(scaler, normal)
     units, _ = whitening(normal)
     # A still's own part of the means by convention: for equal stills that share voxels at random
     n_stills = len(np.unique(scaler.data.still[scaler.data.weight > 0]))
     units = units * max(1 - 1 / max(n_stills, 1), 0.5)
-    return np.einsum("spk,sqk->spq", units, units)
+    return factor * np.einsum("spk,sqk->spq", units, units)
 
 
 def covariances_with_offset_series(scaler: DiffuseScaler, normal: np.ndarray) -> np.ndarray:

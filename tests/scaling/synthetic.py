@@ -62,6 +62,7 @@ class Truth:
     c_of: object
     a_of: object
     wild: np.ndarray
+    arc: np.ndarray
 
     @property
     def columns(self):
@@ -80,12 +81,17 @@ def make_truth(
     sensitivity=0.0,
     panel_spread=0.0,
     wild_fraction=0.0,
+    arc_stills=(),
+    one_orientation=False,
     seed=1,
 ):
     """Poisson counts of stills with known scales, as dials.diffuse_grid would write them.
 
     Positions on the detector and voxels are drawn independently: all that scaling
     uses of a position is its panel, |q| and direction. |q| of the position is the voxel's.
+
+    arc_stills have two arcs in addition, as a fibre of a loop makes them; with one_orientation every
+    voxel has one place on the detector.
     """
     rng = np.random.default_rng(seed)
     group = sgtbx.space_group_info("P222").group().build_derived_laue_group()
@@ -128,7 +134,7 @@ def make_truth(
     number = rng.integers(0, len(voxel), n)
     q = q_voxel[number]
     # a direction at this |q|: 2 sin(theta) = q lambda
-    phi = rng.uniform(0, 2 * np.pi, n)
+    phi = rng.uniform(0, 2 * np.pi, len(voxel))[number] if one_orientation else rng.uniform(0, 2 * np.pi, n)
     two_theta = 2 * np.arcsin(q * WAVELENGTH / 2)
     radius = DISTANCE * np.tan(two_theta)
     n_x, n_y = panels
@@ -142,7 +148,10 @@ def make_truth(
     x, y = 2 * np.sin(two_theta / 2) * np.array([np.cos(phi), -np.sin(phi)])
     exposure = rng.uniform(0.5, 1.5, n)
     exposure *= mean_counts / np.mean(exposure * b[still] * intensity[number])
-    signal = exposure * a_of(x, y) * d[panel] * (b[still] * intensity[number] + c_of(still, q))
+    besides = c_of(still, q)
+    arc = np.isin(still, arc_stills) & (abs(q - 0.3) < 0.06) & (np.cos(2 * (phi - 1)) > 0.8)
+    besides[arc] += 300
+    signal = exposure * a_of(x, y) * d[panel] * (b[still] * intensity[number] + besides)
     bkg = np.full(n, background * mean_counts)
     counts = rng.poisson(signal + bkg).astype(float)
     wild = rng.uniform(size=n) < wild_fraction
@@ -166,5 +175,5 @@ def make_truth(
     for i, experiment in enumerate(experiments):
         table.experiment_identifiers()[i] = experiment.identifier
     return Truth(
-        experiments, table, grid, b, d, voxel, intensity, c_of, a_of, wild
+        experiments, table, grid, b, d, voxel, intensity, c_of, a_of, wild, arc
     )

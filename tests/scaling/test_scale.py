@@ -19,6 +19,7 @@ from dials_diffuse.scaling.observations import (
 from dials_diffuse.scaling.restraints import RestraintSettings
 from dials_diffuse.scaling.scale import merged_table, scale, scale_columns
 from dials_diffuse.scaling.settings import FitSettings, ModelSettings
+from dials_diffuse.scaling.summary import still_table
 from dials_diffuse.scaling.survey import survey
 
 ONLY_SCALES = ModelSettings(offset=False, panel=False, sensitivity=False)
@@ -331,3 +332,38 @@ def test_cycles_that_end_too_early_are_named(make_truth, tmp_path, caplog):
     few = FitSettings(model=ONLY_SCALES, n_cycles=2, max_iterations=1)
     fit(source, found, np.zeros(6, dtype=bool), few, start)
     assert "in the last of 2 cycles: give a larger fit.n_cycles" in caplog.text
+
+
+def test_arcs_on_single_stills_do_not_get_into_the_map(make_truth, tmp_path):
+    """With one orientation a factor a(x, y) could follow the arcs, through c, into the map"""
+    truth = make_truth(
+        n_stills=12, n_obs=12_000, mean_counts=40, offset=0.5, arc_stills=(3, 4), one_orientation=True
+    )
+    source = source_of(truth, tmp_path)
+    scaled, plain = (scale(source, FitSettings(patch_cutoff=cutoff)) for cutoff in (0.05, None))
+    outlier = scale_columns(scaled, 0)["outlier"]
+    assert outlier[truth.arc].mean() > 0.9
+    assert outlier[~truth.arc].mean() < 0.02
+    assert scale_columns(plain, 0)["outlier"].mean() < 0.01
+
+    def error(found):
+        """of the map, where arcs are against where none are"""
+        expected = true_intensities(truth, found.merged.voxels)
+        in_arc = np.isin(found.merged.voxels, pack_voxels(as_numpy(truth.table["asu_voxel"])[truth.arc]))
+        q = np.linalg.norm(truth.grid.q_of_voxel(unpack_voxels(found.merged.voxels)), axis=1)
+        ratio = found.merged.intensity / expected
+        return ratio[in_arc].mean() / ratio[~in_arc & (abs(q - 0.3) < 0.06)].mean() - 1
+
+    assert abs(error(scaled)) < 0.01
+    assert abs(error(plain)) > 0.05
+    assert "sensitivity" in plain.fit.components and "sensitivity" not in scaled.fit.components
+    assert "patches left out" in str(still_table(scaled)[1 + 3])
+
+
+def test_no_patches_where_nothing_is_wrong(make_truth, tmp_path):
+    truth = make_truth(
+        n_stills=20, n_obs=4000, panels=(2, 2), offset=1, sensitivity=0.1, panel_spread=0.05, wild_fraction=0.01
+    )
+    scaled = scale(source_of(truth, tmp_path), FitSettings())
+    assert "sensitivity" in scaled.fit.components
+    assert scaled.fit.bad_patches.sum() <= 2
