@@ -246,7 +246,7 @@ class Fitter:
             if settings.outlier_cutoff:
                 n_rejected = scaler.reject_outliers(settings.outlier_cutoff)
                 scaler.update_weights()
-            if settings.patch_cutoff:
+            if settings.patch_cutoff is not None:
                 scaler.reject_patches(settings.patch_cutoff)
                 scaler.update_weights()
             if settings.outlier_cutoff:
