@@ -37,8 +37,8 @@ USAGE = "dials.diffuse_extract [options] diffuse_masked.expt diffuse_masked.refl
 
 def _write_batch(params, name_of, experiments, rows, grid) -> dict:
     """Write the experiments and rows of a batch; returns the JSON copy of its models."""
-    from dials_diffuse.adapters.experiments import load_reflections, name_experiments
-    from dials_diffuse.extraction.observations import add_derived_columns
+    from dials_diffuse.adapters.experiments import name_experiments
+    from dials_diffuse.extraction.observations import write_derived_columns
     from dials_diffuse.grid.voxel_grid import attach_grid
     from dials_diffuse.io.atomic import replacing
     from dials_diffuse.io.model_copy import models_to_json
@@ -51,9 +51,7 @@ def _write_batch(params, name_of, experiments, rows, grid) -> dict:
         experiments.as_file(new_expt)
         rows.write(new_refl, {i: experiment.identifier for i, experiment in enumerate(experiments)})
         if params.output.derived:
-            table = load_reflections(new_refl)
-            add_derived_columns(table, experiments, grid)
-            table.as_file(new_refl)
+            write_derived_columns(new_refl, experiments, grid)
     return models_to_json(experiments) if params.output.json else {}
 
 

@@ -45,6 +45,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
 
     from dials_diffuse.adapters.experiments import name_experiments
     from dials_diffuse.adapters.system import resolve_nproc
+    from dials_diffuse.extraction.observations import write_derived_columns
     from dials_diffuse.grid import ambiguity, summary
     from dials_diffuse.grid.coverage import VoxelAccumulator
     from dials_diffuse.grid.gridding import (
@@ -95,6 +96,8 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
                 grid_file(pair.reflections, experiments, definition, number, rows, sums, reindex, n_threads)
                 logger.info("Saving %d observations to %s", rows.n_rows, refl)
                 rows.write(new_refl, {i: experiment.identifier for i, experiment in enumerate(experiments)})
+            if params.output.derived:
+                write_derived_columns(new_refl, experiments, definition.grid)
 
         grid = with_index_range(definition.grid, sums)
         rows = summary.log_coverage(sums, grid)

@@ -49,6 +49,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
 
     # they bring numba along, which -h need not wait for
     from dials_diffuse.adapters.system import resolve_nproc
+    from dials_diffuse.extraction.observations import write_derived_columns
     from dials_diffuse.io.atomic import replacing
     from dials_diffuse.io.batches import batch_name
     from dials_diffuse.io.map_file import write_map
@@ -111,6 +112,8 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         with replacing(name) as temporary:
             identifiers = {i: experiment.identifier for i, experiment in enumerate(experiments)}
             source.table(number).write(temporary, identifiers, scale_columns(scaled, number))
+            if params.output.derived:
+                write_derived_columns(temporary, experiments, source.grid)
         name = batch_name(params.output.experiments, number, n_pairs)
         logger.info("Saving experiments with scaling models to %s", name)
         with replacing(name) as temporary:

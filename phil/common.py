@@ -25,6 +25,14 @@ nproc = Auto
 MODELS = " and a copy of the grid and scaling models"
 
 
+derived_str = """
+  derived = False
+    .type = bool
+    .help = "Add the columns that follow from the others: miller_index, s1, d,"
+            "intensity.sum.value, intensity.sum.variance{more}. The table is twice as large then."
+"""
+
+
 def output_str(
     command: str, experiments: str | None, reflections: str | None, more: str = "", besides: str = ""
 ) -> str:

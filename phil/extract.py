@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iotbx.phil import parse
 
-from dials_diffuse.phil.common import MODELS, nproc_str, output_str
+from dials_diffuse.phil.common import MODELS, derived_str, nproc_str, output_str
 
 _output = """
   batch_size = None
@@ -12,10 +12,6 @@ _output = """
     .help = "Write the stills in batches of this many, into files that end in _0001, _0002 ..."
             "None: all in one file, unless that would have more than some 40 million observations (300 stills"
             "of 6 million pixels): then batches of half as many."
-  derived = False
-    .type = bool
-    .help = "Add the columns that follow from the others: miller_index, s1, d,"
-            "intensity.sum.value, intensity.sum.variance. The table is twice as large then."
   pixels = None
     .type = path
     .help = "Name of an HDF5 file for the corrected pixels themselves (q, intensity, sigma, panel,"
@@ -132,7 +128,7 @@ flight_path
 """
     + nproc_str
     + output_str(
-        "diffuse_extract", "diffuse_extracted.expt", "diffuse_extracted.refl", _output, besides=MODELS
+        "diffuse_extract", "diffuse_extracted.expt", "diffuse_extracted.refl", _output + derived_str.format(more=""), besides=MODELS
     )
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iotbx.phil import parse
 
-from dials_diffuse.phil.common import MODELS, output_str, threads_str
+from dials_diffuse.phil.common import MODELS, derived_str, output_str, threads_str
 
 phil_str = (
     """
@@ -61,7 +61,9 @@ ambiguity
 }
 """
     + threads_str
-    + output_str("diffuse_grid", "diffuse_gridded.expt", "diffuse_gridded.refl", besides=MODELS)
+    + output_str(
+        "diffuse_grid", "diffuse_gridded.expt", "diffuse_gridded.refl", more=derived_str.format(more=""), besides=MODELS
+    )
 )
 
 phil_scope = parse(phil_str)

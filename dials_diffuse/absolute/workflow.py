@@ -43,6 +43,7 @@ from dials_diffuse.adapters.experiments import (
 )
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
+from dials_diffuse.io.merged_map import check_grid, is_merged
 from dials_diffuse.io.model_copy import models_to_json, restore_models
 from dials_diffuse.io.paths import names_a_file
 from dials_diffuse.report.citations import ABSOLUTE_SCALE
@@ -78,7 +79,7 @@ def sort_inputs(experiments: list[Path], tables: list[Path]) -> Inputs:
     for path in reversed(tables):
         if merged is None:
             table = load_reflections(path)
-            if "intensity" in table and "voxel" in table and "counts" not in table:
+            if is_merged(table):
                 merged = table
                 continue
         observations.insert(0, path)
@@ -88,6 +89,8 @@ def sort_inputs(experiments: list[Path], tables: list[Path]) -> Inputs:
         )
     if merged.size() == 0:
         raise ValueError("The merged map is empty")
+    if "incoherent" in merged:
+        raise ValueError("The merged map is on the absolute scale already: give diffuse_merged.refl of dials.diffuse_scale")
     if len(observations) != len(experiments):
         raise ValueError(
             f"There are {len(experiments)} .expt files and {len(observations)} .refl files of scaled observations: "
@@ -153,6 +156,7 @@ def read_data(inputs: Inputs, model_copies: list[Path], shell_width: float, accu
         profile.count(len(stills))
         wavelengths += [still.beam.get_wavelength() for still in stills]
         everything.extend(experiments)
+    check_grid(inputs.merged, grid)
     return DataSummary(grid, float(np.mean(wavelengths)), everything, profile.profile(grid.d_min))
 
 

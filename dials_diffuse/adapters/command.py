@@ -147,7 +147,7 @@ def parse_command(
             args=args, show_diff_phil=False, return_unhandled=True
         )
     except (RuntimeError, ValueError) as error:
-        raise Sorry(str(error).strip()) from error
+        raise Sorry(" ".join(str(error).split())) from error
     if needs_input and not names:
         parser.print_help()
         return None

@@ -168,7 +168,9 @@ def match_to_experiments(reflections, experiments, refl_name="reflections", expt
             reflections["id"] = renumbered
             for number in identifiers:
                 del reflections.experiment_identifiers()[number]
-    if reflections.size() and "id" in reflections:
+    if reflections.size():
+        if "id" not in reflections:
+            raise ValueError(f"{mismatch}: it has no column id")
         last = flex.max(reflections["id"])
         if last >= len(experiments):
             raise ValueError(

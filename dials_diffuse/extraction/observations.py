@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from dials.array_family import flex
 
+from dials_diffuse.adapters.experiments import load_reflections
 from dials_diffuse.adapters.tables import (
     as_numpy,
     double_column,
@@ -108,10 +110,22 @@ def intensity_variances(table, readout_noise: float = 0.0) -> np.ndarray:
 
 
 def add_derived_columns(table, experiments, grid) -> None:
-    """Add miller_index, s1, d, intensity.sum.value and intensity.sum.variance to a table."""
+    """Add miller_index, s1, d, intensity.sum.value and intensity.sum.variance to a table, and to one of scaled
+    observations intensity.scale.value = (intensity.sum.value - offset)/inverse_scale_factor and its variance."""
     s1 = s1_vectors(table, experiments)
     table["miller_index"] = miller_index_column(miller_indices(table, grid))
     table["s1"] = vec3_column(s1)
     table["d"] = double_column(d_spacings(table, experiments, s1))
     table["intensity.sum.value"] = double_column(intensities(table))
     table["intensity.sum.variance"] = double_column(intensity_variances(table))
+    if "inverse_scale_factor" in table:
+        factor = as_numpy(table["inverse_scale_factor"])
+        table["intensity.scale.value"] = double_column((intensities(table) - as_numpy(table["offset"])) / factor)
+        table["intensity.scale.variance"] = double_column(intensity_variances(table) / factor**2)
+
+
+def write_derived_columns(path: str | os.PathLike, experiments, grid) -> None:
+    """Add the derived columns to a table that was written."""
+    table = load_reflections(path)
+    add_derived_columns(table, experiments, grid)
+    table.as_file(os.fspath(path))

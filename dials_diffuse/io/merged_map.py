@@ -140,6 +140,22 @@ def is_merged(table) -> bool:
     return "voxel" in table and "intensity" in table and "counts" not in table
 
 
+def check_grid(table, grid: VoxelGrid) -> None:
+    """Whether a merged table was made on this grid: its own hkl and d, where it has them, are those of the voxels.
+
+    Raises:
+        ValueError: it was made on another.
+    """
+    for name, of_voxel in (("hkl", grid.hkl_of_voxel), ("d", grid.d_of_voxel)):
+        if name in table and not np.allclose(
+            as_numpy(table[name]), of_voxel(as_numpy(table["voxel"])), rtol=1e-3, atol=1e-6
+        ):
+            raise ValueError(
+                "The merged map was made on another grid (subdivide, unit cell) than the one in the .expt files: give "
+                "files of one run"
+            )
+
+
 def read_merged_map(
     experiments: Iterable[str | os.PathLike],
     reflections: Sequence[str | os.PathLike],
@@ -156,7 +172,7 @@ def read_merged_map(
         (map, the .refl file it is from)
 
     Raises:
-        ValueError: no experiments; none or several merged tables; the grid is lost.
+        ValueError: no experiments; none or several merged tables; the grid is lost, or another one.
     """
     everything = []
     for path in experiments:
@@ -184,4 +200,6 @@ def read_merged_map(
         raise ValueError(f"Several .refl files are merged maps ({names}): export one at a time")
     path, table = merged[0]
     wavelength = float(np.mean([experiment.beam.get_wavelength() for experiment in everything]))
-    return MergedMap.from_table(table, grid_of(everything), wavelength), path
+    grid = grid_of(everything)
+    check_grid(table, grid)
+    return MergedMap.from_table(table, grid, wavelength), path

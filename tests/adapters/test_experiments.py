@@ -85,6 +85,13 @@ def test_table_of_other_experiments_is_refused():
         match_to_experiments(table_of([], [(5, 1.0)]), experiments)
 
 
+def test_table_without_ids_is_refused():
+    table = flex.reflection_table()
+    table["d"] = flex.double(3, 1.0)
+    with pytest.raises(ValueError, match="has no column id"):
+        match_to_experiments(table, ExperimentList())
+
+
 def test_identifiers_are_made_where_there_are_none(tmp_path):
     experiment_list(["", ""]).as_file(str(tmp_path / "some.expt"))
     table_of([], [(1, 1.0)]).as_file(str(tmp_path / "some.refl"))

@@ -199,6 +199,18 @@ def test_bad_input(files, arguments, message):
     assert not pathlib.Path("diffuse_absolute.refl").exists()
 
 
+def test_merged_maps_of_other_runs(files):
+    run([*files, FORMULA])
+    with pytest.raises(SystemExit, match="on the absolute scale already"):
+        run([*files[:2], "diffuse_absolute.refl", FORMULA, "output.reflections=again.refl"])
+    merged = flex.reflection_table.from_file(files[2])
+    merged["hkl"] = merged["hkl"] * 3.0
+    merged.as_file("finer.refl")
+    with pytest.raises(SystemExit, match="made on another grid"):
+        run([*files[:2], "finer.refl", FORMULA, "output.reflections=again.refl"])
+    assert not pathlib.Path("again.refl").exists()
+
+
 def test_files_missing(files):
     with pytest.raises(SystemExit, match="None of the .refl files is a merged map"):
         run([*files[:2], FORMULA])

@@ -137,6 +137,13 @@ def test_derived_columns_and_pixels(folder):
     assert sum(map(len, found.values())) == as_numpy(table["num_pixels.valid"])[diffuse].sum()
 
 
+def test_limits_of_zero_are_none(folder):
+    extract()
+    _, everything = result()
+    extract("d_min=0", "d_max=0")
+    assert result()[1].size() == everything.size()
+
+
 def test_batches_hold_what_one_file_would(folder):
     extract()
     experiments, table = result()

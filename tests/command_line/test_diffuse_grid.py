@@ -65,6 +65,25 @@ def test_one_pair(make_extracted, tmp_path):
     assert (tmp_path / "dials.diffuse_grid.html").stat().st_size > 10_000
 
 
+def test_derived_columns(make_extracted, tmp_path):
+    names, *_ = make_extracted(tmp_path, 3)
+    experiments, _ = load(tmp_path, "extracted")
+    for experiment in experiments:
+        panel = experiment.detector.add_panel()
+        panel.set_frame((1, 0, 0), (0, -1, 0), (-50, 50, -100))
+        panel.set_pixel_size((0.1, 0.1))
+        panel.set_image_size((1000, 1000))
+    experiments.as_file(str(tmp_path / "extracted.expt"))
+    result = run(tmp_path, *names, "output.derived=True")
+    assert not result.returncode and not result.stderr
+    experiments, table = load(tmp_path)
+    hkl = as_numpy(table["voxel"]) / np.array(grid_of(experiments).subdivide)
+    assert np.array_equal(as_numpy(table["miller_index"]), np.floor(hkl + 0.5))
+    net = as_numpy(table["counts"]) - as_numpy(table["background"])
+    assert np.allclose(as_numpy(table["intensity.sum.value"]), net / as_numpy(table["exposure"]))
+    assert {"s1", "d", "intensity.sum.variance", "asu_voxel"} <= set(table.keys())
+
+
 def test_pairs_give_what_one_pair_gives(make_extracted, tmp_path):
     for folder, n_files in ((tmp_path / "one", 1), (tmp_path / "three", 3)):
         folder.mkdir()

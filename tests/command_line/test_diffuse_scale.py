@@ -60,6 +60,19 @@ def test_scale_writes_models_factors_and_the_merged_map(make_truth, run_in_tmp_p
     assert np.mean(pull**2) == pytest.approx(1, abs=0.25)
 
 
+def test_derived_columns(make_truth, run_in_tmp_path):
+    truth = make_truth(n_stills=6, n_obs=300, offset=1)
+    run([*write(truth), "model.offset=True", "output.derived=True"])
+    table = flex.reflection_table.from_file("diffuse_scaled.refl")
+    of = {name: as_numpy(table[name]) for name in table.keys()}
+    assert abs(of["offset"]).max() > 0
+    g = of["inverse_scale_factor"]
+    intensity = (of["counts"] - of["background"]) / of["exposure"]
+    np.testing.assert_allclose(of["intensity.sum.value"], intensity)
+    np.testing.assert_allclose(of["intensity.scale.value"], (intensity - of["offset"]) / g)
+    np.testing.assert_allclose(of["intensity.scale.variance"], of["intensity.sum.variance"] / g**2)
+
+
 def test_report_numbers_and_map_file(make_truth, run_in_tmp_path):
     truth = make_truth(n_stills=12, n_obs=800, n_voxels=300, panels=(2, 2))
     run([*write(truth), "output.json=scale.json", "model.offset=True"])
