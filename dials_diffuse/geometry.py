@@ -61,9 +61,9 @@ class PanelGeometry:
     @functools.cached_property
     def largest_component(self) -> float:
         """A bound of the components of q, 1/Angstrom"""
-        # |q| is convex on a flat panel: no pixel exceeds the corners by more than rounding
+        # no pixel's |q| exceeds those of the corners by more than rounding, and no component |q|
         corners = self.planes[:, :: max(1, self.shape[0] - 1), :: max(1, self.shape[1] - 1)]
-        return 1.01 * float(np.abs(corners).max()) + 1e-6
+        return 1.01 * float(np.linalg.norm(corners, axis=0).max()) + 1e-6
 
     def q_length(self) -> np.ndarray:
         """(n_slow, n_fast) float32 |q| = 1/d, 1/Angstrom"""

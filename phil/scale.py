@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iotbx.phil import parse
 
-from dials_diffuse.phil.common import MODELS, output_str, threads_str
+from dials_diffuse.phil.common import MODELS, derived_str, output_str, threads_str
 
 phil_str = (
     """
@@ -14,7 +14,7 @@ model
 {
   scale = True
     .type = bool
-    .help = "b: a scale factor for each still."
+    .help = "b: a scale factor for each still. False: that of its radial profile is kept."
   offset = Auto
     .type = bool
     .help = "c(|q|): for each still a smooth function of |q| that is added, for solvent, loop"
@@ -90,7 +90,8 @@ stills
   exclude_misoriented = False
     .type = bool
     .help = "Leave out stills that clearly do not follow the map of all others (misindexed, off"
-            "their orientation, another crystal). Weak stills that do follow it stay."
+            "their orientation, another crystal), and those whose b is not above 0 by three sigma."
+            "Weak stills that do follow it stay."
   min_cc = None
     .type = float(value_min=-1, value_max=1)
     .help = "Leave out stills whose correlation with the map of all others (anisotropic part)"
@@ -247,7 +248,8 @@ seed = 42
   map = diffuse_merged.h5
     .type = path
     .help = "Name of the NeXus file with the map of merged intensities. None: no map."
-""",
+"""
+        + derived_str.format(more=", intensity.scale.value, intensity.scale.variance"),
         besides=MODELS,
     )
 )

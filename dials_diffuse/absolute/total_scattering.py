@@ -163,8 +163,8 @@ def find_scale(
             f"from total scattering, which needs {least:.2f}/A at the least. Extend d_min of dials.diffuse_extract if "
             "the detector does, use method=wilson, or give scale="
         )
-    if not (profile.total[inside] > 0).all():
-        bad = profile.q[inside][profile.total[inside] <= 0]
+    bad = profile.q[inside][~(profile.total[inside] > 0)]
+    if len(bad):
         raise ValueError(
             f"Total scattering is not positive at |q| = {bad[0]:.3f}/A: more background is subtracted than is there"
         )

@@ -77,7 +77,8 @@ def load_background(
         text: a number of photons a pixel and image, an .expt of empty shots, or a map: an .npy
             of one panel, an .npz with an array a panel in the order of the panels, or an .h5 with
             an array a panel, their names in the panels' order (panel_2 before panel_10),
-            photons a pixel and image
+            photons a pixel and image; in .npz and .h5 arrays whose names end in "variance" are the variances
+            of the others
         detector: of the stills
         settings: CorrectionSettings, for the smoothing
         smoothing: see average_of_empty_shots
@@ -95,7 +96,7 @@ def load_background(
             load_experiments(path), settings, smoothing, photons_of, exposure, usable
         )
     elif path.suffix in (".npy", ".npz", ".h5"):
-        background = Background(_load_map(path))
+        background = Background(*_load_map(path))
     else:
         try:
             value = float(text)
@@ -118,7 +119,8 @@ def _natural(name: str) -> list:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
-def _load_map(path: Path) -> list[np.ndarray]:
+def _load_map(path: Path) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
+    """Photons of a map, and their variances if it has any"""
     if not path.is_file():
         raise ValueError(f"No such file: {path}")
     try:
@@ -126,18 +128,26 @@ def _load_map(path: Path) -> list[np.ndarray]:
             import h5py
 
             with h5py.File(path, "r") as handle:
-                arrays = [handle[name][()] for name in sorted(handle, key=_natural)]
+                named = {name: handle[name][()] for name in sorted(handle, key=_natural)}
         elif path.suffix == ".npz":
             with np.load(path) as archive:
-                arrays = [archive[name] for name in archive.files]
+                named = {name: archive[name] for name in archive.files}
         else:
-            arrays = [np.load(path)]
-        arrays = [np.ascontiguousarray(array, dtype=np.float32) for array in arrays]
+            named = {"mean": np.load(path)}
+        named = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in named.items()}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"Can't read a background map from {os.fspath(path)}: {error}") from error
-    if any(array.ndim != 2 or not np.isfinite(array).all() for array in arrays):
+    if any(array.ndim != 2 or not np.isfinite(array).all() for array in named.values()):
         raise ValueError(f"The background map {path} must hold finite 2D arrays, one a panel")
-    return arrays
+    variances = [array for name, array in named.items() if name.endswith("variance")]
+    mean = [array for name, array in named.items() if not name.endswith("variance")]
+    if not variances:
+        return mean, None
+    if [array.shape for array in variances] != [array.shape for array in mean] or min(v.min() for v in variances) < 0:
+        raise ValueError(
+            f"The variances in the background map {path} must be 0 or more, an array for each panel and of its size"
+        )
+    return mean, variances
 
 
 def photons_of_image(imageset, index: int, gain=None, pedestal=None) -> list[np.ndarray]:
@@ -239,7 +249,7 @@ def average_of_empty_shots(
         # A pixel that was never good has no known background: NaN takes it out of the sums
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = [(t / w).astype(np.float32) for t, w in zip(total, weight)]
-            spread = [(t / w**2).astype(np.float32) for t, w in zip(total, weight)]
+            spread = [(np.maximum(t, 0.0) / w**2).astype(np.float32) for t, w in zip(total, weight)]
         return Background(mean, spread=spread, per_dose=True)
     geometry = detector_geometry(first.detector, first.beam, settings)
     smooth = []
@@ -277,7 +287,8 @@ def _radial(total: np.ndarray, weight: np.ndarray, panel) -> tuple[np.ndarray, n
     photons, exposure, q_mean = photons[known], exposure[known], q_mean[known]
     at = q_mean / exposure
     rate = np.interp(q.ravel(), at, photons / exposure).reshape(q.shape)
-    error = np.interp(q.ravel(), at, np.sqrt(photons) / exposure).reshape(q.shape)
+    # noise of an integrating detector can be less than nothing
+    error = np.interp(q.ravel(), at, np.sqrt(np.maximum(photons, 0.0)) / exposure).reshape(q.shape)
     return (
         (rate * panel.efficiency).astype(np.float32),
         (error * panel.efficiency).astype(np.float32),
@@ -323,7 +334,7 @@ def _adapted(
     relative = np.divide(error, mean, out=np.zeros_like(error), where=mean > 0).astype(np.float64)
     for block in _BLOCKS:
         of_pixels = smooth if block > _SMALL else 1.0
-        photons = _block_sums(total * of_pixels, block)
+        photons = np.maximum(_block_sums(total * of_pixels, block), 0.0)
         expected = _block_sums(model * weight * of_pixels, block)
         n_blocks = max(2, np.count_nonzero(expected))
         with np.errstate(divide="ignore", invalid="ignore"):

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +93,7 @@ class ExtractionSettings:
             np.isfinite(self.exposure_time) and self.exposure_time > 0
         ):
             raise ValueError(f"exposure_time={self.exposure_time} must be a positive number of seconds")
-        if self.d_min is not None and self.d_max is not None and self.d_min >= self.d_max:
+        if self.d_min and self.d_max and self.d_min >= self.d_max:
             raise ValueError(f"d_min={self.d_min} must be smaller than d_max={self.d_max}")
 
 
@@ -220,11 +221,12 @@ class Extractor:
 
     def share_geometries(self) -> None:
         """Put the geometries that several stills have in common into the folder."""
-        done = set()
-        for index, key in enumerate(self._keys):
-            if key not in done and self._keys.count(key) > 1:
+        # all lattices of an image are one process's
+        of_images = {stills[0].index: self._keys[stills[0].index] for stills in self.images}
+        images = Counter(of_images.values())
+        for index, key in of_images.items():
+            if images.pop(key, 0) > 1:
                 experiment = self.experiments[index]
-                done.add(key)
                 # Where it can't be computed, every still that needs it will say why
                 with contextlib.suppress(ValueError):
                     self.geometries.store(experiment.detector, experiment.beam, key)
@@ -240,13 +242,15 @@ class Extractor:
         masks = static_mask(still.imageset)
         for number, (mask, panel) in enumerate(zip(masks, geometry.panels)):
             q = panel.q_length()
-            if settings.d_min is not None:
+            if settings.d_min:
                 mask &= q <= 1 / settings.d_min
-            if settings.d_max is not None:
+            if settings.d_max:
                 mask &= q >= 1 / settings.d_max
             mask &= (panel.efficiency > 0) & np.isfinite(panel.efficiency)
             if self.background is not None:
-                mask &= np.isfinite(self.background.mean[number])
+                for of_panel in self.background.panel(number):
+                    if of_panel is not None:
+                        mask &= np.isfinite(of_panel)
             if step > 1:
                 chosen = np.zeros_like(mask)
                 chosen[step // 2 :: step, step // 2 :: step] = True

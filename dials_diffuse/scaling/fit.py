@@ -128,6 +128,7 @@ class Fitter:
         free = position < settings.free_percentage / 100
         self.observations = collect(source, survey, chosen & ~free, excluded)
         self.free = collect(source, survey, chosen & free, excluded)
+        self.free_freedom = 1
         if not len(self.observations):
             raise ValueError(
                 "No voxel is seen by two stills: there is nothing that could relate their scales "
@@ -299,7 +300,8 @@ class Fitter:
             scaler.update_weights()
         target = DiffuseScalingTarget(scaler)
         squares = target.squares(scaler.data)
-        return float(squares.sum() / freedom_of(scaler)), scaler.data.weight, squares
+        self.free_freedom = freedom_of(scaler)
+        return float(squares.sum() / self.free_freedom), scaler.data.weight, squares
 
 
 def chi2_of(scaler: DiffuseScaler) -> float:
@@ -350,7 +352,8 @@ def fit(
             continue
         more = [n for n in COMPONENTS if n in (*names, name)]
         if weights is None or fitter.too_few(more):
-            trials.append(_trial(more, None, None, False))
+            reason = "no free set" if weights is None else "too few observations"
+            trials.append(_trial(more, None, None, False, reason))
             continue
         try:
             # a would take up what it can of them; that of a series may be what they lack
@@ -358,12 +361,12 @@ def fit(
             trial, rows = fitter.refine(more, scaler.models, None if of_series else scaler.bad_patches)
         except ValueError as error:
             logger.info("No %s: %s", name, error)
-            trials.append(_trial(more, None, None, False))
+            trials.append(_trial(more, None, None, False, "the fit failed"))
             continue
         new_chi2, _, new_squares = fitter.free_chi2(trial, weights)
         n_more = fitter.n_parameters(more) - fitter.n_parameters(names)
         better = is_real_gain(
-            chi2, new_chi2, n_more, len(fitter.free), len(fitter.observations)
+            chi2, new_chi2, n_more, fitter.free_freedom, freedom_of(scaler)
         ) and is_certain_gain(squares, new_squares)
         trials.append(_trial(more, chi2_of(trial), new_chi2, better))
         if better:
@@ -386,9 +389,9 @@ def is_real_gain(chi2: float, new_chi2: float, n_more: int, n_free: int, n_fit: 
     deviation of 2 sqrt(n_more r). Three of these are asked for.
 
     Args:
-        chi2, new_chi2: of the free set per observation, without and with the parameters
+        chi2, new_chi2: of the free set per degree of freedom, without and with the parameters
         n_more: number of parameters that were added
-        n_free, n_fit: observations in the free set and in the fit
+        n_free, n_fit: degrees of freedom of the free set and of the fit, observations less voxels
     """
     return bool(n_free * (chi2 - new_chi2) > 6 * np.sqrt(n_more * n_free / n_fit))
 
@@ -401,8 +404,8 @@ def is_certain_gain(before: np.ndarray, after: np.ndarray) -> bool:
     return bool(gains.sum() > max(3 * uncertainty, LEAST_GAIN * before.sum()))
 
 
-def _trial(names, chi2, free_chi2, kept: bool) -> dict:
-    return {"components": list(names), "chi2": chi2, "free_chi2": free_chi2, "kept": kept}
+def _trial(names, chi2, free_chi2, kept: bool, reason: str | None = None) -> dict:
+    return {"components": list(names), "chi2": chi2, "free_chi2": free_chi2, "kept": kept, "reason": reason}
 
 
 def _finish(scaler: DiffuseScaler, fitter: Fitter, result: FitResult) -> None:

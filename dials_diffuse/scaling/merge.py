@@ -165,11 +165,13 @@ def _by_still(index: np.ndarray, ok: np.ndarray, still: np.ndarray):
     return index[order], ok[order], still[order]
 
 
-def split_halves(n_stills: int, seed: int) -> np.ndarray:
-    """Half 0 or 1 of each still (S,): random, equal in number"""
-    half = np.arange(n_stills) % 2
-    np.random.default_rng(seed).shuffle(half)
-    return half.astype(np.int8)
+def split_halves(used: np.ndarray, seed: int) -> np.ndarray:
+    """Half 0 or 1 of each still (S,): random, equal in number among those used, (S,) bool"""
+    half = np.zeros(len(used), dtype=np.int8)
+    dealt = np.arange(np.count_nonzero(used)) % 2
+    np.random.default_rng(seed).shuffle(dealt)
+    half[used] = dealt
+    return half
 
 
 class Merger:

@@ -179,8 +179,11 @@ def accumulate_statistics(
         by_still[i, 7] += information * rest * rest
         by_still[i, 8] += information * own * rest
         by_still[i, 9] += eg * intensity[v]
-        signal = eg * intensity[v]
-        t = signal * signal / variance
+        # not from the voxel's own intensity, which goes along with its residuals
+        signal = max(eg * isotropic[v], 0.0)
+        t = 0.0
+        if signal > 0.0:
+            t = signal * signal / (max(signal + exposure[k] * h[k], LEAST_SIGNAL * signal) + floor[k])
         size = 0
         if t > 2.0**-10:
             size = min(int((np.log2(t) + 10.0) * 2.0), len(by_size) - 1)

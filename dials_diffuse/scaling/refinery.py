@@ -100,7 +100,9 @@ def set_scale_esds(scaler: DiffuseScaler, manager, covariance: np.ndarray) -> No
     units = np.array([model.components["scale"].unit for model in scaler.models])
     of_b = covariance.reshape(n, n)[np.ix_(places, places)] * np.outer(units, units)
     b = np.array([model.components["scale"].parameters[0] for model in scaler.models])
-    shifts = np.eye(len(b)) - np.outer(b / b.mean(), np.full(len(b), 1 / len(b)))
+    # of the stills that have observations
+    used = np.bincount(scaler.data.still, minlength=len(b)) > 0
+    shifts = np.eye(len(b)) - np.outer(b / b[used].mean(), used / used.sum())
     variances = np.diagonal(shifts @ of_b @ shifts.T)
     for model, variance in zip(scaler.models, variances):
         model.components["scale"].parameter_esds = flex.double([float(np.sqrt(max(variance, 0)))])

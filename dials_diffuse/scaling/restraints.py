@@ -285,12 +285,16 @@ def apply_conventions(scaler, used: np.ndarray) -> None:
 def lift_offsets(scaler, used: np.ndarray, covariances: np.ndarray) -> np.ndarray:
     """Make the smallest c / b 0 at each |q|. Expectations stay the same.
 
+    A still whose b can't be told from 0 has no c / b.
+
     Args:
         covariances: (S, 1 + n, 1 + n) of b and c
 
     Returns:
         (n,) parameters of f, which was added to the intensities and, times b, taken from c
     """
+    certain = used & (scaler.b > CERTAIN * np.sqrt(covariances[:, 0, 0]))
+    used = certain if np.count_nonzero(certain) > 1 else used
     models = [m for m, u in zip(scaler.models, used) if u]
     b = scaler.b[used][:, None]
     fraction = np.array([m.components["offset"].values() for m in models]) / b

@@ -118,16 +118,18 @@ def scale(
         ValueError: input that can't be scaled as a whole.
     """
     found = survey(source)
-    reasons = exclusions(found)
-    for still in named_stills(stills.exclude, source.experiments):
-        reasons.setdefault(still, "by stills.exclude")
+    # what there is is known only now
+    reasons = dict.fromkeys(named_stills(stills.exclude, source.experiments), "by stills.exclude")
+    if reasons:
+        found = survey(source, reasons)
+    reasons = {**exclusions(found), **reasons}
     for still, reason in reasons.items():
         logger.warning("Still %d is excluded: %s", still, reason)
     scaled = _scale_without(reasons, source, found, settings, use_error_model)
     for _ in range(MOST_ROUNDS):
         more = {
             still: reason
-            for still, reason in disagreements(scaled.statistics, stills).items()
+            for still, reason in disagreements(scaled, stills).items()
             if still not in reasons
         }
         if not more:
@@ -135,6 +137,9 @@ def scale(
         for still, reason in more.items():
             logger.info("Still %d is left out: %s", still, reason)
         reasons = {**reasons, **more}
+        # they connect no others any more
+        found = survey(source, reasons)
+        reasons = {**exclusions(found), **reasons}
         scaled = _scale_without(
             reasons, source, found, settings, use_error_model, scaled.merger.tables.b
         )
@@ -146,10 +151,21 @@ def scale(
     return scaled
 
 
-def disagreements(found: Statistics, stills: StillSettings) -> dict[int, str]:
+def without_scale(scaled: Scaled) -> np.ndarray:
+    """(M,) stills whose b is not above 0 by three standard deviations: where c takes what depends on |q| only, b is what
+    a still has of the rest, and of a wrong orientation that is nothing"""
+    esds = [model.components["scale"].parameter_esds for model in scaled.fit.models]
+    sigma = np.array([of[0] if of else np.nan for of in esds])
+    tables = scaled.merger.tables
+    return np.flatnonzero(~tables.excluded & (tables.b < 3 * sigma))
+
+
+def disagreements(scaled: Scaled, stills: StillSettings) -> dict[int, str]:
     """Stills to leave out, with the reason"""
-    reasons = {}
+    reasons, found = {}, scaled.statistics
     if stills.exclude_misoriented:
+        for still in without_scale(scaled):
+            reasons[int(still)] = "its scale can't be told from 0"
         for still in found.misoriented():
             reasons[int(still)] = (
                 f"it does not follow the map of all others (correlation {found.still_cc[still]:.3f})"
@@ -194,7 +210,7 @@ def _scale_without(
     hand_on_reindexing(source.experiments, result.models)
     tables = ScaleTables.of_models(result.models, excluded)
     tables.n_threads = settings.n_threads
-    half = split_halves(found.n_stills_in, settings.seed)
+    half = split_halves(~excluded, settings.seed)
     prior = found.prior(tables.b)
     arguments = (prior, half, settings.prior_strength, settings.readout_noise)
     merger = Merger(source, found, tables, *arguments)
@@ -278,6 +294,6 @@ def scale_columns(scaled: Scaled, number: int) -> dict[str, np.ndarray]:
     return {
         "inverse_scale_factor": g,
         "offset": h,
-        "excluded": scaled.merger.tables.excluded[obs.still] | ~(obs.usable | obs.bragg),
+        "excluded": scaled.merger.tables.excluded[obs.still] | ~(obs.usable | (obs.bragg & obs.finite)),
         "outlier": scaled.merger.outliers(number, len(obs)),
     }

@@ -9,6 +9,7 @@ import os
 from dials.util import tabulate
 
 from dials_diffuse.io.json_file import write_json
+from dials_diffuse.scaling.scale import without_scale
 from dials_diffuse.scaling.statistics import Statistics
 
 logger = logging.getLogger("dials.diffuse.scaling.summary")
@@ -68,7 +69,7 @@ def trial_table(trials: list[dict]) -> list[list]:
     rows = [["Components", "chi2 of fit", "chi2 of free set", ""]]
     for t in trials:
         if t["chi2"] is None:
-            rows.append([" ".join(t["components"]), "-", "-", "too few observations"])
+            rows.append([" ".join(t["components"]), "-", "-", t["reason"]])
             continue
         verdict = "kept" if t["kept"] else "dropped"
         rows.append(
@@ -82,11 +83,14 @@ def still_table(scaled) -> list[list]:
     rows = [["Still", "Experiment", "b", "sigma", "Observations", "chi2", "CC with map", ""]]
     found = scaled.statistics
     off = set(found.misoriented().tolist())
+    nothing = set(without_scale(scaled).tolist())
     patches = scaled.fit.bad_patches.sum(axis=1)
     for number, (experiment, model) in enumerate(
         zip(scaled.source.experiments, scaled.fit.models)
     ):
         remarks = ["does not follow the map"] if number in off else []
+        if number in nothing:
+            remarks.append("b not above 0")
         if patches[number]:
             remarks.append(f"{patches[number]} patches left out")
         if number in scaled.excluded:
@@ -151,6 +155,13 @@ def log_summary(scaled) -> None:
             "%d stills do not follow the map of all others: they are misindexed, off their orientation or not "
             "of this crystal (stills.exclude_misoriented=True leaves them out): %s%s",
             len(off), ", ".join(map(str, off[:20])), " ..." if len(off) > 20 else "",
+        )  # fmt: skip
+    nothing = without_scale(scaled)
+    if len(nothing):
+        logger.warning(
+            "The scales of %d stills are not above 0 by three standard deviations: they have nothing of the map of all others "
+            "(off their orientation, or no crystal; stills.exclude_misoriented=True leaves them out): %s%s",
+            len(nothing), ", ".join(map(str, nothing[:20])), " ..." if len(nothing) > 20 else "",
         )  # fmt: skip
     patches = scaled.fit.bad_patches.any(axis=1)
     if patches.any():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,8 +121,11 @@ def _accumulate_profile(obs: Observations, net: np.ndarray, first: int, n: int):
     )
 
 
-def survey(source: ObservationSource) -> Survey:
+def survey(source: ObservationSource, left_out: Iterable[int] = ()) -> Survey:
     """Read everything once.
+
+    Args:
+        left_out: stills that count as having no usable observations
 
     Raises:
         ValueError: input that can't be scaled as a whole: fewer than two stills, no
@@ -134,11 +138,13 @@ def survey(source: ObservationSource) -> Survey:
     total_counts = 0.0
     x0, x1, y0, y1, q_max = np.inf, -np.inf, np.inf, -np.inf, 0.0
     for number, everything in enumerate(source):
+        # how many stills there are is known pair by pair
+        out = np.isin(np.arange(len(source.experiments)), list(left_out))
         first = source.first_stills[number]
         n = len(source.experiments) - first
         if number + 1 < len(source.first_stills):
             n = source.first_stills[number + 1] - first
-        obs = everything.select(everything.usable)
+        obs = everything.select(everything.usable & ~out[everything.still])
         n_rows += len(everything)
         n_usable += len(obs)
         n_bragg += everything.n_bragg

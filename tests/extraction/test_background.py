@@ -71,6 +71,22 @@ def test_smoothing_takes_the_noise_away(empties, smoothing):
         assert 0.001 < np.median(shared[lit] / mean[lit]) < 0.08
 
 
+@pytest.mark.parametrize("smoothing", ["none", "radial", "adaptive"])
+def test_noise_below_zero_leaves_no_holes(empties, smoothing):
+    """An integrating detector reads less than nothing where there is less than its noise"""
+    experiments, expected = empties
+    rng = np.random.default_rng(4)
+
+    def photons_of(imageset, index):
+        return [rng.normal(0.003, 0.3, mean.shape) for mean in expected]
+
+    background = average_of_empty_shots(experiments, SETTINGS, smoothing, photons_of)
+    seen = [np.isfinite(mean) for mean in background.mean]
+    assert all((lit == (truth > 0)).mean() > 0.9 for lit, truth in zip(seen, expected))
+    for of in (background.spread, background.shared):
+        assert of is None or all((values[lit] >= 0).all() for values, lit in zip(of, seen))
+
+
 def test_only_the_adaptive_one_knows_the_shadow(empties):
     experiments, expected = empties
     shadow = [truth == 0 for truth in expected]
@@ -102,6 +118,16 @@ def test_a_number_a_map_and_nonsense(empties, tmp_path):
     for name in ("map.npz", "map.h5"):
         background = load_background(str(tmp_path / name), detector, SETTINGS)
         assert all(np.allclose(a, b) for a, b in zip(background.mean, maps))
+
+    np.savez(tmp_path / "map.npz", *maps, **{f"{i}_variance": m / 10 for i, m in enumerate(maps)})
+    background = load_background(str(tmp_path / "map.npz"), detector, SETTINGS)
+    assert all(np.allclose(a, b) for a, b in zip(background.mean, maps))
+    assert all(np.allclose(a, b / 10) for a, b in zip(background.spread, maps))
+    assert np.allclose(background.panel(0)[1], maps[0] / 10) and background.panel(0)[2] is None
+    for wrong in (-maps[0], maps[0][1:]):
+        np.savez(tmp_path / "map.npz", *maps, variance=wrong)
+        with pytest.raises(ValueError, match="variances in the background map"):
+            load_background(str(tmp_path / "map.npz"), detector, SETTINGS)
 
     for text in ("-1", "nan", "much"):
         with pytest.raises(ValueError, match="background"):

@@ -7,17 +7,24 @@ from dials.array_family import flex
 
 import dials_diffuse.scaling.target as target_module
 from dials_diffuse.adapters.experiments import DataPair
-from dials_diffuse.adapters.tables import as_numpy, double_column
+from dials_diffuse.adapters.tables import as_numpy, bool_column, double_column
 from dials_diffuse.grid.expand import pack_voxels, unpack_voxels
 from dials_diffuse.scaling.error_model import fit_error_model
 from dials_diffuse.scaling.fit import fit
+from dials_diffuse.scaling.merge import split_halves
 from dials_diffuse.scaling.observations import (
     ObservationSource,
     observations_of,
     projected_direction,
 )
 from dials_diffuse.scaling.restraints import RestraintSettings
-from dials_diffuse.scaling.scale import merged_table, scale, scale_columns
+from dials_diffuse.scaling.scale import (
+    StillSettings,
+    merged_table,
+    scale,
+    scale_columns,
+    without_scale,
+)
 from dials_diffuse.scaling.settings import FitSettings, ModelSettings
 from dials_diffuse.scaling.summary import still_table
 from dials_diffuse.scaling.survey import survey
@@ -128,13 +135,13 @@ def test_low_counts_are_not_biased(make_truth, tmp_path, background):
     truth = make_truth(
         n_stills=300, n_obs=8000, n_voxels=20000, mean_counts=0.1, background=background, seed=3
     )
-    from dials_diffuse.scaling.merge import Merger, ScaleTables, split_halves
+    from dials_diffuse.scaling.merge import Merger, ScaleTables
     from dials_diffuse.scaling.survey import survey
 
     source = source_of(truth, tmp_path)
     found = survey(source)
     tables = ScaleTables(truth.b, np.zeros(300, dtype=bool))
-    merger = Merger(source, found, tables, found.prior(truth.b), split_halves(300, 1))
+    merger = Merger(source, found, tables, found.prior(truth.b), split_halves(np.ones(300, dtype=bool), 1))
     merged = merger.reject_outliers(6.0)
     expected = true_intensities(truth, merged.voxels)
     # 240,000 photons: 0.2 % of counting error (0.3 % with the background's)
@@ -367,3 +374,68 @@ def test_no_patches_where_nothing_is_wrong(make_truth, tmp_path):
     scaled = scale(source_of(truth, tmp_path), FitSettings())
     assert "sensitivity" in scaled.fit.components
     assert scaled.fit.bad_patches.sum() <= 2
+
+
+def test_a_still_that_is_the_opposite_of_the_map_does_not_set_the_zero_of_offsets(make_truth, tmp_path):
+    truth = make_truth(n_stills=30, n_obs=3000, mean_counts=20, offset=0.5)
+    column = truth.columns
+    wrong = column["id"] == 29
+    known = {tuple(v): i for v, i in zip(truth.voxel, truth.intensity)}
+    intensity = np.array([known[tuple(v)] for v in column["voxel"][wrong]])
+    q = np.linalg.norm(truth.grid.q_of_voxel(column["voxel"][wrong]), axis=1)
+    mean = 1000 * np.exp(-4 * q**2)
+    counts = column["counts"].copy()
+    signal = column["exposure"][wrong] * truth.b[29] * np.maximum(mean - 0.5 * (intensity - mean), 0)
+    counts[wrong] = np.random.default_rng(5).poisson(signal + column["background"][wrong])
+    truth.table["counts"] = double_column(counts)
+    source = source_of(truth, tmp_path)
+    model = ModelSettings(offset=True, panel=False, sensitivity=False)
+    scaled = scale(source, FitSettings(model=model))
+    assert scales_of(scaled)[29] < 0
+    expected = true_intensities(truth, scaled.merged.voxels)
+    assert abs(np.mean(scaled.merged.intensity - expected)) < 0.1 * expected.mean()
+    assert without_scale(scaled).tolist() == [29]
+    assert "b not above 0" in still_table(scaled)[30]
+    left_out = scale(source, FitSettings(model=model), stills=StillSettings(exclude_misoriented=True))
+    assert 29 in left_out.excluded
+
+
+@pytest.mark.parametrize("mean_counts", [0.1, 0.3, 1.0])
+def test_counting_statistics_need_no_error_model(make_truth, tmp_path, mean_counts):
+    truth = make_truth(n_stills=100, n_obs=3000, n_voxels=2000, mean_counts=mean_counts, background=0.1)
+    scaled = scale(source_of(truth, tmp_path), FitSettings(model=ONLY_SCALES))
+    # what it adds to the variance, as a fraction
+    assert scaled.error_model.b**2 * mean_counts < 0.02
+    assert scaled.error_model.a == pytest.approx(1, abs=0.06)
+
+
+def test_stills_that_are_left_out_connect_no_others(make_truth, tmp_path, caplog):
+    truth = make_truth(n_stills=21, n_obs=400, n_voxels=200)
+    column = truth.columns
+    number = np.unique(pack_voxels(column["asu_voxel"]), return_inverse=True)[1]
+    keep = (column["id"] == 20) | (number % 2 == (column["id"] >= 10))
+    truth.table = truth.table.select(flex.bool(keep.tolist()))
+    source = source_of(truth, tmp_path)
+    assert len(scale(source, FitSettings(model=ONLY_SCALES)).survey.groups()) == 1
+    found = scale(source, FitSettings(model=ONLY_SCALES), stills=StillSettings(exclude=("20",)))
+    assert [len(group) for group in found.survey.groups()] == [10, 10]
+    assert "fall into 2 groups" in caplog.text
+    assert found.excluded == {20: "by stills.exclude"}
+
+
+def test_halves_are_of_the_stills_that_are_used():
+    used = np.array([False, True] * 8)
+    for seed in range(5):
+        assert np.bincount(split_halves(used, seed)[used]).tolist() == [4, 4]
+
+
+def test_bragg_rows_that_are_not_finite_are_excluded(make_truth, tmp_path):
+    truth = make_truth(n_stills=6, n_obs=300, n_voxels=100)
+    bragg = np.zeros(truth.table.size(), dtype=bool)
+    bragg[::50] = True
+    truth.table["bragg"] = bool_column(bragg)
+    variance = np.zeros(len(bragg))
+    variance[[50, 51]] = np.nan
+    truth.table["background.variance"] = double_column(variance)
+    scaled = scale(source_of(truth, tmp_path), FitSettings(model=ONLY_SCALES))
+    assert np.flatnonzero(scale_columns(scaled, 0)["excluded"]).tolist() == [50, 51]
