@@ -400,6 +400,11 @@ def intervals_of(n_params: int) -> int:
     return n_params - 1 if n_params < 4 else n_params - 2
 
 
+def n_parameters_of(intervals: int) -> int:
+    """Parameters of a smoother with this many intervals along one axis"""
+    return intervals + 1 if intervals < 3 else intervals + 2
+
+
 def dense(matrix) -> np.ndarray:
     return flumpy.to_numpy(matrix.as_dense_matrix()).reshape(matrix.n_rows, matrix.n_cols)
 

@@ -10,7 +10,7 @@ import numpy as np
 from dials.array_family import flex
 
 from dials_diffuse.scaling.bragg import bragg_observations, mean_bragg_intensity
-from dials_diffuse.scaling.components import ScaleSeries
+from dials_diffuse.scaling.components import ScaleSeries, n_parameters_of
 from dials_diffuse.scaling.model import DiffuseScalingModel
 from dials_diffuse.scaling.observations import Observations, ObservationSource
 from dials_diffuse.scaling.refinery import refine_cycle
@@ -20,7 +20,7 @@ from dials_diffuse.scaling.restraints import (
     lift_offsets,
 )
 from dials_diffuse.scaling.scaler import DiffuseScaler
-from dials_diffuse.scaling.series import SensitivitySeries, n_parameters_of
+from dials_diffuse.scaling.series import SensitivitySeries
 from dials_diffuse.scaling.settings import FitSettings
 from dials_diffuse.scaling.still_models import (
     build_models,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dials_diffuse.scaling.components import n_parameters_of
 from dials_diffuse.stills import Still
 
 ORDERS = ("input", "image_number", "angle")
@@ -95,7 +96,7 @@ class SeriesSettings:
             intervals = getattr(self, name)
             if intervals is None:
                 continue
-            n = intervals + 1 if intervals < 3 else intervals + 2
+            n = n_parameters_of(intervals)
             if n > n_places:
                 raise ValueError(
                     f"series.{name}={intervals} has {n} parameters along p_order, and the stills that are "

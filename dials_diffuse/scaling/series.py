@@ -32,11 +32,6 @@ MOST_PLACES = 64
 PLACES_PER_INTERVAL = 12
 
 
-def n_parameters_of(intervals: int) -> int:
-    """Parameters of a smoother with this many intervals along one axis"""
-    return intervals + 1 if intervals < 3 else intervals + 2
-
-
 class _Series(SelectedData):
     """What the two have in common: parameters (n_p, those of one still), flattened"""
 

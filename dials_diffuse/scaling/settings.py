@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 from dials_diffuse.scaling.bragg import BraggSettings
+from dials_diffuse.scaling.components import n_parameters_of
 from dials_diffuse.scaling.order import SeriesSettings
 from dials_diffuse.scaling.restraints import RestraintSettings
-from dials_diffuse.scaling.series import n_parameters_of
 
 # Between parameters of c(|q|), 1/Angstrom: half the width of the ring of water at 3 Angstrom. On the
 # thaumatin stills of dials_data b and c stay the same from 0.07 down; with 0.12, b follows the Bragg

@@ -6,16 +6,16 @@ import numpy as np
 
 from dials.array_family import flex
 
-from dials_diffuse.scaling.components import RadialOffset, Sensitivity
+from dials_diffuse.scaling.components import (
+    RadialOffset,
+    Sensitivity,
+    n_parameters_of,
+)
 from dials_diffuse.scaling.model import DiffuseScalingModel
 from dials_diffuse.scaling.observations import ObservationSource
 from dials_diffuse.scaling.order import SeriesSettings
 from dials_diffuse.scaling.scaler import DiffuseScaler
-from dials_diffuse.scaling.series import (
-    OffsetSeries,
-    SensitivitySeries,
-    n_parameters_of,
-)
+from dials_diffuse.scaling.series import OffsetSeries, SensitivitySeries
 from dials_diffuse.scaling.settings import ModelSettings
 from dials_diffuse.scaling.survey import Survey
 from dials_diffuse.scaling.uncertainties import shifts_of_detector
