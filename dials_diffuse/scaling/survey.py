@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dials_diffuse.integrated import relative_times
+from dials_diffuse.scaling.connections import Connections
 from dials_diffuse.scaling.observations import Observations, ObservationSource
 
 logger = logging.getLogger("dials.diffuse.scaling.survey")
@@ -131,8 +132,7 @@ def survey(source: ObservationSource, left_out: Iterable[int] = ()) -> Survey:
         ValueError: input that can't be scaled as a whole: fewer than two stills, no
             usable observations, no counts at all.
     """
-    voxels, n_obs, n_stills = (np.empty(0, dtype=np.int64) for _ in range(3))
-    links_voxel, links_still = [], []
+    connections = Connections()
     still_obs, still_pixels, profiles_y, profiles_e = [], [], [], []
     n_rows = n_usable = n_not_finite = n_bragg = 0
     total_counts = 0.0
@@ -155,25 +155,12 @@ def survey(source: ObservationSource, left_out: Iterable[int] = ()) -> Survey:
         y, e = _accumulate_profile(obs, obs.counts - obs.background, first, n)
         profiles_y.append(y)
         profiles_e.append(e)
+        connections.add(obs.voxel, obs.still, first + n)
         if not len(obs):
             continue
         x0, x1 = min(x0, obs.x.min()), max(x1, obs.x.max())
         y0, y1 = min(y0, obs.y.min()), max(y1, obs.y.max())
         q_max = max(q_max, float(obs.q.max()))
-        found, index = np.unique(obs.voxel, return_inverse=True)
-        pairs = np.unique(index * n + (obs.still - first))
-        voxel_of, still_of = pairs // n, pairs % n
-        links_voxel.append(found[voxel_of])
-        links_still.append((still_of + first).astype(np.int32))
-        # merge the sorted lists
-        all_voxels = np.union1d(voxels, found)
-        old, new = np.searchsorted(all_voxels, voxels), np.searchsorted(all_voxels, found)
-        merged_obs, merged_stills = (np.zeros(len(all_voxels), dtype=np.int64) for _ in range(2))
-        merged_obs[old] = n_obs
-        merged_stills[old] = n_stills
-        merged_obs[new] += np.bincount(index, minlength=len(found))
-        merged_stills[new] += np.bincount(voxel_of, minlength=len(found))
-        voxels, n_obs, n_stills = all_voxels, merged_obs, merged_stills
     n_in = len(source.experiments)
     if n_in < 2:
         raise ValueError(
@@ -188,21 +175,13 @@ def survey(source: ObservationSource, left_out: Iterable[int] = ()) -> Survey:
     still_obs = np.concatenate(still_obs)
     if np.count_nonzero(still_obs) < 2:
         raise ValueError("Only one still has usable observations: at least two are needed")
-    still_group, still_shared = _connections(
-        np.searchsorted(voxels, np.concatenate(links_voxel)),
-        np.concatenate(links_still),
-        len(voxels),
-        n_in,
-        n_stills,
-        still_obs,
-    )
     return Survey(
-        voxels=voxels,
-        n_obs=n_obs,
-        n_stills=n_stills,
+        voxels=connections.voxels,
+        n_obs=connections.n_obs,
+        n_stills=connections.n_stills,
         still_obs=still_obs,
-        still_shared=still_shared,
-        still_group=still_group,
+        still_shared=connections.shared,
+        still_group=np.where(still_obs > 0, connections.groups(), -1),
         still_pixels=np.concatenate(still_pixels),
         profile_counts=np.concatenate(profiles_y),
         profile_exposure=np.concatenate(profiles_e),
@@ -215,20 +194,3 @@ def survey(source: ObservationSource, left_out: Iterable[int] = ()) -> Survey:
         q_max=q_max,
         n_panels=max(len(e.detector) for e in source.experiments),
     )
-
-
-def _connections(link_voxel, link_still, n_voxels, n_in, n_stills, still_obs):
-    """Groups of stills connected by common voxels, and voxels that each shares with others"""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    shared = n_stills[link_voxel] > 1
-    link_voxel, link_still = link_voxel[shared], link_still[shared]
-    size = n_in + n_voxels
-    graph = coo_matrix(
-        (np.ones(len(link_voxel), dtype=np.int8), (link_still, n_in + link_voxel)), (size, size)
-    )
-    _, labels = connected_components(graph, directed=False)
-    labels = labels[:n_in]
-    labels[still_obs == 0] = -1
-    return labels, np.bincount(link_still, minlength=n_in)
