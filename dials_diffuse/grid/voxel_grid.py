@@ -9,7 +9,7 @@ import numpy as np
 
 from cctbx import crystal, sgtbx, uctbx
 
-from dials_diffuse.adapters.tables import miller_index_column
+from dials_diffuse.adapters.tables import as_numpy, miller_index_column
 from dials_diffuse.grid.asymmetric_unit import asymmetric_unit
 from dials_diffuse.grid.symmetry import check_subdivide, group_from_hall, symbol_of
 
@@ -127,7 +127,7 @@ class VoxelGrid:
     def multiplicity(self, voxel: np.ndarray) -> np.ndarray:
         """Number of symmetry-equivalent voxels (N,), each counted once"""
         indices = miller_index_column(voxel)
-        return np.array(self.laue_group.multiplicity(indices, not self.friedel), dtype=np.int64)
+        return as_numpy(self.laue_group.multiplicity(indices, not self.friedel)).astype(np.int64)
 
     def contains(self, voxel: np.ndarray) -> np.ndarray:
         """(N,) bool: voxel centre within the resolution limits (not the index range), those on a limit

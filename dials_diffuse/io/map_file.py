@@ -19,17 +19,21 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
 
 import dials_diffuse
+from dials_diffuse.adapters.system import map_in_threads
 from dials_diffuse.grid.expand import dense_rows
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.io.atomic import replacing
 
 # Edge of a chunk of the file
 CHUNK = 32
+# Of gzip: counts repeat, the digits of floats don't; more takes longer and saves a tenth
+EFFORT = 2
 
 _LONG_NAMES = {
     "intensity": "intensity",
@@ -105,6 +109,7 @@ def write_map(
     title: str,
     units: str = "photons/(s sr)",
     expand: bool = True,
+    n_threads: int = 1,
 ) -> None:
     """Write a merged table as a NeXus map.
 
@@ -120,6 +125,7 @@ def write_map(
         title: what the map shows
         units: unit of intensity, sigma, half sets and incoherent part
         expand: write the whole sphere; else only the voxels of the table
+        n_threads: that compress; the file is the same for any number
 
     Raises:
         ValueError: empty or unmerged table, no intensity, folder not writable.
@@ -151,7 +157,7 @@ def write_map(
             data.attrs[f"{name}_indices"] = i
         blocks = _measured_blocks(rows)
         for name, values in stored.items():
-            _write_dense(data, name, values, rows, blocks)
+            _write_dense(data, name, values, rows, blocks, n_threads)
             data[name].attrs["long_name"] = _LONG_NAMES.get(name, name)
             if name in ("intensity", "intensity_errors", "half_1", "half_2", "incoherent"):
                 data[name].attrs["units"] = units
@@ -164,17 +170,29 @@ def _group(parent, name: str, nx_class: str):
     return group
 
 
-def _write_dense(group, name: str, values: np.ndarray, rows: np.ndarray, blocks: list) -> None:
-    """values[rows], with NaN or 0 where rows is -1, block by block."""
+def _write_dense(group, name: str, values: np.ndarray, rows: np.ndarray, blocks: list, n_threads: int) -> None:
+    """values[rows], with NaN or 0 where rows is -1, block by block.
+
+    Compressing takes longer than all else, and the HDF5 library has one thread: it gets the chunks as it would have
+    made them.
+    """
     empty = np.nan if values.dtype.kind == "f" else 0
-    # counts repeat, the digits of floats don't: more effort takes longer and saves a tenth
+    shape = tuple(min(n, CHUNK) for n in rows.shape)
     dataset = group.create_dataset(
-        name, rows.shape, values.dtype, chunks=tuple(min(n, CHUNK) for n in rows.shape),
-        compression="gzip", compression_opts=2, shuffle=True, fillvalue=empty,
+        name, rows.shape, values.dtype, chunks=shape, compression="gzip", compression_opts=EFFORT, shuffle=True,
+        fillvalue=empty,
     )  # fmt: skip
     with_empty = np.append(values, np.array([empty], dtype=values.dtype))  # row -1
-    for block in blocks:
-        dataset[block] = with_empty[rows[block]]
+
+    def compressed(block: tuple[slice, ...]) -> bytes:
+        chunk = np.full(shape, empty, dtype=values.dtype)
+        part = with_empty[rows[block]]
+        chunk[tuple(slice(n) for n in part.shape)] = part
+        shuffled = np.ascontiguousarray(chunk.reshape(-1, 1).view(np.uint8).T)
+        return zlib.compress(shuffled, EFFORT)
+
+    for block, chunk in zip(blocks, map_in_threads(compressed, blocks, n_threads)):
+        dataset.id.write_direct_chunk(tuple(part.start for part in block), chunk)
 
 
 def _measured_blocks(rows: np.ndarray) -> list[tuple[slice, ...]]:

@@ -170,6 +170,19 @@ def section_plots(
     }
 
 
+def significant(values: np.ndarray, digits: int) -> list:
+    """Nested lists of numbers (...) rounded to so many digits, None for NaN: for JSON"""
+    values = np.asarray(values, dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size = np.floor(np.log10(np.abs(values)))
+    # of powers of ten that are whole numbers, so that the quotient is the nearest to the decimal
+    places = np.where(np.isfinite(size), digits - 1 - size, 0.0)
+    up, down = 10.0 ** np.maximum(places, 0), 10.0 ** np.maximum(-places, 0)
+    rounded = (np.round(values * up / down) * down / up).astype(object)
+    rounded[~np.isfinite(values)] = None
+    return rounded.tolist()
+
+
 def _heatmap(section: MapSection, column: str, units: str, difference: bool) -> dict:
     x, y, image = _averaged_down(section)
     low, high = colour_range(section.image, difference)
@@ -183,9 +196,9 @@ def _heatmap(section: MapSection, column: str, units: str, difference: bool) -> 
         "data": [
             {
                 "type": "heatmap",
-                "x": [float(f"{v:.6g}") for v in x],
-                "y": [float(f"{v:.6g}") for v in y],
-                "z": [[None if np.isnan(v) else float(f"{v:.4g}") for v in row] for row in image],
+                "x": significant(x, 6),
+                "y": significant(y, 6),
+                "z": significant(image, 4),
                 "zmin": low,
                 "zmax": high,
                 "colorscale": DIFFERENCE_COLOURS if difference else INTENSITY_COLOURS,

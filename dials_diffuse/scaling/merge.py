@@ -157,9 +157,9 @@ def _ratio(num: np.ndarray, den: np.ndarray) -> np.ndarray:
         return np.where(den > 0, num / den, np.nan)
 
 
-def _by_still(index: np.ndarray, ok: np.ndarray, still: np.ndarray):
-    """The three, sorted by still if they are not"""
-    if np.all(still[1:] >= still[:-1]):
+def _grouped(index: np.ndarray, ok: np.ndarray, still: np.ndarray):
+    """The three, sorted by still unless they are, or are sorted by voxel and then by still"""
+    if np.all(index[1:] >= index[:-1]) or np.all(still[1:] >= still[:-1]):
         return index, ok, still
     order = np.argsort(still, kind="stable")
     return index[order], ok[order], still[order]
@@ -278,7 +278,7 @@ class Merger:
                 block.index, ok, self.half[obs.still], block.y, obs.exposure, block.g, block.h,
                 block.floor, expected, self.error_b, num, den, exposure, n_obs,
             )  # fmt: skip
-            count_stills(*_by_still(block.index, ok, obs.still), last, n_stills)
+            count_stills(*_grouped(block.index, ok, obs.still), last, n_stills)
         total_num, total_den = num.sum(axis=0), den.sum(axis=0)
         return Merged(
             voxels=self.survey.voxels,

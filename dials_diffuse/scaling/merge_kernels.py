@@ -51,7 +51,7 @@ def count_stills(index, ok, still, last, n_stills):
     """Add to n_stills (V,) the stills that saw each voxel.
 
     Args:
-        still: (N,) not descending: observations of a still follow each other
+        still: (N,) in an order in which no other still's observations of the same voxel come between a still's
         last: (V,) workspace, -1 at first
     """
     for k in range(len(index)):

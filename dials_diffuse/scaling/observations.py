@@ -15,6 +15,7 @@ from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
 from dials_diffuse.io.model_copy import restore_models
 from dials_diffuse.io.table_file import Columns, read_columns
+from dials_diffuse.scaling.kernels import order_by_voxel
 from dials_diffuse.stills import check_given_once
 
 logger = logging.getLogger("dials.diffuse.scaling.observations")
@@ -222,7 +223,8 @@ class ObservationSource:
     """All pairs, read one after the other as often as needed.
 
     Arrays of up to `keep` observations stay in memory, so that small jobs read each
-    file once; beyond that memory does not grow with the number of pairs.
+    file once; beyond that memory does not grow with the number of pairs. Those that stay are sorted by voxel once the
+    voxels are known: what is summed up by voxel then lies side by side, which is several times faster.
 
     Attributes:
         pairs: input files
@@ -238,14 +240,17 @@ class ObservationSource:
     grid: VoxelGrid | None = None
     _files: dict[str, object] = field(default_factory=dict)
     _kept: dict[int, Observations] = field(default_factory=dict)
+    _voxels: np.ndarray | None = None
     _index: dict[int, np.ndarray] = field(default_factory=dict)
+    _rows: dict[int, np.ndarray] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Observations]:
         for number in range(len(self.pairs)):
             yield self.of_pair(number)
 
     def of_pair(self, number: int) -> Observations:
-        """Observations of one pair, those of the pairs before it having been read once
+        """Observations of one pair, those of the pairs before it having been read once; in the order of the table's
+        rows, or in one that in_table_order turns back into it
 
         Raises:
             ValueError: unreadable, not matching, no table, grid missing.
@@ -282,17 +287,42 @@ class ObservationSource:
 
     def indexed(self, voxels: np.ndarray) -> Iterator[tuple[Observations, np.ndarray]]:
         """(observations, position of each one's voxel in the sorted `voxels`, int32) of each
-        pair; -1 where it is not among them. Always the same `voxels`, please."""
+        pair; -1 where it is not among them. Other `voxels` than the last time take longer."""
+        if voxels is not self._voxels:
+            self._voxels = voxels
+            self._index.clear()
         for number, obs in enumerate(self):
-            if number in self._index:
-                yield obs, self._index[number]
-                continue
-            index = np.searchsorted(voxels, obs.voxel).astype(np.int32)
-            index[index == len(voxels)] = 0
-            index[voxels[index] != obs.voxel] = -1
-            if number in self._kept:
-                self._index[number] = index
-            yield obs, index
+            if number not in self._index:
+                index = np.searchsorted(voxels, obs.voxel).astype(np.int32)
+                index[index == len(voxels)] = 0
+                index[voxels[index] != obs.voxel] = -1
+                if number not in self._kept:
+                    yield obs, index
+                    continue
+                self._sort_kept(number, index)
+            yield self._kept[number], self._index[number]
+
+    def _sort_kept(self, number: int, index: np.ndarray) -> None:
+        """Sort the observations of a pair by voxel, and those of a voxel by still."""
+        obs = self._kept[number]
+        order = None
+        if np.any(obs.still[1:] < obs.still[:-1]):
+            order = np.argsort(obs.still, kind="stable")
+            index = index[order]
+        by_voxel = order_by_voxel(index, len(self._voxels))
+        self._index[number] = index[by_voxel]
+        order = by_voxel if order is None else order[by_voxel]
+        self._kept[number] = obs.select(order)
+        rows = self._rows.get(number)
+        self._rows[number] = (order if rows is None else rows[order]).astype(np.int32)
+
+    def in_table_order(self, number: int, values: np.ndarray) -> np.ndarray:
+        """What belongs to the observations of_pair(number), (N,), in the order of the table's rows"""
+        if number not in self._rows:
+            return values
+        ordered = np.empty_like(values)
+        ordered[self._rows[number]] = values
+        return ordered
 
     def _register(self, number: int) -> None:
         pair = self.pairs[number]

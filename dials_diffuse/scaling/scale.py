@@ -291,9 +291,10 @@ def scale_columns(scaled: Scaled, number: int) -> dict[str, np.ndarray]:
     """
     obs = scaled.source.of_pair(number)
     g, h = scaled.merger.tables.factors(obs)
-    return {
+    columns = {
         "inverse_scale_factor": g,
         "offset": h,
         "excluded": scaled.merger.tables.excluded[obs.still] | ~(obs.usable | (obs.bragg & obs.finite)),
         "outlier": scaled.merger.outliers(number, len(obs)),
     }
+    return {name: scaled.source.in_table_order(number, values) for name, values in columns.items()}

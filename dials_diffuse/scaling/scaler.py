@@ -96,6 +96,16 @@ def directions_of(component, obs: Observations) -> np.ndarray:
     return component.bin_of(obs.x, obs.y)
 
 
+def sorted_by_voxel(obs: Observations) -> Observations:
+    """Sorted by voxel, and those of a voxel by still: see curvatures"""
+    if np.any(obs.voxel[1:] < obs.voxel[:-1]):
+        obs = obs.select(np.argsort(obs.voxel, kind="stable"))
+    same = obs.voxel[1:] == obs.voxel[:-1]
+    if np.any(same & (obs.still[1:] < obs.still[:-1])):
+        obs = obs.select(np.lexsort((obs.still, obs.voxel)))
+    return obs
+
+
 @dataclass
 class Detector:
     """Owner of the components that stills share; for the parameter manager one more dataset."""
@@ -194,9 +204,7 @@ class DiffuseScaler:
             reflections, settings, bragg_prior = bragg
             obs = Observations.concatenate([obs, reflections])
             relative_error, importance = settings.partiality_error, settings.weight
-        # What a still has of a voxel lies together: see curvatures
-        in_order = bool(np.all(obs.still[1:] >= obs.still[:-1]))
-        obs = obs.select(np.argsort(obs.voxel, kind="stable") if in_order else np.lexsort((obs.still, obs.voxel)))
+        obs = sorted_by_voxel(obs)
         voxel, start = segments(obs.voxel)
         components = self.models[0].components
         zeros = np.zeros(len(obs), dtype=np.int32)

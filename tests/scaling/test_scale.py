@@ -7,7 +7,12 @@ from dials.array_family import flex
 
 import dials_diffuse.scaling.target as target_module
 from dials_diffuse.adapters.experiments import DataPair
-from dials_diffuse.adapters.tables import as_numpy, bool_column, double_column
+from dials_diffuse.adapters.tables import (
+    as_numpy,
+    bool_column,
+    double_column,
+    miller_index_column,
+)
 from dials_diffuse.grid.expand import pack_voxels, unpack_voxels
 from dials_diffuse.scaling.error_model import fit_error_model
 from dials_diffuse.scaling.fit import fit
@@ -439,3 +444,23 @@ def test_bragg_rows_that_are_not_finite_are_excluded(make_truth, tmp_path):
     truth.table["background.variance"] = double_column(variance)
     scaled = scale(source_of(truth, tmp_path), FitSettings(model=ONLY_SCALES))
     assert np.flatnonzero(scale_columns(scaled, 0)["excluded"]).tolist() == [50, 51]
+
+
+def test_a_still_found_to_disagree_is_left_out_as_if_it_had_not_been_given(make_truth, tmp_path):
+    truth = make_truth(n_stills=12, n_obs=1500, n_voxels=300)
+    columns = truth.columns
+    wrong, rng = 3, np.random.default_rng(5)
+    of_wrong = columns["id"] == wrong
+    voxel = columns["asu_voxel"].copy()
+    # half of its own, and half the wrong ones of the others'
+    away = rng.random(len(voxel)) < 0.5
+    voxel[of_wrong & away] += [0, 0, 1]
+    voxel[of_wrong & ~away] = rng.permutation(voxel[of_wrong & ~away])
+    truth.table["asu_voxel"] = miller_index_column(voxel)
+    settings = FitSettings(model=ONLY_SCALES)
+    found = scale(source_of(truth, tmp_path), settings, stills=StillSettings(min_cc=0.2))
+    assert set(found.excluded) == {wrong}
+    told = scale(source_of(truth, tmp_path), settings, stills=StillSettings(exclude=(str(wrong),)))
+    np.testing.assert_array_equal(found.merged.voxels, told.merged.voxels)
+    np.testing.assert_array_equal(found.merged.n_obs, told.merged.n_obs)
+    np.testing.assert_allclose(found.merged.intensity, told.merged.intensity, rtol=1e-3)
