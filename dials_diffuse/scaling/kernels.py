@@ -76,7 +76,7 @@ def profile_functional(
     return functional
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def curvatures(
     start, still, panel, radial, direction, exposure, weight, b, c, d, a, reference,
     curv_b, curv_c, curv_d, curv_a, cross,
@@ -115,7 +115,7 @@ def curvatures(
             curv_a[direction[k]] += we * (d[panel[k]] * signal) ** 2
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def expected_variances(
     start, still, panel, radial, direction, y, exposure, floor, weight, b, c, d, a, prior,
     strength, relative, out,
@@ -169,7 +169,7 @@ def deviation(counts, expected, variance):
     return size if counts > expected else -size
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def reject_outliers(
     start, still, panel, radial, direction, y, background, exposure, floor, weight, b, c, d, a,
     prior, relative, cutoff,
@@ -235,7 +235,7 @@ def reject_outliers(
     return n_rejected
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def patch_excess(
     start, still, panel, radial, direction, patch, y, exposure, weight, b, c, d, a, excess, information,
 ):

@@ -8,7 +8,7 @@ from numba import njit
 from dials_diffuse.scaling.kernels import LEAST_SIGNAL, deviation
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def accumulate_ratio(index, ok, y, exposure, g, h, num, den):
     """Sums of (y - E h) and E g in each voxel"""
     for k in range(len(index)):
@@ -25,7 +25,7 @@ def expected_variance(exposure, g, h, floor, intensity, error_b):
     return max(signal + exposure * h, LEAST_SIGNAL * signal) + floor + systematic * systematic
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def accumulate_weighted(
     index, ok, half, y, exposure, g, h, floor, expected, error_b, num, den, total, n_obs
 ):
@@ -46,7 +46,7 @@ def accumulate_weighted(
         n_obs[v] += 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def count_stills(index, ok, still, last, n_stills):
     """Add to n_stills (V,) the stills that saw each voxel.
 
@@ -60,7 +60,7 @@ def count_stills(index, ok, still, last, n_stills):
             n_stills[index[k]] += 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def deviations_from_rest(
     index, ok, counts, background, exposure, g, h, floor, expected, error_b, prior, num, den, z
 ):
@@ -116,7 +116,7 @@ def residuals(index, ok, y, exposure, g, h, floor, expected, error_b, intensity,
             leverage[k] = share
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def accumulate_statistics(
     index, ok, still, panel, direction, y, exposure, g, h, floor, expected, error_b, intensity,
     num, den, n_obs, isotropic, shell, by_shell, by_still, by_panel, by_direction, by_voxel,

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 from scipy import sparse
 
+from dials_diffuse.adapters.system import map_in_threads
 from dials_diffuse.scaling.bragg import is_bragg
 from dials_diffuse.scaling.components import N_RADIAL, ScaleSeries, whitening
 from dials_diffuse.scaling.kernels import (
@@ -281,11 +282,14 @@ class DiffuseScaler:
         """Weights by the variance that the present model expects; rejected ones stay out"""
         d = self.data
         out = np.empty(d.size)
-        expected_variances(
-            d.start, d.still, d.panel, d.radial, d.direction, d.y, d.exposure, d.floor,
-            d.weight, self.b, self.c, self.d, self.a, d.prior, self.prior_strength,
-            d.relative_error, out,
-        )  # fmt: skip
+
+        def of_part(voxels: slice) -> None:
+            expected_variances(
+                d.start[voxels.start : voxels.stop + 1], *d.places(), d.y, d.exposure, d.floor, d.weight,
+                *self.tables(), d.prior[voxels], self.prior_strength, d.relative_error, out,
+            )  # fmt: skip
+
+        list(map_in_threads(of_part, self.parts(), self.n_threads))
         rejected = d.weight == 0.0
         d.weight = d.importance / out
         d.weight[rejected] = 0.0
@@ -293,10 +297,14 @@ class DiffuseScaler:
     def reject_outliers(self, cutoff: float) -> int:
         """Take observations further than cutoff sigma off out of the fit. Returns how many."""
         d = self.data
-        return reject_outliers(
-            d.start, d.still, d.panel, d.radial, d.direction, d.y, d.background, d.exposure,
-            d.floor, d.weight, *self.tables(), d.prior, d.relative_error, cutoff,
-        )  # fmt: skip
+
+        def of_part(voxels: slice) -> int:
+            return reject_outliers(
+                d.start[voxels.start : voxels.stop + 1], *d.places(), d.y, d.background, d.exposure, d.floor,
+                d.weight, *self.tables(), d.prior[voxels], d.relative_error, cutoff,
+            )  # fmt: skip
+
+        return sum(map_in_threads(of_part, self.parts(), self.n_threads))
 
     def reject_patches(self, cutoff: float) -> None:
         """Take patches of stills whose photons deviate by more than this fraction from what the other stills
@@ -309,11 +317,18 @@ class DiffuseScaler:
 
     def _patch_excess(self) -> tuple[np.ndarray, np.ndarray]:
         d = self.data
-        excess, information = np.zeros((2, *self.bad_patches.shape))
-        patch_excess(
-            d.start, d.still, d.panel, d.radial, d.direction, d.patch, d.y, d.exposure, d.weight,
-            *self.tables(), excess, information,
-        )  # fmt: skip
+
+        def of_part(voxels: slice) -> np.ndarray:
+            sums = np.zeros((2, *self.bad_patches.shape))
+            patch_excess(
+                d.start[voxels.start : voxels.stop + 1], *d.places(), d.patch, d.y, d.exposure, d.weight,
+                *self.tables(), *sums,
+            )  # fmt: skip
+            return sums
+
+        excess, information = sum(
+            map_in_threads(of_part, self.parts(2 * self.bad_patches.size), self.n_threads)
+        )
         return excess, information
 
     def chi2_of_patches(self) -> np.ndarray:
@@ -332,11 +347,16 @@ class DiffuseScaler:
         self.data.weight[:] = 1.0
         self.update_weights()
 
-    def parts(self) -> list[slice]:
+    def parts(self, entries: int | None = None) -> list[slice]:
         """Ranges of voxels with about equally many observations, to be summed apart and then together:
-        the same whatever the number of threads, and few where the tables are large beside the data"""
+        the same whatever the number of threads, and few where the sums are large beside the data
+
+        Args:
+            entries: number of sums, by default those of the tables' derivatives
+        """
         d = self.data
-        entries = sum(table.size for table in self.tables())
+        if entries is None:
+            entries = sum(table.size for table in self.tables())
         n = int(np.clip(d.size // (8 * entries), 1, MOST_PARTS))
         edges = np.searchsorted(d.start, np.linspace(0, d.size, n + 1)[1:-1])
         edges = [0, *edges.tolist(), len(d.voxel)]
@@ -351,13 +371,19 @@ class DiffuseScaler:
         the same still, at reference intensities (V,), by default the shells' means: those of b and c
         for intensities that follow, of d and a for fixed ones."""
         d = self.data
-        out = self.empty_gradients()
-        out = (*out, np.zeros_like(out[1]))
-        curvatures(
-            d.start, d.still, d.panel, d.radial, d.direction, d.exposure, d.weight,
-            *self.tables(), d.prior if reference is None else reference, *out,
-        )  # fmt: skip
-        return out
+        reference = d.prior if reference is None else reference
+
+        def of_part(voxels: slice) -> tuple[np.ndarray, ...]:
+            out = self.empty_gradients()
+            out = (*out, np.zeros_like(out[1]))
+            curvatures(
+                d.start[voxels.start : voxels.stop + 1], *d.places(), d.exposure, d.weight, *self.tables(),
+                reference[voxels], *out,
+            )  # fmt: skip
+            return out
+
+        of_parts = map_in_threads(of_part, self.parts(), self.n_threads)
+        return tuple(sum(tables) for tables in zip(*of_parts))
 
     def set_units(self, reference: np.ndarray, restraints, names) -> None:
         """Give every component units in which the functional is equally curved in all
