@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from dials_diffuse.scaling.merge_kernels import (
     accumulate_weighted,
     count_stills,
     deviations_from_rest,
-    residuals,
 )
 from dials_diffuse.scaling.observations import Observations, ObservationSource
 from dials_diffuse.scaling.patches import patch_of
@@ -24,6 +23,8 @@ from dials_diffuse.scaling.survey import Survey
 
 logger = logging.getLogger("dials.diffuse.scaling.merge")
 
+# Of the rows of a pair, for threads
+MOST_PARTS = 8
 # Observations whose factors are looked up together: they fit into a processor's cache
 _ROWS = 1 << 15
 
@@ -123,6 +124,15 @@ class Block:
     h: np.ndarray
     floor: np.ndarray
 
+    def parts(self) -> list[slice]:
+        """Rows in parts without a voxel in common, which may be merged at the same time: the same whatever
+        the number of threads; all in one unless sorted by voxel"""
+        if len(self.index) < MOST_PARTS or np.any(self.index[1:] < self.index[:-1]):
+            return [slice(0, len(self.index))]
+        middle = self.index[np.linspace(0, len(self.index), MOST_PARTS + 1).astype(int)[1:-1]]
+        edges = [0, *np.searchsorted(self.index, middle).tolist(), len(self.index)]
+        return [slice(first, last) for first, last in zip(edges[:-1], edges[1:])]
+
 
 @dataclass
 class Merged:
@@ -213,6 +223,7 @@ class Merger:
         self.prior_of_q = prior
         self.prior = prior(q)
         self.rejected: list[np.ndarray | None] = [None] * len(source.pairs)
+        self._blocks: dict[int, Block] = {}
 
     def reject_patches(self, bad_patches: np.ndarray) -> None:
         """Flag the usable observations in patches (S, N_PATCHES) bool of stills."""
@@ -242,25 +253,56 @@ class Merger:
     def blocks(self) -> Iterator[Block]:
         """The observations pair by pair, with their factors"""
         for number, (obs, index) in enumerate(self.source.indexed(self.survey.voxels)):
-            g, h = self.tables.factors(obs)
-            floor = (
-                np.maximum(obs.background, 0.0)
-                + obs.background_variance
-                + obs.n_pixels * self.readout_noise**2
-            )
-            ok = obs.usable & (index >= 0) & ~self.tables.excluded[obs.still]
-            ok &= ~self.outliers(number, len(obs))
-            y = obs.counts - obs.background
-            yield Block(number, obs, index, ok, y, g, h, floor)
+            block = self._blocks.get(number)
+            if block is None:
+                g, h = self.tables.factors(obs)
+                floor = (
+                    np.maximum(obs.background, 0.0)
+                    + obs.background_variance
+                    + obs.n_pixels * self.readout_noise**2
+                )
+                ok = obs.usable & (index >= 0) & ~self.tables.excluded[obs.still]
+                block = Block(number, obs, index, ok, obs.counts - obs.background, g, h, floor)
+                if self.source.keeps(number):
+                    self._blocks[number] = block
+            if self.rejected[number] is not None:
+                block = replace(block, ok=block.ok & ~self.outliers(number, len(obs)))
+            yield block
+
+    def _in_parts(self, kernel, block: Block, columns: tuple[np.ndarray, ...], *tables) -> None:
+        """Call kernel(columns, tables) with the rows of each part of a block in threads
+
+        Args:
+            columns: (N,) arrays; tables: what parts share, arrays over voxels among them
+        """
+        self.add_in_parts(kernel, block, columns, tables, ())
+
+    def add_in_parts(
+        self, kernel, block: Block, columns: tuple[np.ndarray, ...], tables: tuple, sums: tuple[np.ndarray, ...]
+    ) -> None:
+        """Call kernel(columns, tables, sums) with the rows of each part of a block in threads
+
+        Args:
+            columns: (N,) arrays; tables: what parts share, arrays over voxels among them
+            sums: arrays that are added to, and that voxels have in common
+        """
+
+        def of_part(rows: slice) -> list[np.ndarray]:
+            own = [np.zeros_like(total) for total in sums]
+            kernel(*(column[rows] for column in columns), *tables, *own)
+            return own
+
+        for of_rows in map_in_threads(of_part, block.parts(), self.tables.n_threads):
+            for total, more in zip(sums, of_rows):
+                total += more
 
     def expected_intensity(self) -> np.ndarray:
         """Ratio of sums in each voxel, drawn towards the prior: (V,)"""
         n = len(self.survey.voxels)
         num, den = np.zeros(n), np.zeros(n)
         for block in self.blocks():
-            accumulate_ratio(
-                block.index, block.ok, block.y, block.obs.exposure, block.g, block.h, num, den
-            )
+            columns = (block.index, block.ok, block.y, block.obs.exposure, block.g, block.h)
+            self._in_parts(accumulate_ratio, block, columns, num, den)
         k = self.prior_strength
         return (np.maximum(num, 0.0) + k) / (den + k / self.prior)
 
@@ -273,12 +315,17 @@ class Merger:
         n_obs, n_stills = (np.zeros(n, dtype=np.int32) for _ in range(2))
         last = np.full(n, -1, dtype=np.int32)
         for block in self.blocks():
-            obs, ok = block.obs, block.ok
-            accumulate_weighted(
-                block.index, ok, self.half[obs.still], block.y, obs.exposure, block.g, block.h,
-                block.floor, expected, self.error_b, num, den, exposure, n_obs,
+            obs = block.obs
+            columns = (
+                block.index, block.ok, self.half[obs.still], block.y, obs.exposure, block.g, block.h, block.floor
             )  # fmt: skip
-            count_stills(*_grouped(block.index, ok, obs.still), last, n_stills)
+
+            self._in_parts(
+                accumulate_weighted, block, columns, expected, self.error_b, num, den, exposure, n_obs
+            )
+            self._in_parts(
+                count_stills, block, _grouped(block.index, block.ok, obs.still), last, n_stills
+            )
         total_num, total_den = num.sum(axis=0), den.sum(axis=0)
         return Merged(
             voxels=self.survey.voxels,
@@ -329,19 +376,11 @@ class Merger:
 
     def _deviations(self, block: Block, merged: Merged) -> np.ndarray:
         z = np.empty(len(block.obs))
-        deviations_from_rest(
-            block.index, block.ok, block.obs.counts, block.obs.background, block.obs.exposure,
-            block.g, block.h, block.floor, merged.expected, self.error_b, self.prior, merged.num,
-            merged.den, z,
+        columns = (
+            block.index, block.ok, block.obs.counts, block.obs.background, block.obs.exposure, block.g, block.h,
+            block.floor, z,
         )  # fmt: skip
+        self._in_parts(
+            deviations_from_rest, block, columns, merged.expected, self.error_b, self.prior, merged.num, merged.den
+        )
         return z
-
-    def residuals(self, block: Block, merged: Merged) -> tuple[np.ndarray, np.ndarray]:
-        """Residuals over sigma from the merged intensities, and leverages, (N,) each, of one
-        block; NaN for rejected observations and those alone in their voxel"""
-        z, leverage = np.empty(len(block.obs)), np.empty(len(block.obs))
-        residuals(
-            block.index, block.ok, block.y, block.obs.exposure, block.g, block.h, block.floor,
-            merged.expected, self.error_b, merged.intensity, merged.den, z, leverage,
-        )  # fmt: skip
-        return z, leverage

@@ -62,7 +62,7 @@ def count_stills(index, ok, still, last, n_stills):
 
 @njit(cache=True, nogil=True)
 def deviations_from_rest(
-    index, ok, counts, background, exposure, g, h, floor, expected, error_b, prior, num, den, z
+    index, ok, counts, background, exposure, g, h, floor, z, expected, error_b, prior, num, den
 ):
     """How many sigma each observation is from the mean of all others of its voxel.
 
@@ -95,40 +95,19 @@ def deviations_from_rest(
         z[k] = deviation(counts[k], signal + background[k], variance)
 
 
-@njit(cache=True)
-def residuals(index, ok, y, exposure, g, h, floor, expected, error_b, intensity, den, z, leverage):
-    """Residuals over sigma from the merged intensity, and the leverage of each observation.
-
-    z^2 / (1 - leverage) has mean 1 where the variances are right. Observations alone in their
-    voxel, and rejected ones, get NaN.
-    """
-    for k in range(len(index)):
-        z[k] = np.nan
-        leverage[k] = np.nan
-        if not ok[k]:
-            continue
-        v = index[k]
-        eg = exposure[k] * g[k]
-        variance = expected_variance(exposure[k], g[k], h[k], floor[k], expected[v], error_b)
-        share = eg * eg / variance / den[v]
-        if share < 1.0 - 1e-9:
-            z[k] = (y[k] - eg * intensity[v] - exposure[k] * h[k]) / np.sqrt(variance)
-            leverage[k] = share
-
-
 @njit(cache=True, nogil=True)
 def accumulate_statistics(
     index, ok, still, panel, direction, y, exposure, g, h, floor, expected, error_b, intensity,
-    num, den, n_obs, isotropic, shell, by_shell, by_still, by_panel, by_direction, by_voxel,
-    by_size, histogram,
+    num, den, n_obs, isotropic, shell, by_voxel, by_shell, by_still, by_panel, by_direction, by_size,
+    histogram,
 ):
     """Sums for all statistics in one pass; columns of the by_ arrays are named in statistics.py.
 
     Args:
         isotropic: (V,) mean of the map at the voxel's |q|
         shell: (V,) resolution shell, -1 for none
-        by_shell: (n_shells, 6); by_still: (S, 10); by_panel: (P, 5); by_direction: (D, 2)
         by_voxel: (V,) sum of z^2
+        by_shell: (n_shells, 6); by_still: (S, 10); by_panel: (P, 5); by_direction: (D, 2)
         by_size: (n, 3), for the error model: log2 bins of the squared relative precision
             t = signal^2/variance, sums of z^2, 1 - leverage and t (1 - leverage)
         histogram: counts of z / sqrt(1 - leverage) in steps of 0.1 from -10

@@ -316,6 +316,10 @@ class ObservationSource:
         rows = self._rows.get(number)
         self._rows[number] = (order if rows is None else rows[order]).astype(np.int32)
 
+    def keeps(self, number: int) -> bool:
+        """True if a pair's observations stay in memory"""
+        return number in self._kept
+
     def in_table_order(self, number: int, values: np.ndarray) -> np.ndarray:
         """What belongs to the observations of_pair(number), (N,), in the order of the table's rows"""
         if number not in self._rows:
