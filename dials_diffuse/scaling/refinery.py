@@ -33,6 +33,11 @@ def refine_cycle(scaler, restraints, names: list[str], settings: FitSettings) ->
         manager = multi_active_parameter_manager(
             target, components, [names] * len(components), active_parameter_manager
         )
+        if settings.engine == "LevMar":
+            # It takes a slope of exactly zero for a parameter that nothing determines, and stops. Without
+            # observations, of a still that is left out for one, a parameter is just where its restraint wants it:
+            # a millionth of its e.s.d. (the free parameters' unit) is enough
+            manager.set_param_vals(manager.get_param_vals() + 1e-6)
         start = manager.get_param_vals().deep_copy()
         refinery = scaling_refinery(settings.engine, scaler, target, manager, settings.max_iterations)
         manager.set_param_vals(run_refinery(refinery, start))

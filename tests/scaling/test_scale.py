@@ -464,3 +464,16 @@ def test_a_still_found_to_disagree_is_left_out_as_if_it_had_not_been_given(make_
     np.testing.assert_array_equal(found.merged.voxels, told.merged.voxels)
     np.testing.assert_array_equal(found.merged.n_obs, told.merged.n_obs)
     np.testing.assert_allclose(found.merged.intensity, told.merged.intensity, rtol=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["LevMar", "GaussNewton"])
+def test_least_squares_engines_leave_out_stills_too(make_truth, tmp_path, engine):
+    truth = make_truth(n_stills=6, n_obs=1500, n_voxels=100, mean_counts=20, offset=0.3)
+    model = ModelSettings(scale=True, offset=True, panel=False, sensitivity=False)
+    stills = StillSettings(exclude=("2",))
+    found, expected = (
+        scale(source_of(truth, tmp_path), FitSettings(model=model, engine=name), stills=stills).merger.tables.b
+        for name in (engine, "SimpleLBFGS")
+    )
+    used = np.arange(6) != 2
+    np.testing.assert_allclose(found[used], expected[used], rtol=2e-3)
