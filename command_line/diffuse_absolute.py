@@ -6,8 +6,8 @@ included, is decided by the atoms of the unit cell alone. So the composition is 
 model, a sequence, or a formula. Several estimates are made and compared, and what they disagree about is
 the error.
 
-The map becomes scale * intensity - incoherent. The scaling models in diffuse_absolute.expt are those that give
-this map from the same observations.
+The map becomes scale * intensity - incoherent. The scaling models in diffuse_absolute.expt give scale * intensity from the
+same observations; the incoherent scattering, which is not a part of them, is kept beside them.
 
 Usage:
     dials.diffuse_absolute diffuse_scaled.expt diffuse_scaled.refl diffuse_merged.refl \\

@@ -338,6 +338,14 @@ def fit(
     if survey.n_panels == 1 and "panel" in names:
         logger.info("The detector has one panel: model.panel has nothing to do")
         names.remove("panel")
+    panel_can_be_tried = survey.n_panels > 1
+    if survey.n_panels > 1 and survey.n_layouts > 1 and wanted.panel is not False:
+        panel_can_be_tried = False
+        logger.warning(
+            "The stills are from %d kinds of detectors: factors of panels would be shared by panels of the same number. %s",
+            survey.n_layouts,
+            "Scale the stills of each by themselves, or use model.panel=False" if wanted.panel else "They are not refined",
+        )
     if fitter.too_few(names):
         raise ValueError(
             f"{len(fitter.observations)} observations shared by stills are too few for "
@@ -348,7 +356,7 @@ def fit(
     chi2, weights, squares = fitter.free_chi2(scaler)
     trials = [_trial(names, chi2_of(scaler), chi2, True)]
     for name in ("panel", "offset", "sensitivity"):
-        if getattr(wanted, name) is not None or (name == "panel" and survey.n_panels == 1):
+        if getattr(wanted, name) is not None or (name == "panel" and not panel_can_be_tried):
             continue
         more = [n for n in COMPONENTS if n in (*names, name)]
         if weights is None or fitter.too_few(more):

@@ -113,8 +113,8 @@ def offset_plots(scaled) -> dict[str, dict]:
             "|q| (1/Angstrom)",
             "photons/(s sr)",
             "What a still scatters on top of b times the merged intensity, as a function of |q| only: "
-            "solvent, loop, air. The smallest c/b over the stills is 0 by convention: what all stills have in "
-            "proportion to b is part of the map. The dotted line is the mean intensity.",
+            "solvent, loop, air. The smallest c/b over the stills is 0 by convention, as far as errors can tell: what all "
+            "stills have in proportion to b is part of the map. The dotted line is the mean intensity.",
         )
     }
     if "offset_series" in scaled.fit.models[0].configdict:

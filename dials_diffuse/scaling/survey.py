@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dxtbx.model import ExperimentList
+
 from dials_diffuse.integrated import relative_times
 from dials_diffuse.scaling.connections import Connections
 from dials_diffuse.scaling.observations import Observations, ObservationSource
@@ -36,6 +38,7 @@ class Survey:
         extent: (x_min, x_max, y_min, y_max) of projected directions
         q_max: largest |q|, 1/Angstrom
         n_panels: most panels of any detector
+        n_layouts: kinds of detectors, by number and size of their panels
     """
 
     voxels: np.ndarray
@@ -55,6 +58,7 @@ class Survey:
     extent: tuple[float, float, float, float]
     q_max: float
     n_panels: int
+    n_layouts: int
 
     @property
     def n_stills_in(self) -> int:
@@ -175,6 +179,8 @@ def survey(source: ObservationSource, left_out: Iterable[int] = ()) -> Survey:
     still_obs = np.concatenate(still_obs)
     if np.count_nonzero(still_obs) < 2:
         raise ValueError("Only one still has usable observations: at least two are needed")
+    detectors = ExperimentList(source.experiments).detectors()
+    layouts = {tuple(panel.get_image_size() for panel in detector) for detector in detectors}
     return Survey(
         voxels=connections.voxels,
         n_obs=connections.n_obs,
@@ -192,5 +198,6 @@ def survey(source: ObservationSource, left_out: Iterable[int] = ()) -> Survey:
         n_bragg=n_bragg,
         extent=(float(x0), float(x1), float(y0), float(y1)),
         q_max=q_max,
-        n_panels=max(len(e.detector) for e in source.experiments),
+        n_panels=max(map(len, layouts)),
+        n_layouts=len(layouts),
     )

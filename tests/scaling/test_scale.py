@@ -477,3 +477,22 @@ def test_least_squares_engines_leave_out_stills_too(make_truth, tmp_path, engine
     )
     used = np.arange(6) != 2
     np.testing.assert_allclose(found[used], expected[used], rtol=2e-3)
+
+
+@pytest.mark.parametrize("panel", [None, True])
+def test_panels_of_different_detectors_are_not_taken_for_each_other_unasked(make_truth, tmp_path, caplog, panel):
+    # as many pixels in all, on panels of other sizes
+    one = make_truth(n_stills=6, panels=(2, 2), panel_spread=0.1)
+    other = make_truth(n_stills=6, panels=(1, 1), seed=2)
+    pairs = []
+    for name, truth in (("one", one), ("other", other)):
+        names = truth.table.experiment_identifiers()
+        for number, experiment in enumerate(truth.experiments):
+            experiment.identifier = names[number] = f"{name}-{number}"
+        truth.experiments.as_file(tmp_path / f"{name}.expt")
+        truth.table.as_file(tmp_path / f"{name}.refl")
+        pairs.append(DataPair(tmp_path / f"{name}.expt", tmp_path / f"{name}.refl"))
+    model = ModelSettings(scale=True, offset=False, panel=panel, sensitivity=False)
+    scaled = scale(ObservationSource(pairs), FitSettings(model=model))
+    assert "from 2 kinds of detectors" in caplog.text
+    assert ("panel" in scaled.fit.components) == (panel is True)
