@@ -25,7 +25,7 @@ composition
             "bulk solvent is added. Parts of the molecule that were not modelled count as solvent."
   sequence = None
     .type = str
-    .help = "Protein sequence in one-letter code, or a file of such (FASTA; several chains are one copy)."
+    .help = "Protein sequence in one-letter code (capitals), or a file of such (FASTA; several chains are one copy)."
   formula = None
     .type = str
     .help = "Formula of one copy, for instance \\"C 613 H 959 N 193 O 185 S 10\\"."

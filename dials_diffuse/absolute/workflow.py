@@ -211,8 +211,9 @@ def inventory_of(params, symmetry: crystal.symmetry) -> UnitCellInventory:
         text = params.sequence
         if names_a_file(text):
             text = Path(text).read_text()
-        elif Path(text).suffix:
-            raise ValueError(f"No such file: {text}")
+        elif Path(text).suffix or not text.isupper():
+            # Sequences are in capitals; in small letters it is the name of a file
+            raise ValueError(f"No such file: {text} (sequences themselves are in capital letters)")
         return inventory_from_sequence(text, copies, symmetry, **common)
     if common["solvent_content"] is None:
         common["solvent_content"] = 0.0

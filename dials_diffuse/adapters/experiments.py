@@ -133,7 +133,9 @@ def load_reflections(path: str | os.PathLike):
     try:
         return flex.reflection_table.from_file(os.fspath(path))
     except Exception as error:
-        raise ValueError(f"Can't read reflections from {path}: {_first_line(error)}") from error
+        raise ValueError(
+            f"Can't read reflections from {path}: it is no .refl file, or not a whole one ({_first_line(error)})"
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

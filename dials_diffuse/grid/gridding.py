@@ -327,7 +327,7 @@ def define_grid_of(lists: list, settings: GridSettings) -> GridDefinition:
     )
     if not grid.laue_group.is_compatible_unit_cell(grid.unit_cell):
         raise ValueError(
-            f"The cell {grid.unit_cell} does not have the symmetry of Laue group {grid.laue_group.info()}"
+            f"The cell {grid.unit_cell!s} does not have the symmetry of Laue group {grid.laue_group.info()}"
         )
     coarsening(extracted.subdivide, grid.subdivide)
     outlier = cell.outlier if settings.max_cell_deviation is not None else np.zeros(len(everything), bool)

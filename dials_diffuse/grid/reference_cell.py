@@ -77,7 +77,7 @@ def reference_cell(
     if given is not None:
         if not space_group.is_compatible_unit_cell(given):
             raise ValueError(
-                f"The reference cell {given} is against the symmetry of space group {space_group.info()}"
+                f"The reference cell {given!s} is against the symmetry of space group {space_group.info()}"
             )
         unit_cell = space_group.average_unit_cell(given)
     else:

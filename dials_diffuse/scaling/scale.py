@@ -121,6 +121,7 @@ def scale(
     # what there is is known only now
     reasons = dict.fromkeys(named_stills(stills.exclude, source.experiments), "by stills.exclude")
     if reasons:
+        _check_enough(source, reasons)
         found = survey(source, reasons)
     reasons = {**exclusions(found), **reasons}
     for still, reason in reasons.items():
@@ -137,6 +138,7 @@ def scale(
         for still, reason in more.items():
             logger.info("Still %d is left out: %s", still, reason)
         reasons = {**reasons, **more}
+        _check_enough(source, reasons)
         # they connect no others any more
         found = survey(source, reasons)
         reasons = {**exclusions(found), **reasons}
@@ -178,6 +180,17 @@ def disagreements(scaled: Scaled, stills: StillSettings) -> dict[int, str]:
     return reasons
 
 
+def _check_enough(source: ObservationSource, reasons: dict[int, str]) -> None:
+    """Raises ValueError if fewer than two stills are left"""
+    if len(source.experiments) - len(reasons) < 2:
+        still, reason = next(iter(reasons.items()))
+        raise ValueError(
+            "Fewer than two stills are left to scale: no voxel is seen by two stills with counts above "
+            "background (coarser voxels, subdivide=1,1,1, may help), or too many are left out by stills.exclude, "
+            f"stills.min_cc or stills.exclude_misoriented (still {still}: {reason})"
+        )
+
+
 def _scale_without(
     reasons: dict[int, str],
     source: ObservationSource,
@@ -188,11 +201,7 @@ def _scale_without(
 ) -> Scaled:
     excluded = np.zeros(found.n_stills_in, dtype=bool)
     excluded[list(reasons)] = True
-    if np.count_nonzero(~excluded) < 2:
-        raise ValueError(
-            "Fewer than two stills are left to scale: no voxel is seen by two stills with counts above "
-            "background (coarser voxels, subdivide=1,1,1, may help), or stills.min_cc is too high"
-        )
+    _check_enough(source, reasons)
     groups = found.groups()
     if len(groups) > 1:
         logger.warning(

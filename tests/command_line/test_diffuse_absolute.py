@@ -184,6 +184,7 @@ def test_lost_models_come_from_json(data, files):
         ([FORMULA, "composition.copies=0"], "copies must be more than 0"),
         (["composition.sequence=ABZ"], "no amino acid"),
         (["composition.sequence=absent.fasta"], "No such file"),
+        (["composition.sequence=acde"], "No such file: acde"),
         (["composition.model=absent.pdb"], "Can't read the model"),
         ([FORMULA, "total_scattering.q_max=0.3"], "too short a range"),
         ([FORMULA, "method=wilson", "wilson.q_max=0.3"], "needs a range"),

@@ -496,3 +496,10 @@ def test_panels_of_different_detectors_are_not_taken_for_each_other_unasked(make
     scaled = scale(ObservationSource(pairs), FitSettings(model=model))
     assert "from 2 kinds of detectors" in caplog.text
     assert ("panel" in scaled.fit.components) == (panel is True)
+
+
+@pytest.mark.parametrize("stills", [StillSettings(exclude=tuple("01234")), StillSettings(min_cc=0.9999)])
+def test_too_few_stills_left_is_said_with_the_reason(make_truth, tmp_path, stills):
+    truth = make_truth(n_stills=6, n_obs=400, n_voxels=100)
+    with pytest.raises(ValueError, match=r"Fewer than two stills are left .* \(still \d: "):
+        scale(source_of(truth, tmp_path), FitSettings(model=ONLY_SCALES), stills=stills)
