@@ -6,6 +6,8 @@ import contextlib
 import functools
 import logging
 import os
+import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,9 @@ from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.system import keep_freed_memory, one_thread_of_algebra
 
 logger = logging.getLogger("dials.diffuse")
+
+# 128 and the number of the signal, as shells count
+INTERRUPTED = 128 + signal.SIGINT
 
 
 @contextlib.contextmanager
@@ -41,7 +46,7 @@ def _errors_to_the_right_address():
 
 
 def handle_errors() -> Callable:
-    """Decorator of a command's run(): user errors become one line and exit code 1."""
+    """Decorator of a command's run(): user errors become one line and exit code 1, Ctrl-C one line and 130."""
 
     def decorate(run):
         @functools.wraps(run)
@@ -52,6 +57,9 @@ def handle_errors() -> Callable:
                         return run(*args, **kwargs)
                 except Sorry as error:
                     raise SystemExit(f"Sorry: {error}") from error
+                except KeyboardInterrupt as error:
+                    print("\nInterrupted. Files are written whole or not at all.", file=sys.stderr)
+                    raise SystemExit(INTERRUPTED) from error
 
         return wrapped
 

@@ -9,6 +9,7 @@ import functools
 import itertools
 import logging
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -83,6 +84,8 @@ def free_range(descriptor: int, offset: int, size: int) -> None:
 
 
 def _start_worker(initializer: Callable | None, initargs: tuple) -> None:
+    # Ctrl-C goes to all processes of a terminal; the one that started the workers ends them
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     one_thread_of_algebra()
     keep_freed_memory()
     if initializer is not None:
