@@ -10,6 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Many more than are known, and fewer than depend on the order of summation, which is another one where the
+# stills come in other files
+DIGITS = 8
+
 
 @dataclass(frozen=True)
 class ErrorModel:
@@ -52,4 +56,5 @@ def fit_error_model(by_size: np.ndarray, min_observations: float = 30.0) -> Erro
             intercept = 0.1
             slope = max(np.sum(weight * t * (observed - intercept)) / np.sum(weight * t * t), 0.0)
         prediction = np.maximum(intercept + slope * t, 0.05)
-    return ErrorModel(float(np.sqrt(intercept)), float(np.sqrt(slope / intercept)))
+    a, b = np.sqrt(intercept), np.sqrt(slope / intercept)
+    return ErrorModel(float(f"{a:.{DIGITS}g}"), float(f"{b:.{DIGITS}g}"))
