@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
 from dials_diffuse.extraction.observations import COLUMNS
 
@@ -12,9 +13,15 @@ _BITS = 20
 _OFFSET = 1 << (_BITS - 1)
 _MASK = (1 << _BITS) - 1
 _UNUSED = -1
-# What the columns of the sums are; those that every pixel has come first, side by side
+# Keys are looked up in blocks of 4 x 4 x 4 voxels, with their Bragg flags. A row of pixels meets mostly blocks that
+# the rows before it have met, so that what is looked up lies in a fast cache, new voxels included
+_IN_BLOCK = np.int64(3 << (2 * _BITS + 1) | 3 << (_BITS + 1) | 3 << 1 | 1)
+_BLOCK = 4 * 4 * 4 * 2
+# What the columns of the sums are
 _N, _ADU, _EXPOSURE, _FAST, _SLOW, _BACKGROUND, _SPREAD, _SHARED = range(8)
 _COLUMNS = 8
+# Columns of the sums along a row of pixels: of E, of these sums themselves, of the background and its errors
+_E, _E_SUMS, _B, _V, _S = range(5)
 _LARGEST = float(np.finfo(np.float64).max)
 
 _ONE = np.uint64(1)
@@ -63,133 +70,180 @@ def _apply_limits(raw, efficiency, background, dose, gain, pedestal, lowest, hig
 
 
 @njit(cache=True)
-def _find_runs(keys, first, raw, efficiency, background, spread, shared, ends, so_far):
+def _find_runs(keys, raw, efficiency, background, spread, shared, ends, adu_so_far, so_far):
     """Runs of a row (neighbouring pixels of one key), and the sums of the row up to each one's end.
 
     Where a run ends can't be foretold, and a wrong guess of the processor costs as much as several
     pixels. So there is no branch: every pixel writes where its run ends so far, and the last one's stays.
+    Pixels that are not used are summed too: they are runs of their own.
 
     Args:
-        keys: of the pixels from index `first` on
+        keys: of the pixels
         raw, efficiency, background, spread, shared: of the same pixels; None for what there isn't
-        ends: (n,) int32, filled with the last pixel of each run, counted from first
-        so_far: (n, 8) filled with the sums over all used pixels of the row up to that one; the
-            columns of their number and of slow are left alone
+        ends: (n,) int32, filled with the last pixel of each run
+        adu_so_far: (n,) int64 or float64, filled with the sum of raw over all pixels of the row up to that one
+        so_far: (n, 5) filled with the sums of efficiency, of those sums, and of the background's planes
 
     Returns:
         number of runs
     """
     run = np.uint64(0)
     last = keys[0]
-    adu = 0
-    exposure = weighted = b = v = s = 0.0
+    adu = adu_so_far.dtype.type(0)
+    exposure = sums_of_exposure = b = v = s = 0.0
     for j in range(keys.size):
         key = keys[j]
         run += np.uint64(key != last)
         last = key
-        good = key != _UNUSED
-        adu += raw[j] if good else 0
-        e = np.float64(efficiency[j]) if good else 0.0
-        exposure += e
-        weighted += e * (first + j)
+        adu += _counted(raw[j], key)
+        exposure += np.float64(efficiency[j])
+        sums_of_exposure += exposure
         ends[run] = j
-        so_far[run, _ADU] = adu
-        so_far[run, _EXPOSURE] = exposure
-        so_far[run, _FAST] = weighted
+        adu_so_far[run] = adu
+        so_far[run, _E] = exposure
+        so_far[run, _E_SUMS] = sums_of_exposure
         if background is not None:
-            b += np.float64(background[j]) if good else 0.0
-            so_far[run, _BACKGROUND] = b
+            b += np.float64(background[j])
+            so_far[run, _B] = b
         if spread is not None:
-            v += np.float64(spread[j]) if good else 0.0
-            so_far[run, _SPREAD] = v
+            v += np.float64(spread[j])
+            so_far[run, _V] = v
         if shared is not None:
-            s += np.float64(shared[j]) if good else 0.0
-            so_far[run, _SHARED] = s
+            s += np.float64(shared[j])
+            so_far[run, _S] = s
     return np.int64(run) + 1
+
+
+def _counted(value, key):
+    """What a pixel adds to the sum of its row: NaN would spoil it"""
+    return value if key != _UNUSED else 0.0
+
+
+@overload(_counted)
+def _compiled_counted(value, key):
+    if isinstance(value, types.Integer):
+        # Whatever it is, it does not change the differences of the sums
+        return lambda value, key: np.int64(value)
+    return lambda value, key: value if key != _UNUSED else 0.0
 
 
 @njit(cache=True)
 def _add_runs(
-    n_runs, line, row_keys, ends, so_far, background, spread, shared, table, keys, sums, size, oldest
+    n_runs, first, line, row_keys, ends, adu_so_far, so_far, background, spread, shared, table, block_keys,
+    rows, n_blocks, oldest, keys, sums, size,
 ):  # fmt: skip
     """Add the runs of a row to the sums of their keys.
 
     Args:
-        n_runs: number of runs; line: slow index of the row
-        row_keys, ends, so_far: see _find_runs
+        n_runs: number of runs
+        first: fast index of their first pixel; line: slow index of the row
+        row_keys, ends, adu_so_far, so_far: see _find_runs
         background, spread, shared: None for what there isn't
-        table: hash table (open addressing, size a power of two) of the rows of keys; what is
+        table: hash table (open addressing, size a power of two) of the numbers of blocks; what is
             below `oldest` is as good as empty
+        block_keys, rows: (m,), (m, 128) of each block its key, and the rows of the keys in it (0: none yet)
+        n_blocks: number of blocks that there are
         keys, sums: (n,), (n, 8), with room for all runs
         size: number of keys that there are
 
     Returns:
-        number of keys that there are then
+        numbers of blocks and of keys that there are then
     """
     mask = np.uint64(table.size - 1)
     start = 0
-    adu = exposure = weighted = b = v = s = 0.0
+    adu = adu_so_far.dtype.type(0)
+    exposure = sums_of_exposure = b = v = s = 0.0
     for run in range(np.uint64(n_runs)):
-        end = ends[run]
-        n, start = end + 1 - start, end + 1
+        end = np.int64(ends[run])
+        n, begin, start = end + 1 - start, start, end + 1
+        run_adu, adu = adu_so_far[run] - adu, adu_so_far[run]
+        # The sum of E j by parts, from the sums of E
+        weighted = end * so_far[run, _E] - begin * exposure - (so_far[run, _E_SUMS] - so_far[run, _E] - sums_of_exposure)
+        run_exposure, exposure, sums_of_exposure = so_far[run, _E] - exposure, so_far[run, _E], so_far[run, _E_SUMS]
+        run_b = run_v = run_s = 0.0
+        if background is not None:
+            run_b, b = so_far[run, _B] - b, so_far[run, _B]
+        if spread is not None:
+            run_v, v = so_far[run, _V] - v, so_far[run, _V]
+        if shared is not None:
+            run_s, s = so_far[run, _S] - s, so_far[run, _S]
         key = row_keys[np.uint64(end)]
         if key == _UNUSED:
             continue
-        slot = ((np.uint64(key) * _GOLDEN) >> _SHIFT) & mask
+        block_key = key & ~_IN_BLOCK
+        slot = ((np.uint64(block_key) * _GOLDEN) >> _SHIFT) & mask
         while True:
-            at = np.uint64(table[slot])
-            if at < oldest:
-                at = np.uint64(size)
-                table[slot] = size
-                keys[at] = key
-                sums[at] = 0.0
-                size += 1
+            block = np.uint64(table[slot])
+            if block < oldest:
+                block = np.uint64(n_blocks)
+                table[slot] = n_blocks
+                block_keys[block] = block_key
+                rows[block] = 0
+                n_blocks += 1
                 break
-            if keys[at] == key:
+            if block_keys[block] == block_key:
                 break
             slot = (slot + _ONE) & mask
-        run_exposure = so_far[run, _EXPOSURE] - exposure
+        place = (
+            ((np.uint64(key) >> np.uint64(2 * _BITS - 4)) & np.uint64(0x60))
+            | ((np.uint64(key) >> np.uint64(_BITS - 2)) & np.uint64(0x18))
+            | (np.uint64(key) & np.uint64(0x07))
+        )
+        at = np.uint64(rows[block, place])
+        if at == 0:
+            at = np.uint64(size)
+            rows[block, place] = size
+            keys[at] = key
+            sums[at] = 0.0
+            size += 1
         sums[at, _N] += n
-        sums[at, _ADU] += so_far[run, _ADU] - adu
+        sums[at, _ADU] += run_adu
         sums[at, _EXPOSURE] += run_exposure
-        sums[at, _FAST] += so_far[run, _FAST] - weighted + 0.5 * run_exposure
+        sums[at, _FAST] += weighted + (first + 0.5) * run_exposure
         sums[at, _SLOW] += (line + 0.5) * run_exposure
-        adu, exposure, weighted = so_far[run, _ADU], so_far[run, _EXPOSURE], so_far[run, _FAST]
         if background is not None:
-            sums[at, _BACKGROUND] += so_far[run, _BACKGROUND] - b
-            b = so_far[run, _BACKGROUND]
+            sums[at, _BACKGROUND] += run_b
         if spread is not None:
-            sums[at, _SPREAD] += so_far[run, _SPREAD] - v
-            v = so_far[run, _SPREAD]
+            sums[at, _SPREAD] += run_v
         if shared is not None:
-            sums[at, _SHARED] += so_far[run, _SHARED] - s
-            s = so_far[run, _SHARED]
-    return size
+            sums[at, _SHARED] += run_s
+    return n_blocks, size
 
 
 @njit(cache=True)
-def _grown(table, keys, sums, size, oldest, room):
-    """Table, keys and sums with the same contents and room for that many keys more, at most half of
+def _more_keys(keys, sums, size, room):
+    """Keys and sums with the same contents and room for that many keys more."""
+    more = max(2 * keys.size, size + room)
+    more_keys = np.empty(more, dtype=np.int64)
+    more_sums = np.empty((more, _COLUMNS), dtype=np.float64)
+    more_keys[:size] = keys[:size]
+    more_sums[:size] = sums[:size]
+    return more_keys, more_sums
+
+
+@njit(cache=True)
+def _more_blocks(table, block_keys, rows, n_blocks, oldest, room):
+    """Table, keys and rows of blocks with the same contents and room for that many blocks more, at most half of
     the table full of this panel's."""
     slots = table.size
-    while slots < 2 * (size - oldest + room):
+    while slots < 2 * (n_blocks - oldest + room):
         slots *= 2
     if slots > table.size:
         table = np.zeros(slots, dtype=np.int32)
         mask = np.uint64(slots - 1)
-        for row in range(oldest, size):
-            slot = ((np.uint64(keys[row]) * _GOLDEN) >> _SHIFT) & mask
+        for block in range(oldest, n_blocks):
+            slot = ((np.uint64(block_keys[block]) * _GOLDEN) >> _SHIFT) & mask
             while table[slot] >= oldest:
                 slot = (slot + _ONE) & mask
-            table[slot] = row
-    if keys.size < size + room:
-        more = max(2 * keys.size, size + room)
+            table[slot] = block
+    if block_keys.size < n_blocks + room:
+        more = max(2 * block_keys.size, n_blocks + room)
         more_keys = np.empty(more, dtype=np.int64)
-        more_sums = np.empty((more, _COLUMNS), dtype=np.float64)
-        more_keys[:size] = keys[:size]
-        more_sums[:size] = sums[:size]
-        keys, sums = more_keys, more_sums
-    return table, keys, sums
+        more_rows = np.empty((more, _BLOCK), dtype=np.int32)
+        more_keys[:n_blocks] = block_keys[:n_blocks]
+        more_rows[:n_blocks] = rows[:n_blocks]
+        block_keys, rows = more_keys, more_rows
+    return table, block_keys, rows
 
 
 @njit(cache=True)
@@ -202,21 +256,21 @@ def _part(plane, line, first, last):
 
 @njit(cache=True)
 def _sum_pixels(
-    raw, use, bragg, low, high, planes, efficiency, matrix, background, spread, shared,
-    dose, gain, pedestal, lowest, highest, table, keys, sums, size,
+    raw, use, bragg, low, high, planes, efficiency, matrix, background, spread, shared, dose, gain, pedestal, lowest,
+    highest, adu_so_far, table, block_keys, rows, n_blocks, keys, sums, size,
 ):  # fmt: skip
     """Add the pixels of a panel to the sums of a still.
 
-    See VoxelSums.add_panel for the arguments. Returns table, keys and sums (others, where they had
-    to grow) and the number of keys.
+    See VoxelSums.add_panel for the arguments; adu_so_far: (n_fast,), of the type that raw is added up in. Returns
+    table, block_keys, rows (others, where they had to grow), the number of blocks, and the same of keys and sums.
     """
     n_slow, n_fast = use.shape
     limited = lowest > -np.inf or highest < np.inf
     row_keys = np.empty(n_fast, dtype=np.int64)
     ends = np.empty(n_fast, dtype=np.int32)
-    so_far = np.empty((n_fast, _COLUMNS), dtype=np.float64)
-    # Keys of other panels are not met again
-    oldest = size
+    so_far = np.empty((n_fast, 5), dtype=np.float64)
+    # Blocks of other panels are not met again
+    oldest = n_blocks
     for i in range(n_slow):
         use_i = use[i]
         first, last = 0, n_fast
@@ -226,8 +280,10 @@ def _sum_pixels(
             continue
         while not use_i[last - 1]:
             last -= 1
-        if 2 * (size - oldest + n_fast) > table.size or size + n_fast > keys.size:
-            table, keys, sums = _grown(table, keys, sums, size, oldest, n_fast)
+        if size + n_fast > keys.size:
+            keys, sums = _more_keys(keys, sums, size, n_fast)
+        if 2 * (n_blocks - oldest + n_fast) > table.size or n_blocks + n_fast > block_keys.size:
+            table, block_keys, rows = _more_blocks(table, block_keys, rows, n_blocks, oldest, n_fast)
         these, raw_i, e_i = row_keys[first:last], raw[i, first:last], efficiency[i, first:last]
         b_i = _part(background, i, first, last)
         v_i = _part(spread, i, first, last)
@@ -238,11 +294,12 @@ def _sum_pixels(
         )  # fmt: skip
         if limited:
             _apply_limits(raw_i, e_i, b_i, dose, gain, pedestal, lowest, highest, these)
-        n_runs = _find_runs(these, first, raw_i, e_i, b_i, v_i, s_i, ends, so_far)
-        size = _add_runs(
-            n_runs, i, these, ends, so_far, b_i, v_i, s_i, table, keys, sums, size, np.uint64(oldest)
-        )
-    return table, keys, sums, size
+        n_runs = _find_runs(these, raw_i, e_i, b_i, v_i, s_i, ends, adu_so_far, so_far)
+        n_blocks, size = _add_runs(
+            n_runs, first, i, these, ends, adu_so_far, so_far, b_i, v_i, s_i, table, block_keys, rows, n_blocks,
+            np.uint64(oldest), keys, sums, size,
+        )  # fmt: skip
+    return table, block_keys, rows, n_blocks, keys, sums, size
 
 
 @njit(cache=True)
@@ -281,6 +338,8 @@ class VoxelSums:
 
     def __init__(self):
         self._table = np.zeros(1 << 12, dtype=np.int32)
+        self._block_keys = np.empty(1 << 10, dtype=np.int64)
+        self._rows = np.empty((1 << 10, _BLOCK), dtype=np.int32)
         self._keys = np.empty(1 << 12, dtype=np.int64)
         self._sums = np.empty((1 << 12, _COLUMNS), dtype=np.float64)
         self.start(1.0)
@@ -293,8 +352,8 @@ class VoxelSums:
         """
         self._dose = float(dose)
         self._table[:] = 0
-        # Row 0 stands for an empty place of the table
-        self._size = 1
+        # Block 0 stands for an empty place of the table, row 0 for one of a block
+        self._n_blocks = self._size = 1
         self._parts: list[tuple[int, int, float, float]] = []
 
     def __len__(self) -> int:
@@ -319,16 +378,15 @@ class VoxelSums:
         Args:
             number: of the panel; each may come once a still
             raw: (n_slow, n_fast) int32 or float64 ADU
-            use: (n_slow, n_fast) bool, pixels to use (static and dynamic mask, limits, step): of
-                these, efficiency and background must be finite
+            use: (n_slow, n_fast) bool, pixels to use (static and dynamic mask, limits, step)
             trusted: smallest and largest value that counts, ADU
-            panel: its PanelGeometry
+            panel: its PanelGeometry, finite everywhere
             matrix: (3, 3) from q in 1/Angstrom to fine-grid coordinates: diag(n) A^-1; the voxel is
                 floor(matrix q + 1/2)
             bragg: (n_slow, n_fast) bool, True under a Bragg spot: kept in rows of their own
             background: expected photons of each pixel, with the variance of what is each pixel's own
                 error and the standard deviation of what neighbouring pixels share ((n_slow, n_fast)
-                float32 each, None for none), all per unit of dose
+                float32 each, finite everywhere, None for none), all per unit of dose
             gain: ADU per photon
             pedestal: ADU
             intensity: limits of (photons - background)/E of a pixel
@@ -347,10 +405,13 @@ class VoxelSums:
         # An infinite value would spoil the sums of the rest of its row
         low, high = max(trusted[0], -_LARGEST), min(trusted[1], _LARGEST)
         first = self._size
-        self._table, self._keys, self._sums, self._size = _sum_pixels(
+        adu_so_far = np.empty(use.shape[1], dtype=np.int64 if raw.dtype == np.int32 else np.float64)
+        (
+            self._table, self._block_keys, self._rows, self._n_blocks, self._keys, self._sums, self._size,
+        ) = _sum_pixels(
             raw, use, bragg, low, high, panel.planes, panel.efficiency, matrix, *background,
             self._dose, float(gain), float(pedestal), float(intensity[0]), float(intensity[1]),
-            self._table, self._keys, self._sums, first,
+            adu_so_far, self._table, self._block_keys, self._rows, self._n_blocks, self._keys, self._sums, first,
         )  # fmt: skip
         self._parts.append((number, first, float(gain), float(pedestal)))
 
