@@ -27,11 +27,16 @@ def paint_ellipses(panel, centre, bbox, ellipse, shape, start, flat):
         a, b, c = ellipse[i, 0], ellipse[i, 1], ellipse[i, 2]
         for y in range(y0, y1):
             dy = y + 0.5 - centre[i, 1]
+            # a dx^2 + 2 b dx dy + c dy^2 <= 1 between two roots
+            square = b * b * dy * dy - a * (c * dy * dy - 1.0)
+            if not square >= 0.0:
+                continue
+            root, middle = np.sqrt(square) / a, centre[i, 0] - 0.5 - b * dy / a
             row = start[p] + y * n_fast
-            for x in range(x0, x1):
-                dx = x + 0.5 - centre[i, 0]
-                if a * dx * dx + 2.0 * b * dx * dy + c * dy * dy <= 1.0:
-                    flat[row + x] = True
+            first = max(x0, np.int64(np.ceil(middle - root)))
+            last = min(x1 - 1, np.int64(np.floor(middle + root)))
+            for at in range(row + first, row + last + 1):
+                flat[at] = True
 
 
 @numba.njit(cache=True)

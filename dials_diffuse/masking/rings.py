@@ -32,22 +32,60 @@ def _fill_rings(ring, x, y, d, direction, per_unit):
 
 @numba.njit(cache=True)
 def _choose_samples(ring, most):
-    """Flat indices of pixels, at most about `most` a ring, every n-th of each."""
+    """Flat indices of pixels, ascending, at most about `most` a ring: of every n-th dozen of its pixels every third.
+
+    What is near each other is read together from memory; groups of 3 x 3 pixels around them have none in common.
+    """
     size = np.zeros(N_RINGS, np.int64)
     for y in range(ring.shape[0]):
         for x in range(ring.shape[1]):
             size[ring[y, x]] += 1
+    every = np.maximum((size + 3 * most - 1) // (3 * most), 1)
     seen = np.zeros(N_RINGS, np.int64)
     chosen = np.empty(ring.size, np.int32)
     n = 0
     for y in range(ring.shape[0]):
         for x in range(ring.shape[1]):
             r = ring[y, x]
-            if seen[r] % ((size[r] + most - 1) // most) == 0:
+            if seen[r] // 12 % every[r] == 0 and seen[r] % 3 == 0:
                 chosen[n] = y * ring.shape[1] + x
                 n += 1
             seen[r] += 1
     return chosen[:n].copy()
+
+
+@numba.njit(cache=True)
+def _rings_of_runs(ring, length, runs):
+    """Fill runs (n_slow, n, 2) with the first and last ring among the pixels of each run of a row."""
+    for y in range(ring.shape[0]):
+        for run in range(runs.shape[1]):
+            first = last = ring[y, run * length]
+            for x in range(run * length, min((run + 1) * length, ring.shape[1])):
+                first, last = min(first, ring[y, x]), max(last, ring[y, x])
+            runs[y, run, 0], runs[y, run, 1] = first, last
+
+
+class PanelRings:
+    """The rings of a panel.
+
+    Attributes:
+        number: int16 (n_slow, n_fast), ring of every pixel; parallax is left out: it
+            moves pixels by far less than a ring's width
+        samples: int32 (K,) flat indices of pixels, ascending
+    """
+
+    def __init__(self, number: np.ndarray, samples: np.ndarray):
+        self.number = number
+        self.samples = samples
+        self._runs: dict[int, np.ndarray] = {}
+
+    def runs(self, length: int) -> np.ndarray:
+        """First and last ring of each run of so many pixels, (n_slow, n, 2) int16"""
+        if length not in self._runs:
+            n_slow, n_fast = self.number.shape
+            self._runs[length] = np.empty((n_slow, (n_fast + length - 1) // length, 2), dtype=np.int16)
+            _rings_of_runs(self.number, length, self._runs[length])
+        return self._runs[length]
 
 
 class Rings:
@@ -58,16 +96,14 @@ class Rings:
         most: samples of a ring on a panel, about; none by default
 
     Attributes:
-        number: int16 (n_slow, n_fast) a panel, ring of every pixel; parallax is left out: it
-            moves pixels by far less than a ring's width
-        samples: int32 (K,) a panel, flat indices of pixels
+        panels: a PanelRings a panel
     """
 
     def __init__(self, detector, beam, most: int = 0):
         s0 = np.array(beam.get_s0())
         direction = s0 / np.linalg.norm(s0)
         per_unit = N_RINGS / _corners(detector, beam).max()
-        self.number, self.samples = [], []
+        self.panels = []
         for panel in detector:
             n_fast, n_slow = panel.get_image_size()
             pixel = panel.get_pixel_size()
@@ -76,9 +112,13 @@ class Rings:
             y = (np.arange(n_slow, dtype=np.float32) + 0.5) * pixel[1]
             ring = np.empty((n_slow, n_fast), dtype=np.int16)
             _fill_rings(ring, x, y, d, direction, per_unit)
-            self.number.append(ring)
-            if most:
-                self.samples.append(_choose_samples(ring, most))
+            samples = _choose_samples(ring, most) if most else np.zeros(0, dtype=np.int32)
+            self.panels.append(PanelRings(ring, samples))
+
+    @property
+    def number(self) -> list[np.ndarray]:
+        """Ring of every pixel, an (n_slow, n_fast) array a panel"""
+        return [panel.number for panel in self.panels]
 
 
 class RingCache:

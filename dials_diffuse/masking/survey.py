@@ -337,7 +337,7 @@ def survey_images(task: SurveyTask) -> Share:
         for number, pixels in enumerate(raw):
             low, high = bounds[number]
             blocked = bad[number] | bragg[number]
-            ring, samples = rings.number[number], rings.samples[number]
+            ring, samples = rings.panels[number].number, rings.panels[number].samples
             value = np.empty(len(samples), np.float32)
             of_ring = np.empty(len(samples), np.int16)
             n = _sample_pixels(pixels, blocked, low, high, ring, samples, value, of_ring)
