@@ -8,79 +8,78 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-from dials_diffuse.grid.expand import pack_voxels, unpack_voxels
+from dials_diffuse.grid.expand import check_voxels, pack_voxel, unpack_voxels
 from dials_diffuse.grid.possible import voxels_possible
 from dials_diffuse.grid.shells import ResolutionShells
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # of Fibonacci hashing, see extraction/kernel.py
 _ONE = np.uint64(1)
-
-
-@njit(cache=True)
-def _grown(table, keys, sums, seen, size):
-    """The same with twice the room."""
-    table = np.zeros(2 * table.size, dtype=np.int32)
-    shift, mask = np.uint64(64 - np.int64(np.log2(table.size) + 0.5)), np.uint64(table.size - 1)
-    for row in range(1, size):
-        slot = (np.uint64(keys[row]) * _GOLDEN) >> shift
-        while table[slot] != 0:
-            slot = (slot + _ONE) & mask
-        table[slot] = row
-    more_keys = np.empty(2 * keys.size, dtype=np.int64)
-    more_sums = np.empty((2 * keys.size, 2), dtype=np.float64)
-    more_seen = np.empty((2 * keys.size, 3), dtype=np.int64)
-    more_keys[:size], more_sums[:size], more_seen[:size] = keys[:size], sums[:size], seen[:size]
-    return table, more_keys, more_sums, more_seen
+# Columns of the sums: what a row adds to lies side by side in memory
+_PHOTONS, _EXPOSURE, _N_OBS, _N_STILLS, _LAST_STILL = range(5)
 
 
 @njit(cache=True, nogil=True)
-def _add_rows(keys_of_rows, still, first, bragg, counts, background, exposure, table, keys, sums, seen, size):
-    """Add rows, all of a still one after the other, to the sums of their keys; see VoxelAccumulator."""
-    shift, mask = np.uint64(64 - np.int64(np.log2(table.size) + 0.5)), np.uint64(table.size - 1)
-    for i in range(still.size):
+def _add_rows(voxel, still, first, bragg, counts, background, exposure, start, table, sums, size):
+    """Add rows, all of a still one after the other, to the sums of their voxels; see VoxelAccumulator.
+
+    Args:
+        start: first row to add
+        table: (2^n, 2) keys and where their sums are (0: nowhere yet), at most half full
+        sums: (m, 5), of which the first `size` rows are taken
+
+    Returns:
+        (first row that there was no room for or the number of rows, size)
+    """
+    shift, mask = np.uint64(64 - np.int64(np.log2(table.shape[0]) + 0.5)), np.uint64(table.shape[0] - 1)
+    for i in range(start, still.size):
         if bragg[i] or not exposure[i] > 0:
             continue
-        key = keys_of_rows[i]
+        key = pack_voxel(voxel[i, 0], voxel[i, 1], voxel[i, 2])
         slot = (np.uint64(key) * _GOLDEN) >> shift
-        while table[slot] != 0 and keys[table[slot]] != key:
+        while table[slot, 1] != 0 and table[slot, 0] != key:
             slot = (slot + _ONE) & mask
-        at = table[slot]
+        at = np.uint64(table[slot, 1])
         if at == 0:
-            if 2 * (size + 1) > table.size:
-                table, keys, sums, seen = _grown(table, keys, sums, seen, size)
-                shift, mask = np.uint64(64 - np.int64(np.log2(table.size) + 0.5)), np.uint64(table.size - 1)
-                slot = (np.uint64(key) * _GOLDEN) >> shift
-                while table[slot] != 0:
-                    slot = (slot + _ONE) & mask
-            at = np.int32(size)
-            table[slot] = at
-            keys[at] = key
+            if size == sums.shape[0]:
+                return i, size
+            at = np.uint64(size)
+            table[slot, 0], table[slot, 1] = key, size
             sums[at] = 0.0
-            seen[at, 0] = seen[at, 1] = 0
-            seen[at, 2] = -1
+            sums[at, _LAST_STILL] = -1.0
             size += 1
-        sums[at, 0] += counts[i] - background[i]
-        sums[at, 1] += exposure[i]
-        seen[at, 0] += 1
-        number = first + still[i]
-        if seen[at, 2] != number:
-            seen[at, 1] += 1
-            seen[at, 2] = number
-    return table, keys, sums, seen, size
+        sums[at, _PHOTONS] += counts[i] - background[i]
+        sums[at, _EXPOSURE] += exposure[i]
+        sums[at, _N_OBS] += 1.0
+        number = np.float64(first + still[i])
+        if sums[at, _LAST_STILL] != number:
+            sums[at, _N_STILLS] += 1.0
+            sums[at, _LAST_STILL] = number
+    return still.size, size
+
+
+@njit(cache=True, nogil=True)
+def _refill(table, larger):
+    """Put the keys of a table into a larger one."""
+    shift, mask = np.uint64(64 - np.int64(np.log2(larger.shape[0]) + 0.5)), np.uint64(larger.shape[0] - 1)
+    for old in range(table.shape[0]):
+        if table[old, 1] != 0:
+            slot = (np.uint64(table[old, 0]) * _GOLDEN) >> shift
+            while larger[slot, 1] != 0:
+                slot = (slot + _ONE) & mask
+            larger[slot, 0], larger[slot, 1] = table[old, 0], table[old, 1]
 
 
 class VoxelAccumulator:
     """Sums by voxel of the asymmetric unit, over any number of files. Memory is bounded by the grid."""
 
     def __init__(self):
-        # Row 0 stands for an empty place of the hash table
-        self._state = (
-            np.zeros(1 << 13, dtype=np.int32), np.empty(1 << 12, dtype=np.int64),
-            np.empty((1 << 12, 2)), np.empty((1 << 12, 3), dtype=np.int64), 1,
-        )  # fmt: skip
+        # Row 0 stands for a key that there is not yet
+        self._table = np.zeros((1 << 13, 2), dtype=np.int64)
+        self._sums = np.empty((1 << 12, 5))
+        self._size = 1
         self._stills = 0
-        self._order: np.ndarray | None = None
+        self._sorted: tuple[np.ndarray, np.ndarray] | None = None
 
     def add(self, columns: Mapping[str, np.ndarray]) -> None:
         """Add the rows that are not under Bragg spots.
@@ -88,48 +87,66 @@ class VoxelAccumulator:
         Args:
             columns: id, asu_voxel, bragg, counts, background and exposure of gridded observations; no
                 still may have rows in two calls
+
+        Raises:
+            ValueError: voxels that are too far out, see pack_voxels.
         """
-        ids = columns["id"]
+        ids, voxel = columns["id"], columns["asu_voxel"]
+        check_voxels(voxel)
         if np.any(ids[1:] < ids[:-1]):
             order = np.argsort(ids, kind="stable")
             columns = {name: columns[name][order] for name in ("id", "asu_voxel", *_SUMMED)}
-        self._state = _add_rows(
-            pack_voxels(columns["asu_voxel"]), columns["id"], self._stills,
-            *(columns[name] for name in _SUMMED), *self._state,
-        )  # fmt: skip
+        row = 0
+        while True:
+            row, self._size = _add_rows(
+                columns["asu_voxel"], columns["id"], self._stills, *(columns[name] for name in _SUMMED),
+                row, self._table, self._sums, self._size,
+            )  # fmt: skip
+            if row == len(ids):
+                break
+            # Made by numpy, whose large arrays get large pages of memory: rows are added in any order
+            table, sums = np.zeros((2 * len(self._table), 2), dtype=np.int64), np.empty((2 * len(self._sums), 5))
+            _refill(self._table, table)
+            sums[: self._size] = self._sums[: self._size]
+            self._table, self._sums = table, sums
         self._stills += int(ids.max(initial=-1)) + 1
-        self._order = None
+        self._sorted = None
 
-    def _of_voxels(self, array: np.ndarray) -> np.ndarray:
-        """(M, ...) in ascending order of the keys"""
-        if self._order is None:
-            self._order = np.argsort(self._state[1][1 : self._state[4]]) + 1
-        return array[self._order]
+    def _in_order(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keys (M,), ascending, and the rows of their sums (M,)"""
+        if self._sorted is None:
+            keys, rows = self._table[self._table[:, 1] != 0].T
+            order = np.argsort(keys)
+            self._sorted = keys[order], rows[order]
+        return self._sorted
+
+    def _of_voxels(self, column: int) -> np.ndarray:
+        return self._sums[self._in_order()[1], column]
 
     @property
     def voxel(self) -> np.ndarray:
         """(M, 3) int32, ascending"""
-        return unpack_voxels(self._of_voxels(self._state[1]))
+        return unpack_voxels(self._in_order()[0])
 
     @property
     def photons(self) -> np.ndarray:
         """(M,) counts less background"""
-        return self._of_voxels(self._state[2])[:, 0]
+        return self._of_voxels(_PHOTONS)
 
     @property
     def exposure(self) -> np.ndarray:
         """(M,) s sr"""
-        return self._of_voxels(self._state[2])[:, 1]
+        return self._of_voxels(_EXPOSURE)
 
     @property
     def n_obs(self) -> np.ndarray:
         """(M,) observations (not under Bragg spots)"""
-        return self._of_voxels(self._state[3])[:, 0]
+        return self._of_voxels(_N_OBS).astype(np.int64)
 
     @property
     def n_stills(self) -> np.ndarray:
         """(M,) stills that saw it"""
-        return self._of_voxels(self._state[3])[:, 1]
+        return self._of_voxels(_N_STILLS).astype(np.int64)
 
     @property
     def intensity(self) -> np.ndarray:

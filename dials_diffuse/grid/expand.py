@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
 from dials_diffuse.grid.symmetry import reciprocal_operators
 from dials_diffuse.grid.voxel_grid import VoxelGrid
@@ -12,22 +13,34 @@ _BITS = 21
 _HALF = 1 << (_BITS - 1)
 
 
+def check_voxels(voxel: np.ndarray) -> None:
+    """Raises ValueError if an index is beyond +-2^20"""
+    if voxel.size and (voxel.max() >= _HALF or voxel.min() < -_HALF):
+        raise ValueError("An index is beyond 2^20: the observations or their n are wrong")
+
+
+@njit(cache=True)
+def pack_voxel(h, k, l):
+    """pack_voxels of one voxel, for compiled loops; unchecked"""
+    return ((np.int64(h) + _HALF) << 2 * _BITS) + ((np.int64(k) + _HALF) << _BITS) + np.int64(l) + _HALF
+
+
+@njit(cache=True, nogil=True)
+def _pack(voxel, keys):
+    for row in range(keys.size):
+        keys[row] = pack_voxel(voxel[row, 0], voxel[row, 1], voxel[row, 2])
+
+
 def pack_voxels(voxel: np.ndarray) -> np.ndarray:
     """Voxels or Miller indices (N, 3) -> keys (N,) int64 >= 0 that sort as (h, k, l) do.
 
     Raises:
         ValueError: an index is beyond +-2^20.
     """
-    v = np.asarray(voxel)
-    if v.size and (v.max() >= _HALF or v.min() < -_HALF):
-        raise ValueError("An index is beyond 2^20: the observations or their n are wrong")
-    # in place: of millions of rows, copies are what takes the time
-    keys = v[:, 0].astype(np.int64)
-    keys += _HALF
-    for axis in (1, 2):
-        keys <<= _BITS
-        keys += v[:, axis]
-        keys += _HALF
+    voxel = np.asarray(voxel)
+    check_voxels(voxel)
+    keys = np.empty(len(voxel), dtype=np.int64)
+    _pack(voxel, keys)
     return keys
 
 
