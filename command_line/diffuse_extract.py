@@ -111,7 +111,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             # Stills that failed stay, without rows, so that ids are those of the input
             columns = None
             if not still.error:
-                columns = scratch.stored(still.place, still.num_observations)
+                columns = scratch.stored(still.place, still.num_observations, still.repeated)
                 places.append(still.place)
             rows.append(numbered_rows(columns, len(experiments)))
             stills.append(still)

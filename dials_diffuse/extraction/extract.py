@@ -106,6 +106,7 @@ class ExtractedStill:
         path: of its image
         observations: None where extraction failed, or where they are stored
         place: in the ColumnScratch, where they are stored
+        repeated: what is not stored, see StillObservations
         error: why it failed
         num_observations: rows of the table, Bragg ones included
         num_pixels, photons: of the diffuse observations
@@ -118,6 +119,7 @@ class ExtractedStill:
     path: str
     observations: StillObservations | None = None
     place: int | None = None
+    repeated: dict[str, float] = field(default_factory=dict)
     error: str = ""
     num_observations: int = 0
     num_pixels: int = 0
@@ -338,7 +340,7 @@ class Extractor:
         return ExtractedStill(
             index=still.index,
             path=still.path,
-            observations=StillObservations(columns),
+            observations=StillObservations(columns, sums.repeated()),
             num_observations=len(sums),
             num_pixels=profile.num_pixels,
             photons=float(profile.photons.sum()),
@@ -364,7 +366,8 @@ def _extract_image(task: tuple[int, list[int]]) -> list[ExtractedStill]:
     for still, place in zip(stills, places):
         still.place = place
         if still.observations is not None:
-            _scratch.store(place, still.observations.columns)
+            still.repeated = still.observations.repeated
+            _scratch.store(place, still.observations.columns, still.repeated)
             still.observations = None
     return stills
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from numba import njit
 
 from dials_diffuse.extraction.observations import COLUMNS
 
@@ -20,8 +19,8 @@ _BLOCK = 4 * 4 * 4 * 2
 # What the columns of the sums are
 _N, _ADU, _EXPOSURE, _FAST, _SLOW, _BACKGROUND, _SPREAD, _SHARED = range(8)
 _COLUMNS = 8
-# Columns of the sums along a row of pixels: of E, of these sums themselves, of the background and its errors
-_E, _E_SUMS, _B, _V, _S = range(5)
+# Columns of the sums along a row of pixels: of ADU, of E, of these sums themselves, of the background and its errors
+_A, _E, _E_SUMS, _B, _V, _S = range(6)
 _LARGEST = float(np.finfo(np.float64).max)
 
 _ONE = np.uint64(1)
@@ -70,36 +69,36 @@ def _apply_limits(raw, efficiency, background, dose, gain, pedestal, lowest, hig
 
 
 @njit(cache=True)
-def _find_runs(keys, raw, efficiency, background, spread, shared, ends, adu_so_far, so_far):
+def _find_runs(keys, raw, efficiency, background, spread, shared, ends, so_far):
     """Runs of a row (neighbouring pixels of one key), and the sums of the row up to each one's end.
 
     Where a run ends can't be foretold, and a wrong guess of the processor costs as much as several
     pixels. So there is no branch: every pixel writes where its run ends so far, and the last one's stays.
-    Pixels that are not used are summed too: they are runs of their own.
+    Pixels that are not used are runs of their own.
 
     Args:
         keys: of the pixels
         raw, efficiency, background, spread, shared: of the same pixels; None for what there isn't
         ends: (n,) int32, filled with the last pixel of each run
-        adu_so_far: (n,) int64 or float64, filled with the sum of raw over all pixels of the row up to that one
-        so_far: (n, 5) filled with the sums of efficiency, of those sums, and of the background's planes
+        so_far: (n, 6) filled with the sums over the row up to that pixel of raw, of efficiency, of those sums, and
+            of the background's planes
 
     Returns:
         number of runs
     """
     run = np.uint64(0)
     last = keys[0]
-    adu = adu_so_far.dtype.type(0)
-    exposure = sums_of_exposure = b = v = s = 0.0
+    adu = exposure = sums_of_exposure = b = v = s = 0.0
     for j in range(keys.size):
         key = keys[j]
         run += np.uint64(key != last)
         last = key
-        adu += _counted(raw[j], key)
+        # NaN would spoil the sum of all that follow
+        adu += np.float64(raw[j]) if key != _UNUSED else 0.0
         exposure += np.float64(efficiency[j])
         sums_of_exposure += exposure
         ends[run] = j
-        adu_so_far[run] = adu
+        so_far[run, _A] = adu
         so_far[run, _E] = exposure
         so_far[run, _E_SUMS] = sums_of_exposure
         if background is not None:
@@ -114,22 +113,9 @@ def _find_runs(keys, raw, efficiency, background, spread, shared, ends, adu_so_f
     return np.int64(run) + 1
 
 
-def _counted(value, key):
-    """What a pixel adds to the sum of its row: NaN would spoil it"""
-    return value if key != _UNUSED else 0.0
-
-
-@overload(_counted)
-def _compiled_counted(value, key):
-    if isinstance(value, types.Integer):
-        # Whatever it is, it does not change the differences of the sums
-        return lambda value, key: np.int64(value)
-    return lambda value, key: value if key != _UNUSED else 0.0
-
-
 @njit(cache=True)
 def _add_runs(
-    n_runs, first, line, row_keys, ends, adu_so_far, so_far, background, spread, shared, table, block_keys,
+    n_runs, first, line, row_keys, ends, so_far, background, spread, shared, table, block_keys,
     rows, n_blocks, oldest, keys, sums, size,
 ):  # fmt: skip
     """Add the runs of a row to the sums of their keys.
@@ -137,7 +123,7 @@ def _add_runs(
     Args:
         n_runs: number of runs
         first: fast index of their first pixel; line: slow index of the row
-        row_keys, ends, adu_so_far, so_far: see _find_runs
+        row_keys, ends, so_far: see _find_runs
         background, spread, shared: None for what there isn't
         table: hash table (open addressing, size a power of two) of the numbers of blocks; what is
             below `oldest` is as good as empty
@@ -151,12 +137,11 @@ def _add_runs(
     """
     mask = np.uint64(table.size - 1)
     start = 0
-    adu = adu_so_far.dtype.type(0)
-    exposure = sums_of_exposure = b = v = s = 0.0
+    adu = exposure = sums_of_exposure = b = v = s = 0.0
     for run in range(np.uint64(n_runs)):
         end = np.int64(ends[run])
         n, begin, start = end + 1 - start, start, end + 1
-        run_adu, adu = adu_so_far[run] - adu, adu_so_far[run]
+        run_adu, adu = so_far[run, _A] - adu, so_far[run, _A]
         # The sum of E j by parts, from the sums of E
         weighted = end * so_far[run, _E] - begin * exposure - (so_far[run, _E_SUMS] - so_far[run, _E] - sums_of_exposure)
         run_exposure, exposure, sums_of_exposure = so_far[run, _E] - exposure, so_far[run, _E], so_far[run, _E_SUMS]
@@ -257,18 +242,17 @@ def _part(plane, line, first, last):
 @njit(cache=True)
 def _sum_pixels(
     raw, use, bragg, low, high, planes, efficiency, matrix, background, spread, shared, dose, gain, pedestal, lowest,
-    highest, adu_so_far, table, block_keys, rows, n_blocks, keys, sums, size,
+    highest, table, block_keys, rows, n_blocks, keys, sums, size,
 ):  # fmt: skip
     """Add the pixels of a panel to the sums of a still.
 
-    See VoxelSums.add_panel for the arguments; adu_so_far: (n_fast,), of the type that raw is added up in. Returns
-    table, block_keys, rows (others, where they had to grow), the number of blocks, and the same of keys and sums.
+    See VoxelSums.add_panel for the arguments. Returns table, block_keys, rows (others, where they had to grow), the number of blocks, and the same of keys and sums.
     """
     n_slow, n_fast = use.shape
     limited = lowest > -np.inf or highest < np.inf
     row_keys = np.empty(n_fast, dtype=np.int64)
     ends = np.empty(n_fast, dtype=np.int32)
-    so_far = np.empty((n_fast, 5), dtype=np.float64)
+    so_far = np.empty((n_fast, 6), dtype=np.float64)
     # Blocks of other panels are not met again
     oldest = n_blocks
     for i in range(n_slow):
@@ -294,9 +278,9 @@ def _sum_pixels(
         )  # fmt: skip
         if limited:
             _apply_limits(raw_i, e_i, b_i, dose, gain, pedestal, lowest, highest, these)
-        n_runs = _find_runs(these, raw_i, e_i, b_i, v_i, s_i, ends, adu_so_far, so_far)
+        n_runs = _find_runs(these, raw_i, e_i, b_i, v_i, s_i, ends, so_far)
         n_blocks, size = _add_runs(
-            n_runs, first, i, these, ends, adu_so_far, so_far, b_i, v_i, s_i, table, block_keys, rows, n_blocks,
+            n_runs, first, i, these, ends, so_far, b_i, v_i, s_i, table, block_keys, rows, n_blocks,
             np.uint64(oldest), keys, sums, size,
         )  # fmt: skip
     return table, block_keys, rows, n_blocks, keys, sums, size
@@ -355,6 +339,7 @@ class VoxelSums:
         # Block 0 stands for an empty place of the table, row 0 for one of a block
         self._n_blocks = self._size = 1
         self._parts: list[tuple[int, int, float, float]] = []
+        self._has_background = False
 
     def __len__(self) -> int:
         return self._size - 1
@@ -405,14 +390,14 @@ class VoxelSums:
         # An infinite value would spoil the sums of the rest of its row
         low, high = max(trusted[0], -_LARGEST), min(trusted[1], _LARGEST)
         first = self._size
-        adu_so_far = np.empty(use.shape[1], dtype=np.int64 if raw.dtype == np.int32 else np.float64)
         (
             self._table, self._block_keys, self._rows, self._n_blocks, self._keys, self._sums, self._size,
         ) = _sum_pixels(
             raw, use, bragg, low, high, panel.planes, panel.efficiency, matrix, *background,
             self._dose, float(gain), float(pedestal), float(intensity[0]), float(intensity[1]),
-            adu_so_far, self._table, self._block_keys, self._rows, self._n_blocks, self._keys, self._sums, first,
+            self._table, self._block_keys, self._rows, self._n_blocks, self._keys, self._sums, first,
         )  # fmt: skip
+        self._has_background |= any(plane is not None for plane in background)
         self._parts.append((number, first, float(gain), float(pedestal)))
 
     def columns(self, exposure_time: float, image_number: float) -> dict[str, np.ndarray]:
@@ -436,3 +421,12 @@ class VoxelSums:
             *columns.values(),
         )  # fmt: skip
         return columns
+
+    def repeated(self) -> dict[str, float]:
+        """Columns whose rows are all alike, and their value: of one panel, without a background."""
+        found = {}
+        if len(self._parts) == 1:
+            found["panel"] = self._parts[0][0]
+        if not self._has_background:
+            found["background"] = found["background.variance"] = 0.0
+        return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -38,9 +38,11 @@ class StillObservations:
 
     Attributes:
         columns: name -> (N,) or (N, 3) array, all columns of an observation but the id
+        repeated: names of columns whose rows are all alike, and their value
     """
 
     columns: dict[str, np.ndarray]
+    repeated: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.columns["counts"])
@@ -50,7 +52,7 @@ def numbered_rows(columns: Mapping | None, number: int) -> dict:
     """Columns of the observations of a still, wherever they are, with its id; without rows for None."""
     if columns is None:
         columns = {name: np.empty((0, *shape), dtype=kind) for name, (kind, shape) in COLUMNS.items()}
-    return {"id": np.full(len(columns["counts"]), number, dtype=np.int32), **columns}
+    return {"id": np.broadcast_to(np.int32(number), len(columns["counts"])), **columns}
 
 
 def miller_indices(table, grid) -> np.ndarray:

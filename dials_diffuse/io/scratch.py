@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import IO
 
 import numpy as np
@@ -63,8 +63,12 @@ class ColumnScratch:
         """What is stored there is not needed any more."""
         self._unused.append(place)
 
-    def store(self, place: int, columns: Mapping[str, np.ndarray]) -> int:
+    def store(self, place: int, columns: Mapping[str, np.ndarray], repeated: Collection[str] = ()) -> int:
         """Store rows; returns how many.
+
+        Args:
+            columns: name -> (N,) or (N, 2 or 3)
+            repeated: names of those whose rows are all alike: they are left out
 
         Raises:
             OSError: the disk is full.
@@ -75,15 +79,26 @@ class ColumnScratch:
             n_rows = len(array)
             if array.shape[1:] != shape or n_rows > self._most_rows:
                 raise ValueError(f"Column {name} of shape {array.shape} does not fit")
+            if name in repeated:
+                continue
             if name not in self._files:
                 self._files[name] = open(self._paths[name], "r+b", buffering=0)
             write_all(self._files[name], array, self._offset(name, place))
         return n_rows
 
-    def stored(self, place: int, n_rows: int) -> dict[str, StoredColumn]:
-        """The rows that a place holds; each column can be copied once."""
+    def stored(
+        self, place: int, n_rows: int, repeated: Mapping[str, float] | None = None
+    ) -> dict[str, StoredColumn | np.ndarray]:
+        """The rows that a place holds; each column can be copied once.
+
+        Args:
+            repeated: names of columns that were left out, and the value of all their rows
+        """
+        repeated = repeated or {}
         return {
-            name: StoredColumn(kind, (n_rows, *shape), self._files[name], self._offset(name, place), temporary=True)
+            name: np.broadcast_to(kind.type(repeated[name]), (n_rows, *shape))
+            if name in repeated
+            else StoredColumn(kind, (n_rows, *shape), self._files[name], self._offset(name, place), temporary=True)
             for name, (kind, shape) in self._kinds.items()
         }
 

@@ -41,6 +41,7 @@ _TYPES = {
 _NAMES = {(np.dtype(kind), shape): name for name, (kind, shape) in _TYPES.items()}
 # The length of a column is a number of 32 bits
 _MOST_BYTES = 2**32 - 1
+_REPEATED = 1 << 20  # bytes of a repeated row that are written together
 _IN_MEMORY = 500_000_000  # bytes of columns kept before they go to temporary files
 
 
@@ -103,6 +104,18 @@ def write_all(out: IO[bytes], data, offset: int | None = None) -> None:
         view = view[done:]
 
 
+def is_repeated(array) -> bool:
+    """True for an array of one row that numpy.broadcast_to has repeated"""
+    return isinstance(array, np.ndarray) and len(array) > 1 and array.strides[0] == 0
+
+
+def _write_repeated(out: IO[bytes], array: np.ndarray) -> None:
+    """Append such an array to an unbuffered file, a part at a time."""
+    part = np.ascontiguousarray(array[: max(1, _REPEATED // max(1, array[:1].nbytes))])
+    for start in range(0, len(array), len(part)):
+        write_all(out, part[: len(array) - start])
+
+
 class ColumnWriter:
     """Collects the rows of a table part by part and writes them as one .refl file.
 
@@ -136,7 +149,7 @@ class ColumnWriter:
 
     def append(self, columns: Mapping[str, np.ndarray | StoredColumn]) -> None:
         """Add rows; the arrays (N,) or (N, 2 or 3) are kept, not copied, and what is stored in a file
-        stays there until the table is written.
+        stays there until the table is written. Rows that are all alike, made by numpy.broadcast_to, take no room.
 
         Raises:
             ValueError: other columns than before, or of a kind that reflection tables don't have, or
@@ -159,7 +172,7 @@ class ColumnWriter:
                 raise ValueError(
                     f"{self.n_rows} rows are more than one .refl file can hold: give a smaller output.batch_size"
                 )
-            if not isinstance(array, StoredColumn):
+            if not isinstance(array, StoredColumn) and not is_repeated(array):
                 array = np.ascontiguousarray(array)
                 self._bytes += array.nbytes
             self._pieces.setdefault(name, []).append(array)
@@ -169,7 +182,7 @@ class ColumnWriter:
             self._bytes = 0
 
     def _stored(self, name: str, piece: np.ndarray | StoredColumn) -> StoredColumn:
-        if isinstance(piece, StoredColumn):
+        if isinstance(piece, StoredColumn) or is_repeated(piece):
             return piece
         if name not in self._files:
             self._files[name] = tempfile.TemporaryFile(dir=self._folder, prefix=".columns-", buffering=0)
@@ -199,6 +212,8 @@ class ColumnWriter:
                 for piece in self._pieces.get(name, ()):
                     if isinstance(piece, StoredColumn):
                         piece.copy_to(out)
+                    elif is_repeated(piece):
+                        _write_repeated(out, piece)
                     else:
                         write_all(out, piece)
 

@@ -13,7 +13,7 @@ from dxtbx.model.experiment_list import ExperimentList
 from dials.array_family import flex
 
 from dials_diffuse.adapters.system import map_in_processes, resolve_nproc
-from dials_diffuse.adapters.tables import as_numpy
+from dials_diffuse.adapters.tables import as_numpy, bool_column
 from dials_diffuse.grid.reference_cell import common_space_group
 from dials_diffuse.masking import static
 from dials_diffuse.masking.bragg import paint_bragg
@@ -45,6 +45,8 @@ MOST_BRAGG_LEFT = 0.003
 # Images on which the cost in pixels is measured
 LOSS_IMAGES = 5
 LOSS_STEPS = 6
+# Rows that wait to become a table
+MOST_WAITING = 200_000
 
 
 @dataclass
@@ -276,7 +278,6 @@ def bragg_rows(stills: list[Still], reflections, settings: BraggSettings, good, 
         reflections: integrated ones, whose bright spots are masked further out, or None
         good: pixels good in every image, a (n_slow, n_fast) bool array a panel
     """
-    table = empty_table(stills)
     failures = {}
     spots = integrated_spots(reflections, stills)
     groups = group_by_image(stills)
@@ -288,28 +289,58 @@ def bragg_rows(stills: list[Still], reflections, settings: BraggSettings, good, 
         initializer=_start_worker,
         initargs=(good if settings.other_spots else None, settings.padding),
     )
+    table = empty_table(stills)
+    waiting = _WaitingRows()
     for group, (rows, reasons, others, unread) in zip(groups, found):
         for still, spots_of_still, reason in zip(group, rows, reasons):
             if reason is not None:
                 failures[still.experiment.identifier] = reason
             else:
-                table.extend(spots_table(spots_of_still, still.index, still.image_number))
+                waiting.add(spots_of_still, still)
         if unread is not None:
             failures[group[0].path] = unread
             logger.warning("Not looked at for other spots: %s", unread)
-        elif len(others.panel):
-            bright = spots_table(others, group[0].index, group[0].image_number)
-            bright["flags"] = flex.size_t(bright.size(), bright.flags.strong)
-            table.extend(bright)
+        else:
+            waiting.add(others, group[0], other=True)
+        if waiting.n_rows > MOST_WAITING:
+            table.extend(waiting.table())
+            waiting = _WaitingRows()
+    table.extend(waiting.table())
     return table, failures
+
+
+class _WaitingRows:
+    """Rows of some stills that become a table together, which takes less time than one by one."""
+
+    def __init__(self):
+        self._parts: list[SpotRows] = []
+        self._of_parts: list[tuple[int, float, bool]] = []  # row id, z, whether they are other spots
+        self.n_rows = 0
+
+    def add(self, rows: SpotRows, still: Still, other: bool = False) -> None:
+        self._parts.append(rows)
+        self._of_parts.append((still.index, still.image_number, other))
+        self.n_rows += len(rows.panel)
+
+    def table(self):
+        if not self._parts:
+            return spots_table(SpotRows.none(), 0, 0.5)
+        numbers = [len(part.panel) for part in self._parts]
+        index, z, other = (np.repeat(values, numbers) for values in zip(*self._of_parts))
+        table = spots_table(SpotRows.joined(self._parts), index, z)
+        table["flags"].set_selected(bool_column(other), table.flags.strong)
+        return table
+
+
+def _with_identifiers(table, stills):
+    for still in stills:
+        table.experiment_identifiers()[still.index] = still.experiment.identifier
+    return table
 
 
 def empty_table(stills):
     """A table without rows that names the stills"""
-    table = spots_table(SpotRows.none(), 0, 0.5)
-    for still in stills:
-        table.experiment_identifiers()[still.index] = still.experiment.identifier
-    return table
+    return _with_identifiers(spots_table(SpotRows.none(), 0, 0.5), stills)
 
 
 def shoebox_rows(stills, reflections):
@@ -323,9 +354,7 @@ def shoebox_rows(stills, reflections):
             "bragg.method=shoebox needs a .refl file with shoeboxes "
             "(keep them when integrating, or use bragg.method=predicted)"
         )
-    table = flex.reflection_table()
-    for still in stills:
-        table.experiment_identifiers()[still.index] = still.experiment.identifier
+    table = _with_identifiers(flex.reflection_table(), stills)
     for name in ("id", "panel", "miller_index", "xyzcal.px", "bbox", "flags", "shoebox"):
         if name in reflections:
             table[name] = reflections[name]

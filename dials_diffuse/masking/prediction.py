@@ -418,26 +418,25 @@ def _on_panel(number, panel, projection, shape, padding, s0, nodes, s1, directio
     )  # fmt: skip
 
 
-def spots_table(rows: SpotRows, index: int, z: float):
-    """The rows of one still as a reflection table.
+def spots_table(rows: SpotRows, index, z):
+    """Rows as a reflection table.
 
     Args:
         rows: from predict_spots
-        index: row id of the experiment
-        z: image coordinate of the still's middle
+        index: row id of the experiment, one or (N,)
+        z: image coordinate of the still's middle, one or (N,)
     """
     from dials_diffuse.adapters import tables
 
     n = len(rows.panel)
     table = flex.reflection_table()
-    table["id"] = flex.int(n, index)
+    table["id"] = tables.int_column(np.broadcast_to(index, n))
     table["panel"] = tables.size_t_column(rows.panel)
     table["miller_index"] = tables.miller_index_column(rows.miller_index)
-    table["xyzcal.px"] = tables.vec3_column(np.column_stack([rows.centre, np.full(n, z)]))
+    z = np.broadcast_to(z, n)
+    table["xyzcal.px"] = tables.vec3_column(np.column_stack([rows.centre, z]))
     first = np.floor(z)
-    table["bbox"] = tables.int6_column(
-        np.column_stack([rows.bbox, np.full((n, 2), (first, first + 1))])
-    )
+    table["bbox"] = tables.int6_column(np.column_stack([rows.bbox, first, first + 1]))
     table["mask.ellipse"] = tables.vec3_column(rows.ellipse)
     table["flags"] = flex.size_t(n, table.flags.predicted)
     return table

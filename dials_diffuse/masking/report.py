@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dials_diffuse.adapters.images import read_raw, trusted_bounds
+from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.masking.check import bright_groups
 from dials_diffuse.masking.kernels import trusted_pixels
 from dials_diffuse.masking.mask import MaskResult
@@ -158,7 +159,7 @@ def checks_table(checks: list[ImageCheck]) -> list[list]:
 
 def spots_per_still(result: MaskResult) -> np.ndarray:
     """Number of Bragg rows of every still."""
-    ids = np.array(result.reflections["id"], dtype=int)
+    ids = as_numpy(result.reflections["id"])
     return np.bincount(ids[ids >= 0], minlength=len(result.experiments))
 
 
