@@ -15,6 +15,8 @@ Examples:
   dials.diffuse_extract diffuse_masked.expt diffuse_masked.refl d_min=2 subdivide=2,2,2
 
   dials.diffuse_extract diffuse_masked.* exposure_time=1 output.batch_size=200
+
+  dials.diffuse_extract integrated.expt integrated.refl survey=survey.pickle
 """
 
 from __future__ import annotations
@@ -35,24 +37,107 @@ logger = logging.getLogger("dials.diffuse.extract")
 USAGE = "dials.diffuse_extract [options] diffuse_masked.expt diffuse_masked.refl"
 
 
-def _write_batch(params, name_of, experiments, rows, grid) -> dict:
-    """Write the experiments and rows of a batch; returns the JSON copy of its models."""
-    from dials_diffuse.adapters.experiments import name_experiments
-    from dials_diffuse.extraction.observations import write_derived_columns
-    from dials_diffuse.grid.voxel_grid import attach_grid
-    from dials_diffuse.io.atomic import replacing
-    from dials_diffuse.io.model_copy import models_to_json
+class _Output:
+    """The files of one batch after the other.
 
-    attach_grid(experiments, grid)
-    name_experiments(experiments)
-    expt, refl = name_of(params.output.experiments), name_of(params.output.reflections)
-    logger.info("Saving %d observations of %d stills to %s and %s", rows.n_rows, len(experiments), expt, refl)
-    with replacing(expt) as new_expt, replacing(refl) as new_refl:
-        experiments.as_file(new_expt)
-        rows.write(new_refl, {i: experiment.identifier for i, experiment in enumerate(experiments)})
-        if params.output.derived:
-            write_derived_columns(new_refl, experiments, grid)
-    return models_to_json(experiments) if params.output.json else {}
+    Args:
+        params: of the command
+        grid: for the experiments
+        scratch: where the observations are
+        learnt: masks, where the stills are masked as they are read: then the masked files are written too
+    """
+
+    def __init__(self, params, grid, scratch, learnt):
+        from dials_diffuse.io.table_file import ColumnWriter
+
+        self.params, self.grid, self.scratch, self.learnt = params, grid, scratch, learnt
+        self.size = params.output.batch_size
+        self.models: dict = {}
+        self.number = 0
+        self.rows = ColumnWriter(Path(params.output.reflections).absolute().parent)
+        self._start()
+
+    def _start(self) -> None:
+        from dials_diffuse.masking.prediction import SpotsTable
+
+        self.rows.close()
+        self.experiments, self.places, self.spots = ExperimentList(), [], SpotsTable()
+
+    def add(self, experiment, still, n_stills: int) -> None:
+        """Add a still, of n_stills in all; those that failed stay, without rows, so that ids are those of the input."""
+        from dials_diffuse.extraction.observations import numbered_rows
+        from dials_diffuse.io.batches import stills_a_file
+
+        columns = None
+        if not still.error:
+            columns = self.scratch.stored(still.place, still.num_observations, still.repeated)
+            self.places.append(still.place)
+        index = len(self.experiments)
+        self.rows.append(numbered_rows(columns, index))
+        self.experiments.append(experiment)
+        for rows, other in ((still.spots, False), (still.other_spots, True)):
+            if rows is not None:
+                self.spots.add(rows, index, still.image_number, other)
+        still.spots = still.other_spots = None
+        if self.size is None and not self.number and still.num_observations:
+            self.size = stills_a_file(still.num_observations, n_stills)
+        if self.size is not None and len(self.experiments) >= self.size:
+            self.write()
+
+    def write(self) -> None:
+        """Write what there is, if there is anything."""
+        if not len(self.experiments):
+            return
+        from dials_diffuse.adapters.experiments import name_experiments
+
+        name_experiments(self.experiments)
+        if self.learnt is not None:
+            self._write_masked()
+        self._write_extracted()
+        for place in self.places:
+            self.scratch.free(place)
+        self.number += 1
+        self._start()
+
+    def _name(self, name) -> str:
+        from dials_diffuse.io.batches import batch_name
+
+        return batch_name(name, self.number, 1 if self.size is None else None)
+
+    def _write_masked(self) -> None:
+        from dials_diffuse.adapters.experiments import read_again
+        from dials_diffuse.io.atomic import replacing
+        from dials_diffuse.masking.static import set_lookup_mask
+
+        set_lookup_mask(self.experiments.imagesets(), self.learnt.good, self.learnt.mask)
+        table, output = self.spots.finished(), self.params.output
+        for index, experiment in enumerate(self.experiments):
+            table.experiment_identifiers()[index] = experiment.identifier
+        expt, refl = self._name(output.masked_experiments), self._name(output.masked_reflections)
+        logger.info("Saving %d rows of Bragg spots to %s and %s", table.size(), expt, refl)
+        with replacing(expt) as new_expt, replacing(refl) as new_refl:
+            self.experiments.as_file(new_expt)
+            table.as_file(new_refl)
+        for experiment in self.experiments:
+            experiment.crystal = read_again(experiment.crystal)
+
+    def _write_extracted(self) -> None:
+        from dials_diffuse.extraction.observations import write_derived_columns
+        from dials_diffuse.grid.voxel_grid import attach_grid
+        from dials_diffuse.io.atomic import replacing
+        from dials_diffuse.io.model_copy import models_to_json
+
+        attach_grid(self.experiments, self.grid)
+        output = self.params.output
+        expt, refl = self._name(output.experiments), self._name(output.reflections)
+        logger.info("Saving %d observations of %d stills to %s and %s", self.rows.n_rows, len(self.experiments), expt, refl)
+        with replacing(expt) as new_expt, replacing(refl) as new_refl:
+            self.experiments.as_file(new_expt)
+            self.rows.write(new_refl, {i: experiment.identifier for i, experiment in enumerate(self.experiments)})
+            if output.derived:
+                write_derived_columns(new_refl, self.experiments, self.grid)
+        if output.json:
+            self.models |= models_to_json(self.experiments)
 
 
 @handle_errors()
@@ -66,11 +151,9 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.adapters.experiments import load_experiments
     from dials_diffuse.adapters.system import resolve_nproc
     from dials_diffuse.extraction import extract, reports
-    from dials_diffuse.extraction.observations import numbered_rows
     from dials_diffuse.geometry import warn_of_unknown_sensors
-    from dials_diffuse.io.batches import batch_name, stills_a_file
     from dials_diffuse.io.pixel_file import pixel_file
-    from dials_diffuse.io.table_file import ColumnWriter
+    from dials_diffuse.masking.batches import LearntMasks
     from dials_diffuse.report.html import plots_of, write_report
     from dials_diffuse.stills import NothingLeft, check_given_once
 
@@ -86,49 +169,35 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     warn_of_unknown_sensors(everything[0].detector, everything[0].beam, settings.corrections)
     nproc = resolve_nproc(params.nproc, len(everything))
     logger.info("Extracting %d stills with %d process(es)", len(everything), nproc)
-    background = extract.background_for(command.pairs[0], settings)
+    learnt = LearntMasks.from_file(params.survey) if params.survey else None
+    background = extract.background_for(command.pairs[0], settings, learnt)
 
-    size = params.output.batch_size
-    stills, models, number = [], {}, 0
-
-    def name_of(name):
-        return batch_name(name, number, 1 if size is None else None)
-
-    experiments, places = ExperimentList(), []
+    stills, unmasked = [], {}
     with contextlib.ExitStack() as stack:
         folder = Path(params.output.reflections).absolute().parent
-        rows = stack.enter_context(ColumnWriter(folder))
         scratch = stack.enter_context(extract.observation_scratch(everything, folder))
+        output = _Output(params, grid, scratch, learnt)
+        stack.enter_context(output.rows)
         pixels = None
         if params.output.pixels:
             pixels = stack.enter_context(pixel_file(params.output.pixels))
-        for experiment, still in extract.extract_pairs(command.pairs, settings, background, nproc, scratch):
+        for experiment, still in extract.extract_pairs(command.pairs, settings, background, nproc, scratch, learnt):
+            if still.unmasked:
+                logger.warning("Still %d (%s) is left out: %s", still.index, still.path, still.error)
+                unmasked[experiment.identifier or still.path] = still.error
+                continue
             if still.error:
                 logger.error("Processing still %d failed: %s", len(stills), still.error)
             elif pixels is not None:
                 pixels.add(still.pixels, experiment.identifier, still.path, still.exposure_time)
                 still.pixels = None
-            # Stills that failed stay, without rows, so that ids are those of the input
-            columns = None
-            if not still.error:
-                columns = scratch.stored(still.place, still.num_observations, still.repeated)
-                places.append(still.place)
-            rows.append(numbered_rows(columns, len(experiments)))
             stills.append(still)
-            experiments.append(experiment)
-            if size is None and not number and still.num_observations:
-                size = stills_a_file(still.num_observations, len(everything))
-            if size is not None and len(experiments) >= size:
-                models |= _write_batch(params, name_of, experiments, rows, grid)
-                rows.close()
-                for place in places:
-                    scratch.free(place)
-                number, experiments, places = number + 1, ExperimentList(), []
+            output.add(experiment, still, len(everything))
         failed = [still for still in stills if still.error]
         if len(failed) == len(stills):
-            raise NothingLeft(f"Not one still could be extracted: {failed[0].error}")
-        if len(experiments):
-            models |= _write_batch(params, name_of, experiments, rows, grid)
+            reason = failed[0].error if failed else next(iter(unmasked.values()))
+            raise NothingLeft(f"Not one still could be extracted: {reason}")
+        output.write()
 
     logger.info("\n%s", tabulate(extract.summary_rows(stills), headers="firstrow", tablefmt="psql"))
     if failed:
@@ -140,7 +209,9 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     if params.output.json:
         from dials_diffuse.io.json_file import write_json
 
-        content = {"models": models, "plots": plots_of(sections), "stills": reports.numbers(stills)}
+        content = {"models": output.models, "plots": plots_of(sections), "stills": reports.numbers(stills)}
+        if learnt is not None:
+            content["failures"] = unmasked
         write_json(params.output.json, content)
 
 

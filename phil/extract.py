@@ -12,6 +12,14 @@ _output = """
     .help = "Write the stills in batches of this many, into files that end in _0001, _0002 ..."
             "None: all in one file, unless that would have more than some 40 million observations (300 stills"
             "of 6 million pixels): then batches of half as many."
+  masked_experiments = diffuse_masked.expt
+    .type = path
+    .help = "With survey: name of the experiments file with the masks."
+    .expert_level = 1
+  masked_reflections = diffuse_masked.refl
+    .type = path
+    .help = "With survey: name of the reflection file of Bragg spots."
+    .expert_level = 1
   pixels = None
     .type = path
     .help = "Name of an HDF5 file for the corrected pixels themselves (q, intensity, sigma, panel,"
@@ -60,6 +68,12 @@ background_smoothing = none radial *adaptive
 background_exposure_time = None
   .type = float(value_min=0)
   .help = "Exposure time of the empty shots in s, where it is not in their image headers."
+  .expert_level = 1
+survey = None
+  .type = path
+  .help = "A file that dials.diffuse_mask wrote for some of the stills, or others like them (its output.survey):"
+          "the input is integrated stills, which are masked by it as they are read. The masked files are"
+          "written too. Every image is read once instead of twice."
   .expert_level = 1
 exposure_time = None
   .type = float(value_min=0)

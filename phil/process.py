@@ -8,7 +8,7 @@ from dials_diffuse.phil import absolute, extract, grid, mask, scale
 from dials_diffuse.phil.common import output_str
 
 # What the pipeline decides for each step, and no user
-_NOT_FOR_STEPS = ("output", "nproc")
+_NOT_FOR_STEPS = ("output", "nproc", "extract.survey")
 
 STEP_SCOPES = {
     "mask": mask.phil_scope,
@@ -136,4 +136,8 @@ step_phil
 phil_scope = parse(phil_str, process_includes=True)
 for _scope in phil_scope.objects:
     if _scope.name in STEP_SCOPES:
-        _scope.objects = [item for item in _scope.objects if item.name not in _NOT_FOR_STEPS]
+        _scope.objects = [
+            item
+            for item in _scope.objects
+            if item.name not in _NOT_FOR_STEPS and f"{_scope.name}.{item.name}" not in _NOT_FOR_STEPS
+        ]

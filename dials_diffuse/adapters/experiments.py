@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from dxtbx.format.image import ImageBool
+from dxtbx.model.crystal import CrystalFactory
 from dxtbx.model.experiment_list import ExperimentList, ExperimentListFactory
 from dxtbx.serialize.filename import resolve_path
 
@@ -120,6 +121,12 @@ class ExperimentFile:
                 mask = tuple(m & lookup.data.tile(i).data() for i, m in enumerate(mask))
             lookup.data = ImageBool(mask)
             lookup.filename = filename
+
+
+def read_again(crystal):
+    """The crystal as a file would give it back: dxtbx writes the axes of its real cell, and A comes back with other last
+    bits."""
+    return CrystalFactory.from_dict(crystal.to_dict())
 
 
 def load_reflections(path: str | os.PathLike):

@@ -17,6 +17,7 @@ import numpy as np
 from dials_diffuse.adapters.experiments import (
     DataPair,
     ExperimentFile,
+    read_again,
 )
 from dials_diffuse.adapters.images import (
     exposure_time,
@@ -46,6 +47,10 @@ from dials_diffuse.grid.symmetry import check_subdivide, laue_group_of
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.io.pixel_file import CorrectedDiffusePixelList
 from dials_diffuse.io.scratch import ColumnScratch
+from dials_diffuse.masking.batches import LearntMasks
+from dials_diffuse.masking.image_masker import ImageMasker, UnknownSpots
+from dials_diffuse.masking.mask import spots_of_another_unknown
+from dials_diffuse.masking.prediction import SpotRows
 from dials_diffuse.masking.still_mask import StillMasker
 from dials_diffuse.stills import Still, group_by_image, stills_of
 
@@ -104,10 +109,14 @@ class ExtractedStill:
     Attributes:
         index: the still's index in its file
         path: of its image
+        image_number: z of xyzobs.px.value, where spots are given
         observations: None where extraction failed, or where they are stored
         place: in the ColumnScratch, where they are stored
         repeated: what is not stored, see StillObservations
         error: why it failed
+        unmasked: it failed because it could not be masked, and has no place in the files
+        spots, other_spots: Bragg rows of the still, and of what else is bright on its image (kept with the first
+            still on it), where they were found on the way
         num_observations: rows of the table, Bragg ones included
         num_pixels, photons: of the diffuse observations
         exposure_time: s
@@ -121,6 +130,10 @@ class ExtractedStill:
     place: int | None = None
     repeated: dict[str, float] = field(default_factory=dict)
     error: str = ""
+    unmasked: bool = False
+    image_number: float = 0.5
+    spots: SpotRows | None = None
+    other_spots: SpotRows | None = None
     num_observations: int = 0
     num_pixels: int = 0
     photons: float = 0.0
@@ -177,6 +190,8 @@ class Extractor:
         settings: what to do
         background: the background, None for none
         folder: where geometries lie that processes share, None for none
+        learnt: masks that other stills have told: the files hold integrated stills, which are masked by
+            them as they are read; None: dials.diffuse_mask has masked them
     """
 
     def __init__(
@@ -185,8 +200,9 @@ class Extractor:
         settings: ExtractionSettings,
         background: Background | None = None,
         folder: str | None = None,
+        learnt: LearntMasks | None = None,
     ):
-        self._arguments = (pair, settings, background, folder)
+        self._arguments = (pair, settings, background, folder, learnt)
         self.settings = settings
         self.background = background
         # Models only: every image is opened when its turn comes, by the process that reads it
@@ -197,7 +213,16 @@ class Extractor:
                 f"{pair.experiments} came without its .refl: give both files that dials.diffuse_mask wrote"
             )
         self.images = group_by_image(stills_of(self.experiments))
-        self.masker = StillMasker(reflections)
+        self.learnt = learnt
+        if learnt is None:
+            self.masker = StillMasker(reflections)
+        else:
+            learnt.check(self.experiments)
+            if learnt.multi_lattice == "exclude":
+                self.images = [stills for stills in self.images if len(stills) == 1]
+            self.image_masker = ImageMasker(
+                learnt, reflections, [still for stills in self.images for still in stills]
+            )
         self.geometries = GeometryCache(settings.corrections, folder)
         self._keys = self._geometry_keys()
         self._use: dict[tuple, list[np.ndarray]] = {}
@@ -241,7 +266,10 @@ class Extractor:
         if known in self._use:
             return self._use[known]
         settings, step = self.settings, self.settings.pixel_step
-        masks = static_mask(still.imageset)
+        if self.learnt is None:
+            masks = static_mask(still.imageset)
+        else:
+            masks = [mask.copy() for mask in self.learnt.good]
         for number, (mask, panel) in enumerate(zip(masks, geometry.panels)):
             q = panel.q_length()
             if settings.d_min:
@@ -265,19 +293,49 @@ class Extractor:
         """Extract all stills (lattices) on one image; an unusable image gives stills with an error."""
         stills = self.images[number]
         try:
-            experiments = self._file.load([still.index for still in stills])
-            stills = [
-                dataclasses.replace(still, index=listed.index)
-                for still, listed in zip(stills_of(experiments), stills)
-            ]
+            stills = self._opened(stills)
             raw = read_raw(stills[0].imageset, stills[0].image_index)
-            bragg = self.masker.bragg(stills)
+            spots = None
+            if self.learnt is None:
+                bragg = self.masker.bragg(stills)
+            else:
+                bragg, spots = self.image_masker.mask(stills, raw)
+                # Everything is as if they had been masked by a command of its own
+                for still in stills:
+                    still.experiment.crystal = read_again(still.crystal)
+                stills = [dataclasses.replace(still) for still in stills]
             dynamic = None
             if has_dynamic_mask(stills[0].imageset):
                 dynamic = [as_numpy(m) for m in stills[0].imageset.get_mask(stills[0].image_index)]
-            return [self._extract_still(still, raw, bragg, dynamic) for still in stills]
+        except UnknownSpots as error:
+            reasons = {error.index: str(error)}
+            other = spots_of_another_unknown(error.index)
+            return [ExtractedStill(s.index, s.path, error=reasons.get(s.index, other), unmasked=True) for s in stills]
         except (ValueError, OSError) as error:
             return [ExtractedStill(s.index, s.path, error=str(error)) for s in stills]
+        extracted = []
+        for still in stills:
+            try:
+                extracted.append(self._extract_still(still, raw, bragg, dynamic))
+            except (ValueError, OSError) as error:
+                extracted.append(ExtractedStill(still.index, still.path, error=str(error)))
+        if spots is not None:
+            for found, still, rows in zip(extracted, stills, spots.of_stills):
+                found.spots, found.image_number = rows, still.image_number
+            extracted[0].other_spots = spots.others
+        return extracted
+
+    def _opened(self, stills: list[Still]) -> list[Still]:
+        """The same stills with their image.
+
+        Raises:
+            ValueError: it can't be opened.
+        """
+        experiments = self._file.load([still.index for still in stills])
+        return [
+            dataclasses.replace(still, index=listed.index)
+            for still, listed in zip(stills_of(experiments), stills)
+        ]
 
     def _extract_still(self, still: Still, raw, bragg, dynamic) -> ExtractedStill:
         settings, imageset = self.settings, still.imageset
@@ -395,8 +453,13 @@ def _first_readable(file: ExperimentFile):
     raise reason
 
 
-def background_for(pair: DataPair, settings: ExtractionSettings) -> Background | None:
+def background_for(
+    pair: DataPair, settings: ExtractionSettings, learnt: LearntMasks | None = None
+) -> Background | None:
     """The background that the settings name, read once for all files.
+
+    Args:
+        learnt: masks of the stills, where the files do not know them yet
 
     Raises:
         ValueError: unreadable, or of another shape than the detector; no image of the stills can be
@@ -412,7 +475,7 @@ def background_for(pair: DataPair, settings: ExtractionSettings) -> Background |
     return load_background(
         settings.background, first.detector, settings.corrections,
         settings.background_smoothing, photons_of, settings.background_exposure_time,
-        static_mask(first.imageset),
+        static_mask(first.imageset) if learnt is None else learnt.good,
     )  # fmt: skip
 
 
@@ -422,11 +485,13 @@ def extract_pair(
     background: Background | None = None,
     nproc: int = 1,
     scratch: ColumnScratch | None = None,
+    learnt: LearntMasks | None = None,
 ) -> Iterator[tuple[object, ExtractedStill]]:
     """Extract the stills of a pair of files.
 
     Args:
         scratch: where the observations are stored; None: every still brings its own along
+        learnt: see Extractor
 
     Yields:
         (experiment, ExtractedStill) in the order of the file, whatever nproc
@@ -438,7 +503,7 @@ def extract_pair(
         folder = None
         if nproc > 1:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffuse_extract-"))
-        extractor = Extractor(pair, settings, background, folder)
+        extractor = Extractor(pair, settings, background, folder, learnt)
         nproc = min(nproc, len(extractor.images))
         if nproc > 1:
             extractor.share_geometries()
@@ -451,7 +516,9 @@ def extract_pair(
             _extract_image, tasks, nproc, initializer=_start_worker, initargs=(extractor, scratch)
         )
         # Lattices of one image come together, but the file may list them apart
-        early, expected = {}, 0
+        early = {}
+        order = iter(sorted(still.index for stills in extractor.images for still in stills))
+        expected = next(order, None)
         for stills in results:
             for still in stills:
                 early[still.index] = still
@@ -459,7 +526,7 @@ def extract_pair(
                     scratch.free(still.place)
             while expected in early:
                 yield extractor.experiments[expected], early.pop(expected)
-                expected += 1
+                expected = next(order, None)
 
 
 def extract_pairs(
@@ -468,10 +535,11 @@ def extract_pairs(
     background: Background | None = None,
     nproc: int = 1,
     scratch: ColumnScratch | None = None,
+    learnt: LearntMasks | None = None,
 ) -> Iterator[tuple[object, ExtractedStill]]:
     """extract_pair of one pair after the other, so that no two are in memory at once."""
     for pair in pairs:
-        yield from extract_pair(pair, settings, background, nproc, scratch)
+        yield from extract_pair(pair, settings, background, nproc, scratch, learnt)
 
 
 def settings_of(params) -> ExtractionSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -147,12 +148,13 @@ def attach_grid(experiments, grid: VoxelGrid) -> None:
     """Put the grid into the scaling model of every experiment (made where there is none)."""
     from dials_diffuse.scaling.model import DiffuseScalingModel
 
+    definition = grid.to_dict()
     for experiment in experiments:
         model = experiment.scaling_model
         if model is None or model.id_ != DiffuseScalingModel.id_:
-            experiment.scaling_model = DiffuseScalingModel.unscaled(grid.to_dict())
+            experiment.scaling_model = DiffuseScalingModel.unscaled(copy.deepcopy(definition))
         else:
-            model.configdict["grid"] = grid.to_dict()
+            model.configdict["grid"] = copy.deepcopy(definition)
 
 
 def grid_of(experiments: Sequence, any_cell: bool = False) -> VoxelGrid:

@@ -36,6 +36,7 @@ class LearntMasks:
         good: pixels that are good in every image, a (n_slow, n_fast) bool array a panel
         mask: file that holds the same, absolute
         space_group: symbol
+        multi_lattice: bragg.multi_lattice
     """
 
     method: str
@@ -43,6 +44,7 @@ class LearntMasks:
     good: list[np.ndarray]
     mask: str
     space_group: str
+    multi_lattice: str = "mask"
 
     @classmethod
     def of(cls, result: MaskResult, params) -> LearntMasks:
@@ -57,6 +59,7 @@ class LearntMasks:
             result.good,
             os.path.abspath(params.output.mask),
             str(result.experiments[0].crystal.get_space_group().info()),
+            params.bragg.multi_lattice,
         )
 
     @classmethod
@@ -80,6 +83,18 @@ class LearntMasks:
         """Write a file, as a pickle like DIALS's masks."""
         with replacing(path) as temporary:
             Path(temporary).write_bytes(pickle.dumps(self, pickle.HIGHEST_PROTOCOL))
+
+    def check(self, experiments) -> None:
+        """Raises ValueError if stills are of another detector or space group."""
+        space_group = str(common_space_group([experiment.crystal for experiment in experiments]).info())
+        if space_group != self.space_group:
+            raise ValueError(
+                f"The crystals' space group is {space_group}, that of the survey {self.space_group}: "
+                "reindex them or reduce them separately"
+            )
+        static.check_same_panels(experiments.imagesets())
+        if panel_sizes(experiments[0].detector) != [mask.shape for mask in self.good]:
+            raise ValueError("The detector is not that of the survey: reduce these stills separately")
 
     @property
     def needs_images(self) -> bool:
@@ -115,16 +130,7 @@ def mask_batch(experiments, reflections, params, survey: LearntMasks) -> BatchMa
         ValueError: the survey is of another detector or space group.
         NothingLeft: no still could be masked.
     """
-    space_group = str(common_space_group([experiment.crystal for experiment in experiments]).info())
-    if space_group != survey.space_group:
-        raise ValueError(
-            f"The crystals' space group is {space_group}, that of the survey {survey.space_group}: "
-            "reindex them or reduce them separately"
-        )
-    imagesets = experiments.imagesets()
-    static.check_same_panels(imagesets)
-    if panel_sizes(experiments[0].detector) != [mask.shape for mask in survey.good]:
-        raise ValueError("The detector is not that of the survey: reduce these stills separately")
+    survey.check(experiments)
     experiments, reflections = select_lattices(experiments, reflections, params.bragg.multi_lattice)
     stills = stills_of(experiments)
     failures: dict[str, str] = {}

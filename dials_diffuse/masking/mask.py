@@ -13,7 +13,7 @@ from dxtbx.model.experiment_list import ExperimentList
 from dials.array_family import flex
 
 from dials_diffuse.adapters.system import map_in_processes, resolve_nproc
-from dials_diffuse.adapters.tables import as_numpy, bool_column
+from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.reference_cell import common_space_group
 from dials_diffuse.masking import static
 from dials_diffuse.masking.bragg import paint_bragg
@@ -22,6 +22,7 @@ from dials_diffuse.masking.other_spots import OtherSpots
 from dials_diffuse.masking.prediction import (
     ObservedSpots,
     SpotRows,
+    SpotsTable,
     detector_d_min,
     predict_spots,
     spots_table,
@@ -45,8 +46,6 @@ MOST_BRAGG_LEFT = 0.003
 # Images on which the cost in pixels is measured
 LOSS_IMAGES = 5
 LOSS_STEPS = 6
-# Rows that wait to become a table
-MOST_WAITING = 200_000
 
 
 @dataclass
@@ -268,7 +267,7 @@ def _predict(task):
             others = _other_spots.find(group, rows)
         except ValueError as error:
             unread = str(error)
-    return rows, reasons, others, unread
+    return [part.for_table() for part in rows], reasons, others.for_table(), unread
 
 
 def bragg_rows(stills: list[Still], reflections, settings: BraggSettings, good, nproc: int):
@@ -289,47 +288,19 @@ def bragg_rows(stills: list[Still], reflections, settings: BraggSettings, good, 
         initializer=_start_worker,
         initargs=(good if settings.other_spots else None, settings.padding),
     )
-    table = empty_table(stills)
-    waiting = _WaitingRows()
+    table = SpotsTable()
     for group, (rows, reasons, others, unread) in zip(groups, found):
         for still, spots_of_still, reason in zip(group, rows, reasons):
             if reason is not None:
                 failures[still.experiment.identifier] = reason
             else:
-                waiting.add(spots_of_still, still)
+                table.add(spots_of_still, still.index, still.image_number)
         if unread is not None:
             failures[group[0].path] = unread
             logger.warning("Not looked at for other spots: %s", unread)
         else:
-            waiting.add(others, group[0], other=True)
-        if waiting.n_rows > MOST_WAITING:
-            table.extend(waiting.table())
-            waiting = _WaitingRows()
-    table.extend(waiting.table())
-    return table, failures
-
-
-class _WaitingRows:
-    """Rows of some stills that become a table together, which takes less time than one by one."""
-
-    def __init__(self):
-        self._parts: list[SpotRows] = []
-        self._of_parts: list[tuple[int, float, bool]] = []  # row id, z, whether they are other spots
-        self.n_rows = 0
-
-    def add(self, rows: SpotRows, still: Still, other: bool = False) -> None:
-        self._parts.append(rows)
-        self._of_parts.append((still.index, still.image_number, other))
-        self.n_rows += len(rows.panel)
-
-    def table(self):
-        if not self._parts:
-            return spots_table(SpotRows.none(), 0, 0.5)
-        numbers = [len(part.panel) for part in self._parts]
-        index, z, other = (np.repeat(values, numbers) for values in zip(*self._of_parts))
-        table = spots_table(SpotRows.joined(self._parts), index, z)
-        table["flags"].set_selected(bool_column(other), table.flags.strong)
-        return table
+            table.add(others, group[0].index, group[0].image_number, other=True)
+    return _with_identifiers(table.finished(), stills), failures
 
 
 def _with_identifiers(table, stills):
@@ -394,6 +365,11 @@ def select_stills(experiments: list, reflections):
     return ExperimentList(experiments), reflections
 
 
+def spots_of_another_unknown(index: int) -> str:
+    """Why a still is left out whose own spots are known."""
+    return f"the Bragg spots of another lattice on its image (still {index}) are not known"
+
+
 def leave_out_unmasked(experiments, table, failures: dict[str, str]):
     """Leave out the images with a lattice whose Bragg spots are not known: they would pass for diffuse
     scattering, also for the other lattices.
@@ -419,7 +395,7 @@ def leave_out_unmasked(experiments, table, failures: dict[str, str]):
                 "Still %d (%s) is left out: %s", still.index, still.path,
                 failures.setdefault(
                     still.experiment.identifier,
-                    f"the Bragg spots of another lattice on its image (still {unknown[0].index}) are not known",
+                    spots_of_another_unknown(unknown[0].index),
                 ),
             )  # fmt: skip
     if not keep:

@@ -337,19 +337,38 @@ class OtherSpots:
         still = group[0]
         raw = read_raw(still.imageset, still.image_index)
         check_shape(raw, still)
-        blocked = self._bad.copy()
+        return self.find_in(raw, still, self.painted(rows))
+
+    def painted(self, rows: Sequence[SpotRows], flat: np.ndarray | None = None) -> np.ndarray:
+        """The pixels under rows, those of all panels one after the other, bool.
+
+        Args:
+            flat: such pixels to add to, changed; None: new ones
+        """
+        flat = np.zeros(self._start[-1], dtype=bool) if flat is None else flat
         for spots in rows:
-            paint_ellipses(
-                spots.panel, spots.centre, spots.bbox, spots.ellipse, self._shape, self._start, blocked
-            )
+            paint_ellipses(spots.panel, spots.centre, spots.bbox, spots.ellipse, self._shape, self._start, flat)
+        return flat
+
+    def of_panels(self, flat: np.ndarray) -> list[np.ndarray]:
+        """Such pixels as an (n_slow, n_fast) array a panel"""
+        return [flat[a:b].reshape(size) for a, b, size in zip(self._start[:-1], self._start[1:], self._shape)]
+
+    def find_in(self, raw: Sequence[np.ndarray], still: Still, known: np.ndarray) -> SpotRows:
+        """Rows of what is bright among the pixels of an image, besides those that are known.
+
+        Args:
+            raw: an (n_slow, n_fast) array a panel
+            still: one of those on the image
+            known: pixels under spots, see painted
+        """
+        blocked = self.of_panels(self._bad | known)
         rings = self._rings.of(still.detector, still.beam)
         found = []
         for number, pixels in enumerate(raw):
             panel = still.detector[number]
-            first, last = self._start[number : number + 2]
             boxes = bright_regions(
-                pixels, blocked[first:last].reshape(pixels.shape), rings.panels[number],
-                *trusted_bounds(panel), panel.get_gain() or 1.0,
+                pixels, blocked[number], rings.panels[number], *trusted_bounds(panel), panel.get_gain() or 1.0
             )
             if len(boxes):
                 found.append(_rows(number, boxes, self.padding))

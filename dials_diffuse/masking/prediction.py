@@ -16,14 +16,14 @@ centre is where DIALS predicts stills: r turned onto the sphere.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numba
 import numpy as np
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.tables import as_numpy, vec2_column
+from dials_diffuse.adapters.tables import as_numpy, bool_column, vec2_column
 from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.masking.spot_shape import SpotShape
 from dials_diffuse.stills import Still
@@ -90,6 +90,10 @@ class SpotRows:
         return cls(
             *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls))
         )
+
+    def for_table(self) -> SpotRows:
+        """The rows without what tables do not hold, for the way between processes."""
+        return replace(self, q=np.zeros(0), excitation=np.zeros(0), to_pixels=np.zeros((0, 2, 2)))
 
 
 @numba.njit(cache=True)
@@ -397,6 +401,32 @@ def _ellipses(
     return n, rows, bbox, ellipse, to_pixels
 
 
+@numba.njit(cache=True)
+def _may_touch(v, mm, inverse, pixel_size, size, spread, level, counts, near, point_spread, padding, displaced):
+    """Which spots may reach a panel: (N,) bool, by bounds of what _ellipses computes.
+
+    Args:
+        as _ellipses; displaced: pixels that the model of the sensor may move a spot at most
+    """
+    touches = np.empty(near.size, np.bool_)
+    for i in range(near.size):
+        row = near[i]
+        k00, k01, k02, k11, k12, k22 = spread[row]
+        variance = 2 * point_spread**2
+        for axis in range(2):
+            scale = 1 / (v[i, 2] * pixel_size[axis])
+            x = (inverse[axis, 0] - mm[i, axis] * inverse[2, 0]) * scale
+            y = (inverse[axis, 1] - mm[i, axis] * inverse[2, 1]) * scale
+            z = (inverse[axis, 2] - mm[i, axis] * inverse[2, 2]) * scale
+            variance += x * (x * k00 + 2 * (y * k01 + z * k02)) + y * (y * k11 + 2 * z * k12) + z * z * k22
+        # the least area of a spot is 2 pi / 12 pixels
+        bright = 2 * np.log(max(6 / np.pi * counts[row], 1.0))
+        reach = np.sqrt(max(level[row], bright) * variance) + padding + displaced + 1
+        fast, slow = mm[i, 0] / pixel_size[0], mm[i, 1] / pixel_size[1]
+        touches[i] = -reach < fast < size[0] + reach and -reach < slow < size[1] + reach
+    return touches
+
+
 def _on_panel(number, panel, projection, shape, padding, s0, nodes, s1, direction, spread, level, counts):
     """Rows of the spots whose bounding box touches one panel."""
     near = np.flatnonzero(direction @ projection.axis >= projection.cosine)
@@ -404,6 +434,14 @@ def _on_panel(number, panel, projection, shape, padding, s0, nodes, s1, directio
     front = v[:, 2] > 0
     near, v = near[front], v[front]
     mm = v[:, :2] / v[:, 2:]
+    displacement = _largest_displacement(panel)
+    if displacement is not None:
+        # To correct millimetres for parallax takes as long as all the rest
+        touching = _may_touch(
+            v, mm, projection.inverse, np.array(projection.pixel_size), np.array(projection.size), spread, level,
+            counts, near, float(shape.point_spread), float(padding), displacement,
+        )  # fmt: skip
+        near, v, mm = near[touching], v[touching], mm[touching]
     pixel = as_numpy(panel.millimeter_to_pixel(vec2_column(mm))) if len(mm) else mm
     n, rows, *columns = _ellipses(
         near, v, mm, pixel, projection.inverse, np.array(projection.pixel_size), np.array(projection.size),
@@ -416,6 +454,17 @@ def _on_panel(number, panel, projection, shape, padding, s0, nodes, s1, directio
         np.full(n, number, dtype=np.int64), hkl[touching], pixel[rows[:n]], bbox, ellipse,
         q[touching], excitation[touching], to_pixels,
     )  # fmt: skip
+
+
+def _largest_displacement(panel) -> float | None:
+    """Pixels that parallax moves a spot at most, for rays less than 80 degrees from the normal; None where that is not
+    known."""
+    strategy = type(panel.get_px_mm_strategy()).__name__
+    if strategy == "SimplePxMmStrategy":
+        return 0.0
+    if strategy == "ParallaxCorrectedPxMmStrategy":
+        return 6 * panel.get_thickness() / min(panel.get_pixel_size())
+    return None
 
 
 def spots_table(rows: SpotRows, index, z):
@@ -440,3 +489,42 @@ def spots_table(rows: SpotRows, index, z):
     table["mask.ellipse"] = tables.vec3_column(rows.ellipse)
     table["flags"] = flex.size_t(n, table.flags.predicted)
     return table
+
+
+class SpotsTable:
+    """Collects the rows of many stills, which become a reflection table some stills together: that takes
+    less time than one by one."""
+
+    _MOST_WAITING = 200_000
+
+    def __init__(self):
+        self._table = spots_table(SpotRows.none(), 0, 0.5)
+        self._start()
+
+    def _start(self) -> None:
+        self._parts: list[SpotRows] = []
+        self._of_parts: list[tuple[int, float, bool]] = []
+        self._n_waiting = 0
+
+    def add(self, rows: SpotRows, index: int, z: float, other: bool = False) -> None:
+        """Add rows; see spots_table.
+
+        Args:
+            other: they are bright groups that no lattice explains
+        """
+        self._parts.append(rows)
+        self._of_parts.append((index, z, other))
+        self._n_waiting += len(rows.panel)
+        if self._n_waiting > self._MOST_WAITING:
+            self.finished()
+
+    def finished(self):
+        """The table of all rows so far"""
+        if self._parts:
+            numbers = [len(part.panel) for part in self._parts]
+            index, z, other = (np.repeat(values, numbers) for values in zip(*self._of_parts))
+            table = spots_table(SpotRows.joined(self._parts), index, z)
+            table["flags"].set_selected(bool_column(other), table.flags.strong)
+            self._table.extend(table)
+            self._start()
+        return self._table

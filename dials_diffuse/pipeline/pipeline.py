@@ -134,6 +134,7 @@ class Pipeline:
             with folder_lock(self.folder) as lock:
                 return self.run(lock)
         self._result = PipelineResult()
+        self._extracted: list[Files] | None = None
         self._state = State(self.folder)
         self._executor = self._make_executor(lock)
         try:
@@ -350,11 +351,14 @@ class Pipeline:
         survey: tuple[str, ...] = ()
         if values.survey is None:
             survey = (self._survey(names, values.dynamic.n_images),)
+        stills_of_batches = [len(batch) for parts in batches for batch in parts]
+        if "extract" in self.steps and values.bragg.method != "shoebox":
+            return self._mask_while_extracting(names, stills_of_batches, survey or (values.survey,))
         tasks = []
-        for number, (name, batch) in enumerate(zip(names, (b for parts in batches for b in parts))):
+        for number, (name, n_stills) in enumerate(zip(names, stills_of_batches)):
             out = self._batch_files("mask", number, n)
             task = self._task(
-                "mask", batch_name("mask", number, n), [name], out, batch=True, stills=len(batch),
+                "mask", batch_name("mask", number, n), [name], out, batch=True, stills=n_stills,
                 nproc=self._executor.processes_for(n),
             )  # fmt: skip
             tasks.append(
@@ -365,6 +369,31 @@ class Pipeline:
                 )
             )
         return self._batches_left(tasks, self._run("mask", tasks), "Not one still could be masked")
+
+    def _mask_while_extracting(
+        self, names: list[Files], stills_of_batches: list[int], survey: tuple[str]
+    ) -> list[Files]:
+        """Masks and observations of batches in one go, so that every image is read once.
+
+        Args:
+            names: integrated stills, a pair a batch
+            survey: file of what was learnt on some of them
+
+        Returns:
+            the masked batches; the extracted ones are kept for _extract
+        """
+        n = len(names)
+        tasks = []
+        for number, (name, n_stills) in enumerate(zip(names, stills_of_batches)):
+            masked = self._batch_files("mask", number, n)
+            more = (
+                f"survey={survey[0]}", f"output.masked_experiments={masked[0]}", f"output.masked_reflections={masked[1]}"
+            )  # fmt: skip
+            tasks.append(self._extraction(number, n, name, n_stills, more, survey, masked))
+        extracted = self._batches_left(tasks, self._run("extract", tasks), "Not one still could be extracted")
+        self._extracted = extracted
+        self._summary("mask").stills = sum(stills_of_batches)
+        return [task.outputs[2:4] for task in tasks if task.outputs[:2] in extracted]
 
     def _survey(self, names: list[Files], n_images: int) -> str:
         """Mask some stills of all batches; the file of what was learnt."""
@@ -453,6 +482,8 @@ class Pipeline:
         return converted
 
     def _extract(self, files: list[Files]) -> list[Files]:
+        if self._extracted is not None:
+            return self._extracted
         stills = self._stills_of(files)
         if len(files) == 1:
             size = self._batch_size(stills, files)
@@ -462,19 +493,33 @@ class Pipeline:
         n = len(files)
         tasks = []
         for number, masked in enumerate(files):
-            contents = read_contents(Path(self.folder, masked[0]))
-            task = self._task(
-                "extract",
-                batch_name("extract", number, n),
-                [masked],
-                self._batch_files("extract", number, n),
-                batch=n > 1,
-                stills=len(contents["experiment"]),
-                nproc=self._executor.processes_for(n),
-            )
-            images = images_of(contents)
-            tasks.append(dataclasses.replace(task, watched=(*task.watched, *images)))
+            n_stills = len(read_contents(Path(self.folder, masked[0]))["experiment"])
+            tasks.append(self._extraction(number, n, masked, n_stills))
         return self._batches_left(tasks, self._run("extract", tasks), "Not one still could be extracted")
+
+    def _extraction(
+        self, number: int, n: int, files: Files, n_stills: int, arguments: tuple[str, ...] = (),
+        watched: tuple[str, ...] = (), outputs: tuple[str, ...] = (),
+    ) -> Task:  # fmt: skip
+        """The task that extracts batch `number` of n.
+
+        Args:
+            arguments, watched, outputs: further ones
+        """
+        task = self._task(
+            "extract",
+            batch_name("extract", number, n),
+            [files],
+            self._batch_files("extract", number, n),
+            more=outputs,
+            batch=n > 1,
+            stills=n_stills,
+            nproc=self._executor.processes_for(n),
+        )
+        images = images_of(read_contents(Path(self.folder, files[0])))
+        return dataclasses.replace(
+            task, arguments=(*task.arguments, *arguments), watched=(*task.watched, *watched, *images)
+        )
 
     def _split(self, masked: Files, size: int, n: int) -> list[Files]:
         """The masked stills in n batches."""

@@ -1,0 +1,91 @@
+"""Masks of images whose pixels are at hand, by what other stills have told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dials_diffuse.masking.batches import LearntMasks
+from dials_diffuse.masking.mask import integrated_spots
+from dials_diffuse.masking.other_spots import OtherSpots
+from dials_diffuse.masking.prediction import SpotRows
+from dials_diffuse.masking.survey import check_shape
+from dials_diffuse.stills import Still
+
+
+class UnknownSpots(ValueError):
+    """The spots of a lattice are not known: its image can't be masked.
+
+    Args:
+        reason: why
+        index: of the still
+    """
+
+    def __init__(self, reason: str, index: int):
+        super().__init__(reason)
+        self.index = index
+
+
+@dataclass
+class ImageSpots:
+    """What is masked on an image.
+
+    Attributes:
+        of_stills: Bragg rows of each still on it
+        others: rows of what else is bright
+    """
+
+    of_stills: list[SpotRows]
+    others: SpotRows
+
+
+class ImageMasker:
+    """Masks images as dials.diffuse_mask does, without reading them once more.
+
+    Args:
+        learnt: on other stills
+        reflections: integrated ones, or None
+        stills: all that may be asked for
+
+    Raises:
+        ValueError: the masks are of saved shoeboxes.
+    """
+
+    def __init__(self, learnt: LearntMasks, reflections, stills: Sequence[Still]):
+        if learnt.method == "shoebox":
+            raise ValueError("The survey was made with bragg.method=shoebox: mask the stills with dials.diffuse_mask")
+        self._settings = learnt.settings
+        self._integrated = integrated_spots(reflections, list(stills))
+        self._others = OtherSpots(learnt.good, learnt.settings.padding if learnt.settings else 0.0)
+
+    def mask(self, stills: Sequence[Still], raw: Sequence[np.ndarray]) -> tuple[list[np.ndarray], ImageSpots]:
+        """Pixels under spots.
+
+        Args:
+            stills: (lattices) on the image
+            raw: its pixels, an (n_slow, n_fast) array a panel
+
+        Returns:
+            an (n_slow, n_fast) bool array a panel, True = under a spot; and the spots
+
+        Raises:
+            UnknownSpots: where they are can't be told.
+            ValueError: the image is not one of the detector.
+        """
+        check_shape(raw, stills[0])
+        rows, others = [SpotRows.none()] * len(stills), SpotRows.none()
+        if self._settings is not None:
+            rows = [self._predicted(still) for still in stills]
+        flat = self._others.painted(rows)
+        if self._settings is not None and self._settings.other_spots:
+            others = self._others.find_in(raw, stills[0], flat)
+            self._others.painted([others], flat)
+        return self._others.of_panels(flat), ImageSpots([part.for_table() for part in rows], others.for_table())
+
+    def _predicted(self, still: Still) -> SpotRows:
+        try:
+            return self._settings.predict(still, self._integrated[still.index])
+        except (ValueError, RuntimeError, np.linalg.LinAlgError) as error:
+            raise UnknownSpots(str(error), still.index) from error
