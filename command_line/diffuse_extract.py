@@ -148,7 +148,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     params = command.params
     command.start_log()
 
-    from dials_diffuse.adapters.experiments import load_experiments
+    from dials_diffuse.adapters.experiments import load_experiments, read_again
     from dials_diffuse.adapters.system import resolve_nproc
     from dials_diffuse.extraction import extract, reports
     from dials_diffuse.geometry import warn_of_unknown_sensors
@@ -165,11 +165,15 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         experiments = load_experiments(pair.experiments, check_format=False)
         check_given_once(experiments, pair.experiments, seen)
         everything.extend(experiments)
+    learnt = LearntMasks.from_file(params.survey) if params.survey else None
+    if learnt is not None:
+        # Everything is as if they had been masked by a command of its own
+        for experiment in everything:
+            experiment.crystal = experiment.crystal and read_again(experiment.crystal)
     grid = extract.reference_grid(everything, settings)
     warn_of_unknown_sensors(everything[0].detector, everything[0].beam, settings.corrections)
     nproc = resolve_nproc(params.nproc, len(everything))
     logger.info("Extracting %d stills with %d process(es)", len(everything), nproc)
-    learnt = LearntMasks.from_file(params.survey) if params.survey else None
     background = extract.background_for(command.pairs[0], settings, learnt)
 
     stills, unmasked = [], {}

@@ -312,7 +312,8 @@ class Extractor:
             other = spots_of_another_unknown(error.index)
             return [ExtractedStill(s.index, s.path, error=reasons.get(s.index, other), unmasked=True) for s in stills]
         except (ValueError, OSError) as error:
-            return [ExtractedStill(s.index, s.path, error=str(error)) for s in stills]
+            unmasked = self.learnt is not None
+            return [ExtractedStill(s.index, s.path, error=str(error), unmasked=unmasked) for s in stills]
         extracted = []
         for still in stills:
             try:

@@ -45,6 +45,16 @@ def test_rows_that_others_stored_are_written(tmp_path, nproc):
         assert np.array_equal(found.columns[name], expected)
 
 
+def test_columns_that_are_left_out(tmp_path):
+    with ColumnScratch(tmp_path, KINDS, 11) as scratch, ColumnWriter(tmp_path) as writer:
+        n_rows = scratch.store(0, rows(3), repeated=["counts"])
+        writer.append(scratch.stored(0, n_rows, {"counts": 2.5}))
+        writer.write(tmp_path / "table.refl", {})
+    found = read_columns(tmp_path / "table.refl").columns
+    assert np.array_equal(found["counts"], np.full(n_rows, 2.5))
+    assert np.array_equal(found["voxel"], rows(3)["voxel"])
+
+
 def test_places_are_used_again(tmp_path):
     with ColumnScratch(tmp_path, KINDS, 11) as scratch:
         first, second = scratch.place(), scratch.place()

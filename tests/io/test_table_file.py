@@ -44,6 +44,23 @@ def test_dials_reads_what_was_appended(tmp_path, in_memory):
     assert [path.name for path in tmp_path.iterdir()] == ["table.refl"]
 
 
+def test_rows_that_are_all_alike(tmp_path):
+    """They are written whole, though only one of them is kept"""
+    n = 300_000
+    parts = {
+        "id": np.broadcast_to(np.int32(3), n),
+        "xyzobs.px.value": np.broadcast_to(np.array([1.5, 2.5, 0.5]), (n, 3)),
+        "counts": np.arange(n, dtype=float),
+    }
+    with ColumnWriter(tmp_path, in_memory=10) as writer:
+        writer.append({name: values[:1] for name, values in parts.items()})
+        writer.append(parts)
+        writer.write(tmp_path / "table.refl", {})
+    table = flex.reflection_table.from_file(str(tmp_path / "table.refl"))
+    for name, values in parts.items():
+        assert np.array_equal(as_numpy(table[name]), np.concatenate([values[:1], values])), name
+
+
 def test_what_dials_wrote_is_read(tmp_path):
     expected = rows(1000)
     with ColumnWriter(tmp_path) as writer:
