@@ -188,7 +188,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         for experiment, still in extract.extract_pairs(command.pairs, settings, background, nproc, scratch, learnt):
             if still.unmasked:
                 logger.warning("Still %d (%s) is left out: %s", still.index, still.path, still.error)
-                unmasked[experiment.identifier or still.path] = still.error
+                unmasked[still.unmasked] = still.error
                 continue
             if still.error:
                 logger.error("Processing still %d failed: %s", len(stills), still.error)

@@ -114,7 +114,8 @@ class ExtractedStill:
         place: in the ColumnScratch, where they are stored
         repeated: what is not stored, see StillObservations
         error: why it failed
-        unmasked: it failed because it could not be masked, and has no place in the files
+        unmasked: if it could not be masked, and so has no place in the files: the name that it is listed under
+            (identifier, or path of the image if that can't be read)
         spots, other_spots: Bragg rows of the still, and of what else is bright on its image (kept with the first
             still on it), where they were found on the way
         num_observations: rows of the table, Bragg ones included
@@ -130,7 +131,7 @@ class ExtractedStill:
     place: int | None = None
     repeated: dict[str, float] = field(default_factory=dict)
     error: str = ""
-    unmasked: bool = False
+    unmasked: str = ""
     image_number: float = 0.5
     spots: SpotRows | None = None
     other_spots: SpotRows | None = None
@@ -310,10 +311,15 @@ class Extractor:
         except UnknownSpots as error:
             reasons = {error.index: str(error)}
             other = spots_of_another_unknown(error.index)
-            return [ExtractedStill(s.index, s.path, error=reasons.get(s.index, other), unmasked=True) for s in stills]
+            return [
+                ExtractedStill(s.index, s.path, error=reasons.get(s.index, other), unmasked=s.experiment.identifier or s.path)
+                for s in stills
+            ]
         except (ValueError, OSError) as error:
-            unmasked = self.learnt is not None
-            return [ExtractedStill(s.index, s.path, error=str(error), unmasked=unmasked) for s in stills]
+            return [
+                ExtractedStill(s.index, s.path, error=str(error), unmasked="" if self.learnt is None else s.path)
+                for s in stills
+            ]
         extracted = []
         for still in stills:
             try:
