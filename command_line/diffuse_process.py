@@ -3,7 +3,8 @@
 
 Runs dials.diffuse_mask, diffuse_extract, diffuse_grid, diffuse_scale and, where the contents of the unit cell
 are given, diffuse_absolute, each in a process of its own: their files, logs and reports are
-the same as by hand. Many stills are worked through in batches, several at a time. Stills that fail are
+the same as by hand. Many stills are worked through in batches, several at a time: some of all are surveyed, and
+each batch is masked while it is extracted, so that every image is read once. Stills that fail are
 listed with the reason, and the run goes on.
 
 A run that was ended in whatever way is taken up again by resume=True: what is finished is
