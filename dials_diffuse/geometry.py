@@ -39,7 +39,7 @@ class PanelGeometry:
     Attributes:
         planes: (3, n_slow, n_fast) float32, components of q in 1/Angstrom, lab frame,
             q = (s1_hat - s0_hat)/wavelength at the pixel's centre (the first pixel's is 0.5, 0.5)
-        efficiency: (n_slow, n_fast) float32, E = Omega P QE A (L), sr
+        efficiency: (n_slow, n_fast) float32, E = Omega P QE A (L), sr; finite, 0 where there is none
     """
 
     planes: np.ndarray

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +53,24 @@ class Background:
             None if self.spread is None else self.spread[number],
             None if self.shared is None else self.shared[number],
         )
+
+    def without_holes(self) -> tuple[Background, list[np.ndarray | None]]:
+        """The same with 0 for the pixels whose background is not known (NaN), and the pixels where it is: an
+        (n_slow, n_fast) bool array a panel, None for all of them."""
+        known: list[np.ndarray | None] = []
+        for number in range(len(self.mean)):
+            of_panel = [np.isfinite(plane) for plane in self.panel(number) if plane is not None]
+            finite = np.logical_and.reduce(of_panel)
+            known.append(None if finite.all() else finite)
+
+        def filled(planes: list[np.ndarray] | None) -> list[np.ndarray] | None:
+            if planes is None:
+                return None
+            return [
+                plane if where is None else np.where(where, plane, np.float32(0)) for plane, where in zip(planes, known)
+            ]
+
+        return replace(self, mean=filled(self.mean), spread=filled(self.spread), shared=filled(self.shared)), known
 
     def check_shapes(self, detector, name: str) -> None:
         """Raises ValueError if the detector's panels have other sizes."""

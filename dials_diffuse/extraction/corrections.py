@@ -402,7 +402,8 @@ def geometry_of_panel(
             for j in range(n_fast):
                 e[j] *= _lorentz_of_pixel(q[0, i, j], q[1, i, j], q[2, i, j], s0, wavelength, lorentz)
         for j in range(n_fast):
-            efficiency[i, j] = e[j]
+            # A pixel without one is not used; NaN would spoil sums over its row
+            efficiency[i, j] = e[j] if abs(e[j]) < np.inf else 0.0
 
 
 @njit(cache=True)

@@ -205,7 +205,8 @@ class Extractor:
     ):
         self._arguments = (pair, settings, background, folder, learnt)
         self.settings = settings
-        self.background = background
+        # NaN would spoil the sums of what follows in its row
+        self.background, self._background_known = (None, None) if background is None else background.without_holes()
         # Models only: every image is opened when its turn comes, by the process that reads it
         self.experiments, reflections = pair.load(check_format=False)
         self._file = ExperimentFile(pair.experiments)
@@ -277,11 +278,9 @@ class Extractor:
                 mask &= q <= 1 / settings.d_min
             if settings.d_max:
                 mask &= q >= 1 / settings.d_max
-            mask &= (panel.efficiency > 0) & np.isfinite(panel.efficiency)
-            if self.background is not None:
-                for of_panel in self.background.panel(number):
-                    if of_panel is not None:
-                        mask &= np.isfinite(of_panel)
+            mask &= panel.efficiency > 0
+            if self._background_known is not None and self._background_known[number] is not None:
+                mask &= self._background_known[number]
             if step > 1:
                 chosen = np.zeros_like(mask)
                 chosen[step // 2 :: step, step // 2 :: step] = True

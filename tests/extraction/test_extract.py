@@ -339,6 +339,21 @@ def test_pixels_without_a_background_are_left_out(uniform):
     settings = ExtractionSettings(background="map")
     columns = columns_of(pair, settings, Background(mean))
     assert columns["num_pixels.valid"].sum() == 6 * (160000 - 500)
+    # and leave the pixels beside them alone
+    assert np.array_equal(columns["background"], columns["num_pixels.valid"])
+
+
+def test_holes_of_a_background():
+    mean = [np.ones((4, 5), dtype=np.float32) for _ in range(2)]
+    spread, shared = ([plane.copy() for plane in mean] for _ in range(2))
+    mean[1][2, 3] = shared[1][0, 0] = np.nan
+    filled, known = Background(mean, spread, shared).without_holes()
+    assert known[0] is None and np.argwhere(~known[1]).tolist() == [[0, 0], [2, 3]]
+    for planes in (filled.mean, filled.spread, filled.shared):
+        assert planes[0].sum() == 20 and planes[1].sum() == 18
+    assert np.isnan(mean[1][2, 3])
+    filled, _ = Background(mean[:1]).without_holes()
+    assert filled.panel(0)[1] is None and filled.panel(0)[0] is mean[0]
 
 
 def test_pixels_as_a_list(uniform):
