@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dials_diffuse.masking.batches import LearntMasks
+from dials_diffuse.masking.bragg import ELLIPSE
 from dials_diffuse.masking.mask import integrated_spots
 from dials_diffuse.masking.other_spots import OtherSpots
 from dials_diffuse.masking.prediction import SpotRows
@@ -50,10 +51,12 @@ class ImageMasker:
         stills: all that may be asked for
 
     Raises:
-        ValueError: the masks are of saved shoeboxes.
+        ValueError: the masks are of saved shoeboxes, or the stills have been masked already.
     """
 
     def __init__(self, learnt: LearntMasks, reflections, stills: Sequence[Still]):
+        if reflections is not None and ELLIPSE in reflections:
+            raise ValueError("These stills are masked already: leave out survey=, or give the integrated ones")
         if learnt.method == "shoebox":
             raise ValueError("The survey was made with bragg.method=shoebox: mask the stills with dials.diffuse_mask")
         self._settings = learnt.settings

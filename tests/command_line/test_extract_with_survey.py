@@ -160,6 +160,14 @@ def test_images_of_several_lattices_can_be_left_out(folder):
     assert left_in() == expected
 
 
+def test_without_bragg_masks(folder):
+    diffuse_mask.run([*INPUT, "nproc=1", "bragg.method=none", "output.survey=survey.pickle"])
+    extract("nproc=1")
+    assert len(left_in_masked()) == 8
+    assert flex.reflection_table.from_file("diffuse_masked.refl").size() == 0
+    assert not any(flex.reflection_table.from_file("diffuse_extracted.refl")["bragg"])
+
+
 @pytest.mark.parametrize(
     "options, text",
     [
@@ -171,6 +179,21 @@ def test_bad_surveys(folder, options, text):
     with pytest.raises(SystemExit, match=text):
         diffuse_extract.run([*INPUT, *options])
     assert not Path("diffuse_extracted.refl").exists() and not Path("diffuse_masked.refl").exists()
+
+
+def test_stills_that_are_masked_already(folder):
+    with pytest.raises(SystemExit, match="masked already"):
+        diffuse_extract.run(["apart/diffuse_masked.expt", "apart/diffuse_masked.refl", "survey=survey.pickle"])
+
+
+def test_saved_shoeboxes(folder):
+    from dataclasses import replace
+
+    from dials_diffuse.masking.batches import LearntMasks
+
+    replace(LearntMasks.from_file("survey.pickle"), method="shoebox").write("survey.pickle")
+    with pytest.raises(SystemExit, match="bragg.method=shoebox"):
+        extract()
 
 
 def test_stills_of_another_detector_or_space_group(folder, tmp_path, monkeypatch):
