@@ -122,6 +122,24 @@ class Command:
         return [path for path in self.others if path.suffix == ".json"]
 
 
+def name_choices_of_none(scope, params) -> None:
+    """Set choices that have the word none, and were given it, to "none": for PHIL an unquoted none is None.
+
+    Args:
+        scope: PHIL scope
+        params: an extract of it, changed
+    """
+    for item in scope.objects:
+        value = getattr(params, item.name, None)
+        if item.is_scope:
+            for part in value if isinstance(value, list) else [value]:
+                if part is not None:
+                    name_choices_of_none(item, part)
+        elif value is None and item.type.phil_type == "choice":
+            if any(word.value.lstrip("*") == "none" for word in item.words):
+                setattr(params, item.name, "none")
+
+
 def parse_command(
     args: list[str] | None,
     phil,
@@ -156,6 +174,7 @@ def parse_command(
         )
     except (RuntimeError, ValueError) as error:
         raise Sorry(" ".join(str(error).split())) from error
+    name_choices_of_none(phil, params)
     if needs_input and not names:
         parser.print_help()
         return None

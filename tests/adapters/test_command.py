@@ -10,7 +10,11 @@ from iotbx.phil import parse
 from libtbx.utils import Sorry
 
 import dials_diffuse
-from dials_diffuse.adapters.command import handle_errors, parse_command
+from dials_diffuse.adapters.command import (
+    handle_errors,
+    name_choices_of_none,
+    parse_command,
+)
 
 SCOPE = """
 number = 3
@@ -153,3 +157,51 @@ def test_outputs_that_can_not_be_written_are_found_before_the_work(files, phil, 
     command = parsed(["a.expt", f"output.log={name}"], phil)
     with pytest.raises(ValueError, match=f"Can't write {name}"):
         command.start_log()
+
+
+CHOICES = """
+method = none *radial adaptive
+  .type = choice
+  .help = "A method."
+group
+  .multiple = True
+  .help = "Some."
+{
+  kind = *one two
+    .type = choice
+    .help = "No none among them."
+  other = *none some
+    .type = choice
+    .help = "One."
+}
+"""
+
+
+@pytest.mark.parametrize("text", ["none", "None", '"none"'])
+def test_the_word_none_of_a_choice_is_that_word(files, tmp_path, text):
+    """PHIL takes it for None, as if nothing were chosen"""
+    command = parsed(["a.expt", f"method={text}"], parse(SCOPE + CHOICES))
+    assert command.params.method == "none"
+    (tmp_path / "more.phil").write_text("group { kind = None\n other = none }\ngroup { other = some }")
+    command = parsed(["a.expt", str(tmp_path / "more.phil")], parse(SCOPE + CHOICES))
+    assert command.params.method == "radial"
+    assert [(part.kind, part.other) for part in command.params.group[-2:]] == [(None, "none"), ("one", "some")]
+
+
+def test_every_choice_of_a_command_can_be_none():
+    """Those of the parameters that have the word"""
+    from dials_diffuse.phil import absolute, extract, mask
+
+    for module, name in (
+        (extract, "background_smoothing"), (extract, "corrections.lorentz"), (mask, "bragg.method"),
+        (absolute, "pairs"),
+    ):  # fmt: skip
+        scope = module.phil_scope
+        path = next(item.path for item in scope.all_definitions() if item.path.endswith(name))
+        interpreter = scope.command_line_argument_interpreter()
+        params = scope.fetch(interpreter.process(f"{path}=none")).extract()
+        name_choices_of_none(scope, params)
+        value = params
+        for part in path.split("."):
+            value = getattr(value, part)
+        assert value == "none", path
