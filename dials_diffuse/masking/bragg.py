@@ -19,7 +19,7 @@ import numpy as np
 from dials.algorithms.shoebox import MaskCode
 
 from dials_diffuse.adapters.tables import as_numpy
-from dials_diffuse.masking.kernels import paint_ellipses
+from dials_diffuse.masking.kernels import FlatPanels
 
 ELLIPSE = "mask.ellipse"
 
@@ -64,12 +64,9 @@ class BraggRows:
         Returns:
             a (n_slow, n_fast) bool array a panel, True = under Bragg
         """
-        shape = np.array(panel_sizes, dtype=np.int64).reshape(-1, 2)
-        start = np.concatenate([[0], np.cumsum(shape[:, 0] * shape[:, 1])])
-        flat = np.zeros(start[-1], dtype=bool)
-        masks = [
-            flat[start[i] : start[i + 1]].reshape(shape[i]) for i in range(len(shape))
-        ]
+        pixels = FlatPanels(panel_sizes)
+        flat = pixels.blank()
+        masks = pixels.of_panels(flat)
         for number in experiment_ids:
             first, last = np.searchsorted(self._ids, [number, number + 1])
             if first == last:
@@ -77,15 +74,8 @@ class BraggRows:
             if self._shoeboxes is not None:
                 self._paint_shoeboxes(first, last, masks)
             else:
-                paint_ellipses(
-                    self._panel[first:last],
-                    self._centre[first:last],
-                    self._bbox[first:last],
-                    self._ellipse[first:last],
-                    shape,
-                    start,
-                    flat,
-                )
+                rows = slice(first, last)
+                pixels.paint(flat, self._panel[rows], self._centre[rows], self._bbox[rows], self._ellipse[rows])
         return masks
 
     def _paint_shoeboxes(self, first, last, masks):

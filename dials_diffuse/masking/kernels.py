@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 
@@ -37,6 +39,30 @@ def paint_ellipses(panel, centre, bbox, ellipse, shape, start, flat):
             last = min(x1 - 1, np.int64(np.floor(middle + root)))
             for at in range(row + first, row + last + 1):
                 flat[at] = True
+
+
+class FlatPanels:
+    """The pixels of all panels, one panel after the other in one bool array, as ellipses are painted into them.
+
+    Args:
+        sizes: (n_slow, n_fast) of every panel
+    """
+
+    def __init__(self, sizes: Sequence[tuple[int, int]]):
+        self._shape = np.array(sizes, dtype=np.int64).reshape(-1, 2)
+        self._start = np.concatenate([[0], np.cumsum(self._shape.prod(axis=1))])
+
+    def blank(self) -> np.ndarray:
+        """Pixels that are all False"""
+        return np.zeros(self._start[-1], dtype=bool)
+
+    def paint(self, flat: np.ndarray, panel, centre, bbox, ellipse) -> None:
+        """Set the pixels within ellipses; see paint_ellipses."""
+        paint_ellipses(panel, centre, bbox, ellipse, self._shape, self._start, flat)
+
+    def of_panels(self, flat: np.ndarray) -> list[np.ndarray]:
+        """Views of the pixels as an (n_slow, n_fast) array a panel"""
+        return [flat[a:b].reshape(size) for a, b, size in zip(self._start[:-1], self._start[1:], self._shape)]
 
 
 @numba.njit(cache=True)

@@ -24,7 +24,7 @@ import numba
 import numpy as np
 
 from dials_diffuse.adapters.images import read_raw, trusted_bounds
-from dials_diffuse.masking.kernels import paint_ellipses
+from dials_diffuse.masking.kernels import FlatPanels
 from dials_diffuse.masking.prediction import SpotRows
 from dials_diffuse.masking.rings import PanelRings, RingCache, clipped_statistics
 from dials_diffuse.masking.survey import check_shape
@@ -173,10 +173,11 @@ def _bright_runs(above, middle, below, lowest, groups, largest, runs, limits):
         largest[run] = most
     n = 0
     for run in range(largest.size):
-        limit = min(lowest[0, run], lowest[1, run], lowest[2, run])
+        # Of what is not usable, groups at the ends of the run have some of the next run
+        limit = lowest[1, run]
+        for near in range(max(run - 1, 0), min(run + 2, largest.size)):
+            limit = min(limit, lowest[0, near], lowest[1, near], lowest[2, near])
         if largest[run] > 9 * limit:
-            for near in range(max(run - 1, 0), min(run + 2, largest.size)):
-                limit = min(limit, lowest[0, near], lowest[1, near], lowest[2, near])
             runs[n], limits[n] = run, 9 * limit
             n += 1
     return n
@@ -320,8 +321,7 @@ class OtherSpots:
     _rings: RingCache = field(default_factory=lambda: RingCache(SAMPLES))
 
     def __post_init__(self):
-        self._shape = np.array([mask.shape for mask in self.good], dtype=np.int64)
-        self._start = np.concatenate([[0], np.cumsum(self._shape.prod(axis=1))])
+        self._pixels = FlatPanels([mask.shape for mask in self.good])
         self._bad = np.concatenate([~mask.ravel() for mask in self.good])
 
     def find(self, group: Sequence[Still], rows: Sequence[SpotRows]) -> SpotRows:
@@ -345,14 +345,14 @@ class OtherSpots:
         Args:
             flat: such pixels to add to, changed; None: new ones
         """
-        flat = np.zeros(self._start[-1], dtype=bool) if flat is None else flat
+        flat = self._pixels.blank() if flat is None else flat
         for spots in rows:
-            paint_ellipses(spots.panel, spots.centre, spots.bbox, spots.ellipse, self._shape, self._start, flat)
+            self._pixels.paint(flat, spots.panel, spots.centre, spots.bbox, spots.ellipse)
         return flat
 
     def of_panels(self, flat: np.ndarray) -> list[np.ndarray]:
         """Such pixels as an (n_slow, n_fast) array a panel"""
-        return [flat[a:b].reshape(size) for a, b, size in zip(self._start[:-1], self._start[1:], self._shape)]
+        return self._pixels.of_panels(flat)
 
     def find_in(self, raw: Sequence[np.ndarray], still: Still, known: np.ndarray) -> SpotRows:
         """Rows of what is bright among the pixels of an image, besides those that are known.

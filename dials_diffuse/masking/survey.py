@@ -20,7 +20,7 @@ import numpy as np
 from dials_diffuse.adapters.images import read_raw, trusted_bounds
 from dials_diffuse.adapters.system import map_in_processes
 from dials_diffuse.io.handover import Handover
-from dials_diffuse.masking.kernels import paint_ellipses
+from dials_diffuse.masking.kernels import FlatPanels
 from dials_diffuse.masking.prediction import SpotRows, predict_spots
 from dials_diffuse.masking.rings import RingCache, clipped_statistics
 from dials_diffuse.masking.spot_shape import SpotShape, shape_of_model
@@ -304,19 +304,18 @@ def survey_images(task: SurveyTask) -> Share:
 
     Images that can't be read are noted in failures, by their path.
     """
-    shape = np.array([mask.shape for mask in task.good], dtype=np.int64)
-    start = np.concatenate([[0], np.cumsum(shape.prod(axis=1))])
+    pixels_of = FlatPanels([mask.shape for mask in task.good])
     share = Share(PixelSums.empty([mask.shape for mask in task.good]))
     cache = RingCache(SAMPLES)
     bad = [~mask for mask in task.good]
 
-    flats = np.empty((2, start[-1]), dtype=bool)
+    flats = pixels_of.blank(), pixels_of.blank()
 
     def painted(flat, spots: list[SpotRows]) -> list[np.ndarray]:
         flat[:] = False
         for rows in spots:
-            paint_ellipses(rows.panel, rows.centre, rows.bbox, rows.ellipse, shape, start, flat)
-        return [flat[a:b].reshape(size) for a, b, size in zip(start[:-1], start[1:], shape)]
+            pixels_of.paint(flat, rows.panel, rows.centre, rows.bbox, rows.ellipse)
+        return pixels_of.of_panels(flat)
 
     for group in task.groups:
         still = group[0]

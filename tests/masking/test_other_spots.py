@@ -99,6 +99,22 @@ def test_a_halo_that_does_not_stand_out_is_left():
     assert len(bright_regions(pixels, blocked, rings, 0, 10**6)) == 1
 
 
+def test_a_group_between_runs_of_pixels():
+    """What is not usable in it belongs to pixels of a much lower level, which are looked at with others"""
+    generator = np.random.default_rng(3)
+    ring = np.zeros((200, 96), dtype=np.int16)
+    ring[:, 32:] = 1
+    pixels = generator.poisson(np.array([0.05, 3.0])[ring]).astype(np.int32)
+    blocked = np.zeros(pixels.shape, dtype=bool)
+    blocked[:, 29:32] = True
+    pixels[99:102, 32:34], pixels[98:103, 34] = 9, 3
+    pixels[98, 32:34] = pixels[102, 32:34] = 3
+    rings = PanelRings(ring, np.arange(ring.size, dtype=np.int32))
+    expected = whole_image(pixels, blocked, ring, 0, 10**6, 1.0)
+    assert [box[0] for box in expected] == [32]
+    assert bright_regions(pixels, blocked, rings, 0, 10**6).tolist() == [list(expected[0])]
+
+
 def test_panels_that_are_narrower_than_a_run():
     pixels = np.random.default_rng(2).poisson(1.0, (7, 5)).astype(np.int32)
     rings = PanelRings(np.zeros(pixels.shape, dtype=np.int16), np.arange(pixels.size, dtype=np.int32))
