@@ -67,6 +67,7 @@ class _Output:
         """Add a still, of n_stills in all; those that failed stay, without rows, so that ids are those of the input."""
         from dials_diffuse.extraction.observations import numbered_rows
         from dials_diffuse.io.batches import stills_a_file
+        from dials_diffuse.stills import Still
 
         columns = None
         if not still.error:
@@ -77,7 +78,7 @@ class _Output:
         self.experiments.append(experiment)
         for rows, other in ((still.spots, False), (still.other_spots, True)):
             if rows is not None:
-                self.spots.add(rows, index, still.image_number, other)
+                self.spots.add(rows, index, Still(index, experiment).image_number, other)
         still.spots = still.other_spots = None
         if self.size is None and not self.number and still.num_observations:
             self.size = stills_a_file(still.num_observations, n_stills)

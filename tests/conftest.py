@@ -53,6 +53,21 @@ def run_in_tmp_path(tmp_path, monkeypatch) -> pathlib.Path:
     return tmp_path
 
 
+@pytest.fixture
+def copied_here(tmp_path, monkeypatch):
+    """Function that copies a folder of stills, with the paths in its .expt files, and makes it the working directory."""
+
+    def copied(source: pathlib.Path) -> pathlib.Path:
+        copy = tmp_path / "copy"
+        shutil.copytree(source, copy)
+        for path in copy.glob("**/*.expt"):
+            path.write_text(path.read_text().replace(str(source), str(copy)))
+        monkeypatch.chdir(copy)
+        return copy
+
+    return copied
+
+
 @pytest.fixture(scope="session")
 def extra_data() -> pathlib.Path:
     """The folder of $DIALS_DIFFUSE_DATA, or shared/ beside the checkout."""

@@ -109,7 +109,6 @@ class ExtractedStill:
     Attributes:
         index: the still's index in its file
         path: of its image
-        image_number: z of xyzobs.px.value, where spots are given
         observations: None where extraction failed, or where they are stored
         place: in the ColumnScratch, where they are stored
         repeated: what is not stored, see StillObservations
@@ -132,7 +131,6 @@ class ExtractedStill:
     repeated: dict[str, float] = field(default_factory=dict)
     error: str = ""
     unmasked: str = ""
-    image_number: float = 0.5
     spots: SpotRows | None = None
     other_spots: SpotRows | None = None
     num_observations: int = 0
@@ -326,8 +324,8 @@ class Extractor:
             except (ValueError, OSError) as error:
                 extracted.append(ExtractedStill(still.index, still.path, error=str(error)))
         if spots is not None:
-            for found, still, rows in zip(extracted, stills, spots.of_stills):
-                found.spots, found.image_number = rows, still.image_number
+            for still, rows in zip(extracted, spots.of_stills):
+                still.spots = rows
             extracted[0].other_spots = spots.others
         return extracted
 

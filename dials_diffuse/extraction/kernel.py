@@ -246,7 +246,8 @@ def _sum_pixels(
 ):  # fmt: skip
     """Add the pixels of a panel to the sums of a still.
 
-    See VoxelSums.add_panel for the arguments. Returns table, block_keys, rows (others, where they had to grow), the number of blocks, and the same of keys and sums.
+    See VoxelSums.add_panel for the arguments. Returns table, block_keys, rows (others, where they had to grow) and
+    the number of blocks, keys, sums (likewise) and the number of keys.
     """
     n_slow, n_fast = use.shape
     limited = lowest > -np.inf or highest < np.inf

@@ -351,14 +351,13 @@ class Pipeline:
         survey: tuple[str, ...] = ()
         if values.survey is None:
             survey = (self._survey(names, values.dynamic.n_images),)
-        stills_of_batches = [len(batch) for parts in batches for batch in parts]
         if "extract" in self.steps and values.bragg.method != "shoebox":
-            return self._mask_while_extracting(names, stills_of_batches, survey or (values.survey,))
+            return self._mask_while_extracting(names, *(survey or (values.survey,)))
         tasks = []
-        for number, (name, n_stills) in enumerate(zip(names, stills_of_batches)):
+        for number, (name, batch) in enumerate(zip(names, (b for parts in batches for b in parts))):
             out = self._batch_files("mask", number, n)
             task = self._task(
-                "mask", batch_name("mask", number, n), [name], out, batch=True, stills=n_stills,
+                "mask", batch_name("mask", number, n), [name], out, batch=True, stills=len(batch),
                 nproc=self._executor.processes_for(n),
             )  # fmt: skip
             tasks.append(
@@ -370,9 +369,7 @@ class Pipeline:
             )
         return self._batches_left(tasks, self._run("mask", tasks), "Not one still could be masked")
 
-    def _mask_while_extracting(
-        self, names: list[Files], stills_of_batches: list[int], survey: tuple[str]
-    ) -> list[Files]:
+    def _mask_while_extracting(self, names: list[Files], survey: str) -> list[Files]:
         """Masks and observations of batches in one go, so that every image is read once.
 
         Args:
@@ -384,15 +381,15 @@ class Pipeline:
         """
         n = len(names)
         tasks = []
-        for number, (name, n_stills) in enumerate(zip(names, stills_of_batches)):
+        for number, name in enumerate(names):
             masked = self._batch_files("mask", number, n)
             more = (
-                f"survey={survey[0]}", f"output.masked_experiments={masked[0]}", f"output.masked_reflections={masked[1]}"
+                f"survey={survey}", f"output.masked_experiments={masked[0]}", f"output.masked_reflections={masked[1]}"
             )  # fmt: skip
-            tasks.append(self._extraction(number, n, name, n_stills, more, survey, masked))
+            tasks.append(self._extraction(number, n, name, more, (survey,), masked))
         extracted = self._batches_left(tasks, self._run("extract", tasks), "Not one still could be extracted")
         self._extracted = extracted
-        self._summary("mask").stills = sum(stills_of_batches)
+        self._summary("mask").stills = sum(task.stills for task in tasks)
         return [task.outputs[2:4] for task in tasks if task.outputs[:2] in extracted]
 
     def _survey(self, names: list[Files], n_images: int) -> str:
@@ -490,15 +487,11 @@ class Pipeline:
             n = len(batches_of(stills.keys[0], size))
             if n > 1:
                 files = self._split(files[0], size, n)
-        n = len(files)
-        tasks = []
-        for number, masked in enumerate(files):
-            n_stills = len(read_contents(Path(self.folder, masked[0]))["experiment"])
-            tasks.append(self._extraction(number, n, masked, n_stills))
+        tasks = [self._extraction(number, len(files), masked) for number, masked in enumerate(files)]
         return self._batches_left(tasks, self._run("extract", tasks), "Not one still could be extracted")
 
     def _extraction(
-        self, number: int, n: int, files: Files, n_stills: int, arguments: tuple[str, ...] = (),
+        self, number: int, n: int, files: Files, arguments: tuple[str, ...] = (),
         watched: tuple[str, ...] = (), outputs: tuple[str, ...] = (),
     ) -> Task:  # fmt: skip
         """The task that extracts batch `number` of n.
@@ -506,6 +499,7 @@ class Pipeline:
         Args:
             arguments, watched, outputs: further ones
         """
+        contents = read_contents(Path(self.folder, files[0]))
         task = self._task(
             "extract",
             batch_name("extract", number, n),
@@ -513,12 +507,11 @@ class Pipeline:
             self._batch_files("extract", number, n),
             more=outputs,
             batch=n > 1,
-            stills=n_stills,
+            stills=len(contents["experiment"]),
             nproc=self._executor.processes_for(n),
         )
-        images = images_of(read_contents(Path(self.folder, files[0])))
         return dataclasses.replace(
-            task, arguments=(*task.arguments, *arguments), watched=(*task.watched, *watched, *images)
+            task, arguments=(*task.arguments, *arguments), watched=(*task.watched, *watched, *images_of(contents))
         )
 
     def _split(self, masked: Files, size: int, n: int) -> list[Files]:

@@ -72,13 +72,8 @@ def masked(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(masked, tmp_path, monkeypatch):
-    copy = tmp_path / "copy"
-    shutil.copytree(masked, copy)
-    for path in copy.glob("*.expt"):
-        path.write_text(path.read_text().replace(str(masked), str(copy)))
-    monkeypatch.chdir(copy)
-    return copy
+def folder(masked, copied_here):
+    return copied_here(masked)
 
 
 def extract(*arguments):

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import shutil
 
 import numpy as np
 import pytest
@@ -32,14 +31,9 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(made, tmp_path, monkeypatch):
+def folder(made, copied_here):
     """A copy of the simulated stills; the working directory."""
-    copy = tmp_path / "copy"
-    shutil.copytree(made, copy)
-    path = copy / "simulated.expt"
-    path.write_text(path.read_text().replace(str(made), str(copy)))
-    monkeypatch.chdir(copy)
-    return copy
+    return copied_here(made)
 
 
 def fails(capsys, *arguments):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -43,14 +42,8 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(made, tmp_path, monkeypatch):
-    """A copy, the working directory"""
-    copy = tmp_path / "copy"
-    shutil.copytree(made, copy)
-    for path in copy.glob("**/*.expt"):
-        path.write_text(path.read_text().replace(str(made), str(copy)))
-    monkeypatch.chdir(copy)
-    return copy
+def folder(made, copied_here):
+    return copied_here(made)
 
 
 def extract(*arguments):
