@@ -43,6 +43,8 @@ ENOUGH = 5
 REACH = 8
 # Pixels of a row that are looked at together
 RUN = 32
+# What larger pixels count as when groups are looked over: 16 times nine of them are a number of 32 bits
+MOST = np.int32(2**23)
 # Groups of a ring that tell what is usual there
 SAMPLES = 500
 
@@ -108,35 +110,23 @@ def _stands_out(raw, blocked, low, high, x, y, limit):
 
 
 @numba.njit(cache=True)
-def _lowest_thresholds(threshold, rings_of_runs, lowest, of_pixels):
-    """The smallest threshold of the rings in each run of a row.
-
-    Args:
-        rings_of_runs: (n, 2) first and last ring
-        lowest: (n,), of_pixels: (n, RUN), filled
-    """
-    for run in range(np.uint64(lowest.size)):
-        first, last = rings_of_runs[run, 0], rings_of_runs[run, 1]
-        least = threshold[first]
-        for ring in range(first + 1, last + 1):
-            least = min(least, threshold[ring])
-        lowest[run] = least
-        for x in range(np.uint64(RUN)):
-            of_pixels[run, x] = least
+def _whole_parts(value, most, scale):
+    """A pixel as a whole number, no smaller than value times scale, and no larger than most; scale: None for whole ones."""
+    if scale is not None:
+        value = min(max(np.ceil(value * scale), -float(most)), float(most))
+    return np.int32(value if value < most else most)
 
 
 @numba.njit(cache=True)
-def _sum_across(raw, blocked, low, high, most, lowest, values, sums):
-    """Sums over three neighbours in a row of what is usable; what is not counts as the lowest threshold there.
+def _sum_across(raw, blocked, low, high, scale, packed, sums):
+    """Sums over three neighbours in a row: 16 for each whole part of a usable pixel, and 1 for the pixel.
 
-    So the sum over a group is above nine times the lowest threshold around if the mean of its usable pixels is. In
-    loops of one kind of work each, the processor looks at many pixels at a time.
+    In loops of one kind of work each, and on small numbers, so that the processor looks at many pixels at a time.
 
     Args:
         raw, blocked: (n_fast,) of the row
-        most: what larger values count as
-        lowest: (n,) of pixels, n at least n_fast
-        values: (n + 2,), filled with the pixels, from the second on
+        scale: see _whole_parts
+        packed: (n + 2,), n at least n_fast; filled from the second on
         sums: (n,), filled
     """
     one, two, n_fast = np.uint64(1), np.uint64(2), np.uint64(raw.size)
@@ -144,41 +134,54 @@ def _sum_across(raw, blocked, low, high, most, lowest, values, sums):
         value = raw[x]
         # written so that NaN is bad
         bad = blocked[x] | (not ((value >= low) & (value <= high)))
-        value = value if value < most else most
-        values[x + one] = lowest[x] if bad else value
-    values[0] = lowest[0]
-    values[raw.size + 1 :] = lowest[-1]
+        packed[x + one] = 0 if bad else 16 * _whole_parts(value, MOST, scale) + 1
     for x in range(np.uint64(sums.size)):
-        sums[x] = values[x] + values[x + one] + values[x + two]
+        sums[x] = packed[x] + packed[x + one] + packed[x + two]
 
 
 @numba.njit(cache=True)
-def _bright_runs(above, middle, below, lowest, groups, largest, runs, limits):
-    """The runs of a row with a group above nine times the lowest threshold around; returns their number.
+def _lowest_thresholds(threshold, rings_of_runs, of_pixels):
+    """The smallest threshold of the rings in each run of a row.
+
+    Args:
+        threshold: (N_RINGS,) of the rings
+        rings_of_runs: (n, 2) first and last ring
+        of_pixels: (n, RUN), filled
+    """
+    for run in range(np.uint64(of_pixels.shape[0])):
+        first, last = rings_of_runs[run, 0], rings_of_runs[run, 1]
+        least = threshold[first]
+        for ring in range(first + 1, last + 1):
+            least = min(least, threshold[ring])
+        for x in range(np.uint64(RUN)):
+            of_pixels[run, x] = least
+
+
+@numba.njit(cache=True)
+def _bright_runs(above, middle, below, limits, over, runs):
+    """The runs of a row with a group whose mean is above the limits; returns their number.
 
     Args:
         above, middle, below: (n RUN,) sums of _sum_across for the rows of the groups
-        lowest: (3, n) thresholds of these rows
-        groups: (n, RUN), filled with the sums over the groups; largest: (n,), room
-        runs, limits: (n,), filled with the numbers of the runs and with what their groups were compared to
+        limits: (n RUN,) int32, in sixteenths of a part
+        over: (n, RUN) int32, filled with what the sums over the groups have beyond the limits
+        runs: (n,), filled with the numbers of the runs
     """
-    flat = groups.reshape(groups.size)
-    for x in range(flat.size):
-        flat[x] = above[x] + middle[x] + below[x]
-    for run in range(largest.size):
-        most = groups[run, 0]
-        for x in range(RUN):
-            group = groups[run, np.uint64(x)]
-            most = group if group > most else most
-        largest[run] = most
+    flat = over.reshape(over.size)
+    for x in range(np.uint64(flat.size)):
+        total = np.int32(above[x] + middle[x] + below[x])
+        number = np.int32(total & 15)
+        # 16 sum - limit n, of 16 sum + n
+        beyond = np.int32(total - np.int32(np.int32(limits[x] + 1) * number))
+        flat[x] = beyond if number >= np.int32(ENOUGH) else np.int32(0)
     n = 0
-    for run in range(largest.size):
-        # Of what is not usable, groups at the ends of the run have some of the next run
-        limit = lowest[1, run]
-        for near in range(max(run - 1, 0), min(run + 2, largest.size)):
-            limit = min(limit, lowest[0, near], lowest[1, near], lowest[2, near])
-        if largest[run] > 9 * limit:
-            runs[n], limits[n] = run, 9 * limit
+    for run in range(np.uint64(runs.size)):
+        largest = np.int32(0)
+        for x in range(np.uint64(RUN)):
+            beyond = over[run, x]
+            largest = beyond if beyond > largest else largest
+        if largest > 0:
+            runs[n] = run
             n += 1
     return n
 
@@ -210,50 +213,46 @@ def _grow_region(raw, blocked, low, high, ring, edge, x, y, done, stack):
 
 @numba.njit(cache=True)
 def _find_regions(
-    raw, blocked, low, high, most, ring, rings_of_runs, quick_threshold, threshold, edge, boxes
+    raw, blocked, low, high, scale, ring, rings_of_runs, quick_threshold, threshold, edge, boxes
 ):  # fmt: skip
     """Bounding boxes (fast: first, last + 1; slow: first, last + 1) of groups' centres in
     bright regions; returns their number, which may exceed the rows of boxes.
 
     Args:
-        most: what larger pixels count as when groups are looked over
+        scale: parts that pixels are counted in when groups are looked over, see _whole_parts
         rings_of_runs: (n_slow, n, 2) first and last ring in each run of RUN pixels
-        quick_threshold: no larger than threshold and below most, of the type of raw
+        quick_threshold: int32, sixteenths of parts, no larger than threshold and 16 times MOST
     """
     n_slow, n_fast = raw.shape
     done = np.zeros((n_slow, n_fast), np.bool_)
     stack = np.empty(((2 * REACH + 1) ** 2, 2), np.int64)
     n_runs = rings_of_runs.shape[1]
-    lowest, largest = np.empty((3, n_runs), raw.dtype), np.empty(n_runs, raw.dtype)
-    of_pixels, values = np.empty((n_runs, RUN), raw.dtype), np.empty(n_runs * RUN + 2, raw.dtype)
-    sums, groups = np.empty((3, n_runs * RUN), raw.dtype), np.empty((n_runs, RUN), raw.dtype)
-    runs, limits = np.empty(n_runs, np.int64), np.empty(n_runs, raw.dtype)
+    # Beyond the edges nothing is usable
+    packed, sums = np.zeros(n_runs * RUN + 2, np.int32), np.zeros((3, n_runs * RUN), np.int32)
+    limits, over = np.empty((n_runs, RUN), np.int32), np.empty((n_runs, RUN), np.int32)
+    runs = np.empty(n_runs, np.int64)
     found = 0
-    # Groups are centred on the row before the one that is read; beyond the edges nothing is usable
-    for y in range(-1, n_slow + 1):
-        now, before, earlier = (y + 3) % 3, (y + 2) % 3, (y + 1) % 3
-        if 0 <= y < n_slow:
-            _lowest_thresholds(quick_threshold, rings_of_runs[y], lowest[now], of_pixels)
-            _sum_across(
-                raw[y], blocked[y], low, high, most, of_pixels.reshape(n_runs * RUN), values, sums[now]
-            )
+    # Groups are centred on the row before the one that is read
+    for y in range(n_slow + 1):
+        now, before, earlier = y % 3, (y + 2) % 3, (y + 1) % 3
+        if y < n_slow:
+            _sum_across(raw[y], blocked[y], low, high, scale, packed, sums[now])
         else:
-            beside = min(max(y, 0), n_slow - 1)
-            _lowest_thresholds(quick_threshold, rings_of_runs[beside], lowest[now], of_pixels)
-            sums[now] = 3 * of_pixels.reshape(n_runs * RUN)
+            sums[now] = 0
         v = y - 1
         if v < 0:
             continue
+        _lowest_thresholds(quick_threshold, rings_of_runs[v], limits)
         n_bright = _bright_runs(
-            sums[earlier], sums[before], sums[now], lowest, groups, largest, runs, limits
+            sums[earlier], sums[before], sums[now], limits.reshape(n_runs * RUN), over, runs
         )
         for k in range(n_bright):
             run = runs[k]
             for u in range(run * RUN, min((run + 1) * RUN, n_fast)):
-                if groups[run, u - run * RUN] <= limits[k] or done[v, u]:
+                if over[run, u - run * RUN] <= 0 or done[v, u]:
                     continue
                 mean, number = _group_mean(raw, blocked, low, high, u, v)
-                if number < ENOUGH or mean <= threshold[ring[v, u]]:
+                if mean <= threshold[ring[v, u]]:
                     continue
                 if not _stands_out(raw, blocked, low, high, u, v, mean / CONTRAST):
                     continue
@@ -293,12 +292,9 @@ def bright_regions(
     sigma = np.maximum(sigma, np.sqrt(np.maximum(mean, 1e-3 * gain) * gain / 9))
     threshold = mean + np.maximum(BRIGHT * sigma, CHANCE * sigma + SKEWNESS * gain)
     edge = mean + EDGE * sigma
-    # Nine of them are a number of that type too
-    most = pixels.dtype.type(2**27 if whole else 1e30)
-    quick_threshold = np.minimum(np.floor(threshold) if whole else threshold, most - 1).astype(pixels.dtype)
-    arguments = (
-        pixels, blocked, low, high, most, rings.number, rings.runs(RUN), quick_threshold, threshold, edge
-    )  # fmt: skip
+    scale = None if whole else 16.0 / gain
+    quick_threshold = np.floor(16 * np.minimum(threshold * (scale or 1.0), MOST)).astype(np.int32)
+    arguments = (pixels, blocked, low, high, scale, rings.number, rings.runs(RUN), quick_threshold, threshold, edge)
     boxes = np.empty((1000, 4), np.int64)
     found = _find_regions(*arguments, boxes)
     if found > len(boxes):
