@@ -16,9 +16,11 @@ from dxtbx import flumpy
 
 from dials.array_family import flex
 
+from dials_diffuse.cubic import at_middles, fill_planes, node_positions
 from dials_diffuse.extraction.corrections import (
     CorrectionSettings,
     gas_attenuation,
+    geometry_at_points,
     geometry_of_panel,
     sensor_of,
 )
@@ -28,6 +30,10 @@ logger = logging.getLogger("dials.diffuse.geometry")
 
 # Interpolated pixel positions are within this of dxtbx's own, in pixels
 POSITION_TOLERANCE = 1e-3
+# and those of polynomials between nodes within this of the exact geometry, in pixels; their E within this of itself
+NODE_TOLERANCE = 1e-4
+E_TOLERANCE = 3e-7
+NODE_STEPS = (64, 32, 16, 8)  # pixels between nodes
 # Strategies that are smooth functions of the pixel; others are evaluated at every pixel
 _SMOOTH = ("SimplePxMmStrategy", "ParallaxCorrectedPxMmStrategy")
 
@@ -69,6 +75,14 @@ class PanelGeometry:
         """(n_slow, n_fast) float32 |q| = 1/d, 1/Angstrom"""
         x, y, z = self.planes
         return np.sqrt(x * x + y * y + z * z)
+
+    def restrict(self, mask: np.ndarray, d_min: float | None = None, d_max: float | None = None) -> None:
+        """Set the pixels of a mask (n_slow, n_fast) that are beyond the limits (Angstrom), or have no E, to False."""
+        if d_min or d_max:
+            q = self.q_length()
+            mask &= q <= (1 / d_min if d_min else np.inf)
+            mask &= q >= (1 / d_max if d_max else 0.0)
+        mask &= self.efficiency > 0
 
 
 @dataclass(frozen=True)
@@ -171,7 +185,7 @@ def _area_ratio(shift: np.ndarray, step: int, pixel_size) -> np.ndarray:
 
 
 def compute_panel(panel, beam, settings: CorrectionSettings) -> PanelGeometry:
-    """Geometry of one panel, in double precision, stored in single.
+    """Geometry of one panel, computed in double precision.
 
     Raises:
         ValueError: wavelength or pixel size is not a positive number.
@@ -181,9 +195,20 @@ def compute_panel(panel, beam, settings: CorrectionSettings) -> PanelGeometry:
     pixel_size = np.array(panel.get_pixel_size(), dtype=float)
     if not (np.isfinite(pixel_size).all() and pixel_size.min() > 0):
         raise ValueError(f"The pixel size of panel {panel.get_name()} is {tuple(pixel_size)} mm")
+    constants = _constants_of(panel, beam, settings)
+    # Planes of one array: the components of q, and E
+    planes = np.empty((4, n_slow, n_fast), dtype=np.float32)
+    smooth = type(panel.get_px_mm_strategy()).__name__ in _SMOOTH and settings.lorentz == "none"
+    if not (smooth and _fill_from_nodes(panel, constants, planes)):
+        shift, step = pixel_shifts(panel)
+        ratio = _area_ratio(shift, step, pixel_size) if step else np.zeros((0, 0))
+        geometry_of_panel(planes[:3], planes[3], np.ascontiguousarray(shift), step, ratio, *constants)
+    return PanelGeometry(planes[:3], planes[3])
+
+
+def _constants_of(panel, beam, settings: CorrectionSettings) -> tuple:
+    """What geometry_of_panel and geometry_at_points need to know, from `frame` on."""
     wavelength = beam.get_wavelength()
-    shift, step = pixel_shifts(panel)
-    ratio = _area_ratio(shift, step, pixel_size) if step else np.zeros((0, 0))
     sensor = sensor_of(panel, wavelength, settings) if settings.efficiency else (0.0, 0.0)
     air = medium = 0.0
     length = 0.0
@@ -196,17 +221,48 @@ def compute_panel(panel, beam, settings: CorrectionSettings) -> PanelGeometry:
     frame = np.array(
         [panel.get_fast_axis(), panel.get_slow_axis(), panel.get_normal(), panel.get_origin()]
     )
-    planes = np.empty((3, n_slow, n_fast), dtype=np.float32)
-    efficiency = np.empty((n_slow, n_fast), dtype=np.float32)
     normal = np.array(beam.get_polarization_normal(), dtype=float)
-    geometry_of_panel(
-        planes, efficiency, frame, pixel_size, np.ascontiguousarray(shift), step, ratio,
-        np.array(beam.get_unit_s0()), float(wavelength), normal / np.linalg.norm(normal),
-        float(beam.get_polarization_fraction()), np.array(sensor or (0.0, 0.0)),
-        np.array([air, medium]), float(length), settings.solid_angle, settings.polarization,
-        settings.lorentz_code,
+    return (
+        frame, np.array(panel.get_pixel_size(), dtype=float), np.array(beam.get_unit_s0()), float(wavelength),
+        normal / np.linalg.norm(normal), float(beam.get_polarization_fraction()), np.array(sensor or (0.0, 0.0)),
+        np.array([air, medium]), float(length), settings.solid_angle, settings.polarization, settings.lorentz_code,
     )  # fmt: skip
-    return PanelGeometry(planes, efficiency)
+
+
+def _exact_geometry(panel, fast: np.ndarray, slow: np.ndarray, constants: tuple) -> np.ndarray:
+    """(4, n, m) q and E at pixel coordinates fast (m,), slow (n,), evenly spaced, through dxtbx's own conversion."""
+    points = _millimetres(panel, fast, slow)
+    # The Jacobian of the conversion, see _area_ratio
+    x_slow, x_fast = np.gradient(points[..., 0], slow, fast, edge_order=2)
+    y_slow, y_fast = np.gradient(points[..., 1], slow, fast, edge_order=2)
+    stretch = np.abs(x_fast * y_slow - x_slow * y_fast) / np.prod(panel.get_pixel_size())
+    values = np.empty((4, len(slow), len(fast)))
+    geometry_at_points(points, stretch, values, *constants)
+    return values
+
+
+def _fill_from_nodes(panel, constants: tuple, planes: np.ndarray) -> bool:
+    """Fill planes (4, n_slow, n_fast) with q and E from nodes as far apart as they may be; False if they had to be so close
+    that every pixel is as well computed by itself.
+
+    What the polynomials between nodes give is compared with dxtbx's and the formulas' own in the middle between them.
+    """
+    n_fast, n_slow = panel.get_image_size()
+    for step in NODE_STEPS:
+        fast, slow = (node_positions(n, step) for n in (n_fast, n_slow))
+        nodes = _exact_geometry(panel, fast, slow, constants)
+        exact = _exact_geometry(panel, fast[:-1] + step / 2, slow[:-1] + step / 2, constants)[:, 1:-1, 1:-1]
+        found = at_middles(nodes)
+        pixel = np.linalg.norm(np.diff(nodes[:3], axis=2), axis=0).min() / step
+        # written so that NaN is not within
+        if (
+            np.abs(found - exact)[:3].max() < NODE_TOLERANCE * pixel
+            and np.abs(found[3] / exact[3] - 1).max() < E_TOLERANCE
+            and nodes[3].min() > 0
+        ):
+            fill_planes(nodes, step, planes)
+            return True
+    return False
 
 
 def warn_of_unknown_sensors(detector, beam, settings: CorrectionSettings) -> bool:

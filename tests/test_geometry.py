@@ -20,7 +20,7 @@ from scitbx import matrix
 
 from dials.algorithms.spot_prediction import ScanStaticReflectionPredictor
 
-from dials_diffuse.extraction.corrections import CorrectionSettings
+from dials_diffuse.extraction.corrections import CorrectionSettings, gas_attenuation
 from dials_diffuse.geometry import (
     GeometryCache,
     compute_panel,
@@ -238,6 +238,37 @@ def test_parallax_needs_few_nodes_where_it_is_smooth():
     assert step >= 8 and shift.shape[0] == 2 and np.abs(shift).max() > 0.02
     shift, step = pixel_shifts(one_panel()[0])
     assert step == 0
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_nodes_give_what_every_pixel_by_itself_gives(name, monkeypatch):
+    detector, source = DETECTORS[name](), beam()
+    for panel in detector:
+        panel.set_mu(3.8)
+        panel.set_thickness(0.45)
+    smooth = detector_geometry(detector, source)
+    monkeypatch.setattr("dials_diffuse.geometry.NODE_STEPS", ())
+    single = detector_geometry(detector, source)
+    for ours, panel in zip(smooth.panels, single.panels):
+        per_pixel = np.linalg.norm(np.diff(panel.planes, axis=2), axis=0).min()
+        assert np.abs(ours.planes - panel.planes).max() < 1e-3 * per_pixel
+        # The area that parallax leaves a pixel is known less well at the edges there
+        assert ours.efficiency == pytest.approx(panel.efficiency, rel=5e-5)
+        assert not np.array_equal(ours.efficiency, panel.efficiency)
+
+
+def test_a_flight_path_that_ends_before_the_panel_does_needs_every_pixel():
+    """Where the distance passes the length of the path, the transmission has a kink."""
+    settings = CorrectionSettings(medium="helium", flight_path_length=185.0)
+    detector, source = one_panel(), beam()
+    ours = compute_panel(detector[0], source, settings).efficiency
+    vacuum = compute_panel(detector[0], source, CorrectionSettings(air=False)).efficiency
+    mu = [gas_attenuation(gas, source.get_wavelength(), 1013.25, 293.15) for gas in ("helium", "air")]
+    for i, j in ((275, 300), (275, 110), (5, 600)):
+        distance = np.linalg.norm(detector[0].get_pixel_lab_coord((j + 0.5, i + 0.5)))
+        inside = min(distance, 185.0)
+        expected = np.exp(-mu[0] * inside - mu[1] * (distance - inside))
+        assert ours[i, j] / vacuum[i, j] == pytest.approx(expected, rel=1e-6)
 
 
 def test_parallax_shrinks_the_solid_angle_where_columns_converge():

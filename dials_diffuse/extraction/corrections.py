@@ -339,8 +339,43 @@ def _interpolated(nodes, u, i0, i1, step, out):
 
 
 @njit(cache=True)
+def _row_of_geometry(
+    x, y, stretch, frame, pixel_area, s0, wavelength, normal, fraction, sensor, gas, medium_length,
+    use_solid_angle, use_polarization, lorentz, exponent, path, factor, qx, qy, qz, e,
+):  # fmt: skip
+    """q and E of points at x, y mm on the panel that follow one another on a line; see geometry_of_panel.
+
+    Args:
+        stretch: area of the sensor's surface that a pixel there stands for over that of the pixel
+        exponent, path, factor: room for as many float64
+        qx, qy, qz, e: filled
+    """
+    _row_of_q(x, y, frame, s0, wavelength, qx, qy, qz)
+    _row_of_factors(
+        x, y, frame, s0, normal, fraction, pixel_area, gas, medium_length, use_solid_angle,
+        use_polarization, e, exponent, path,
+    )  # fmt: skip
+    if use_solid_angle:
+        for j in range(e.size):
+            e[j] *= stretch[j]
+    if gas[0] > 0 or gas[1] > 0:
+        _exponentials(exponent, factor)
+        for j in range(e.size):
+            e[j] *= factor[j]
+    if sensor[0] > 0:
+        for j in range(e.size):
+            exponent[j] = -sensor[0] * sensor[1] * path[j]
+        _exponentials(exponent, factor)
+        for j in range(e.size):
+            e[j] *= 1.0 - factor[j]
+    if lorentz != 0:
+        for j in range(e.size):
+            e[j] *= _lorentz_of_pixel(qx[j], qy[j], qz[j], s0, wavelength, lorentz)
+
+
+@njit(cache=True)
 def geometry_of_panel(
-    q, efficiency, frame, pixel_size, shift, step, jacobian, s0, wavelength, normal, fraction,
+    q, efficiency, shift, step, jacobian, frame, pixel_size, s0, wavelength, normal, fraction,
     sensor, gas, medium_length, use_solid_angle, use_polarization, lorentz,
 ):  # fmt: skip
     """q and E of every pixel of a flat panel, in one pass (compiled).
@@ -348,13 +383,13 @@ def geometry_of_panel(
     Args:
         q: (3, n_slow, n_fast) float32, filled with (s1 - s0)/wavelength, 1/Angstrom
         efficiency: (n_slow, n_fast) float32, filled with E = Omega P QE A L
-        frame: (4, 3) fast axis, slow axis, panel normal (unit vectors), origin (mm)
-        pixel_size: fast, slow, mm
         shift: (2, n, m) mm in fast and slow from the plain pixel centre to where its photons
             enter the sensor, at the nodes of a coarse grid, `step` pixels apart
         step: of that grid in pixels; node (i, j) is the centre of pixel (i step, j step)
         jacobian: (n, m) area of the sensor's surface that a pixel stands for over that of
             the pixel, at the same nodes
+        frame: (4, 3) fast axis, slow axis, panel normal (unit vectors), origin (mm)
+        pixel_size: fast, slow, mm
         s0: (3,) unit vector of the beam
         normal: (3,) unit vector of polarisation; fraction: polarisation fraction
         sensor: mu (1/mm) and thickness (mm); mu = 0: QE is 1
@@ -365,8 +400,8 @@ def geometry_of_panel(
     """
     n_slow, n_fast = efficiency.shape
     area = pixel_size[0] * pixel_size[1]
-    x, y, stretch = np.empty(n_fast), np.empty(n_fast), np.ones(n_fast)
-    e, exponent, path, factor = np.empty(n_fast), np.empty(n_fast), np.empty(n_fast), np.empty(n_fast)
+    x, y, stretch, e = np.empty(n_fast), np.empty(n_fast), np.ones(n_fast), np.empty(n_fast)
+    exponent, path, factor = np.empty(n_fast), np.empty(n_fast), np.empty(n_fast)
     for i in range(n_slow):
         x[:] = 0.0
         y[:] = 0.0
@@ -380,30 +415,37 @@ def geometry_of_panel(
         for j in range(n_fast):
             x[j] += (j + 0.5) * pixel_size[0]
             y[j] += (i + 0.5) * pixel_size[1]
-        _row_of_q(x, y, frame, s0, wavelength, q[0, i], q[1, i], q[2, i])
-        _row_of_factors(
-            x, y, frame, s0, normal, fraction, area, gas, medium_length, use_solid_angle,
-            use_polarization, e, exponent, path,
+        _row_of_geometry(
+            x, y, stretch, frame, area, s0, wavelength, normal, fraction, sensor, gas, medium_length,
+            use_solid_angle, use_polarization, lorentz, exponent, path, factor, q[0, i], q[1, i], q[2, i], e,
         )  # fmt: skip
-        if use_solid_angle and step > 0:
-            for j in range(n_fast):
-                e[j] *= stretch[j]
-        if gas[0] > 0 or gas[1] > 0:
-            _exponentials(exponent, factor)
-            for j in range(n_fast):
-                e[j] *= factor[j]
-        if sensor[0] > 0:
-            for j in range(n_fast):
-                exponent[j] = -sensor[0] * sensor[1] * path[j]
-            _exponentials(exponent, factor)
-            for j in range(n_fast):
-                e[j] *= 1.0 - factor[j]
-        if lorentz != 0:
-            for j in range(n_fast):
-                e[j] *= _lorentz_of_pixel(q[0, i, j], q[1, i, j], q[2, i, j], s0, wavelength, lorentz)
         for j in range(n_fast):
             # A pixel without one is not used; NaN would spoil sums over its row
             efficiency[i, j] = e[j] if abs(e[j]) < np.inf else 0.0
+
+
+@njit(cache=True)
+def geometry_at_points(
+    points, stretch, nodes, frame, pixel_size, s0, wavelength, normal, fraction,
+    sensor, gas, medium_length, use_solid_angle, use_polarization, lorentz,
+):  # fmt: skip
+    """q and E of pixels with given centres (compiled).
+
+    Args:
+        points: (n, m, 2) mm on the panel, where their photons enter the sensor
+        stretch: (n, m), as jacobian of geometry_of_panel
+        nodes: (4, n, m) float64, filled with q and E
+
+    The others are those of geometry_of_panel.
+    """
+    m = points.shape[1]
+    exponent, path, factor = np.empty(m), np.empty(m), np.empty(m)
+    for i in range(points.shape[0]):
+        _row_of_geometry(
+            points[i, :, 0].copy(), points[i, :, 1].copy(), stretch[i], frame, pixel_size[0] * pixel_size[1], s0,
+            wavelength, normal, fraction, sensor, gas, medium_length, use_solid_angle, use_polarization, lorentz,
+            exponent, path, factor, nodes[0, i], nodes[1, i], nodes[2, i], nodes[3, i],
+        )  # fmt: skip
 
 
 @njit(cache=True)

@@ -271,12 +271,7 @@ class Extractor:
         else:
             masks = [mask.copy() for mask in self.learnt.good]
         for number, (mask, panel) in enumerate(zip(masks, geometry.panels)):
-            q = panel.q_length()
-            if settings.d_min:
-                mask &= q <= 1 / settings.d_min
-            if settings.d_max:
-                mask &= q >= 1 / settings.d_max
-            mask &= panel.efficiency > 0
+            panel.restrict(mask, settings.d_min, settings.d_max)
             if self._background_known is not None and self._background_known[number] is not None:
                 mask &= self._background_known[number]
             if step > 1:
