@@ -58,10 +58,10 @@ class _Output:
         self._start()
 
     def _start(self) -> None:
-        from dials_diffuse.masking.prediction import SpotsTable
+        from dials_diffuse.masking.prediction import CollectedSpots
 
         self.rows.close()
-        self.experiments, self.places, self.spots = ExperimentList(), [], SpotsTable()
+        self.experiments, self.places, self.spots = ExperimentList(), [], CollectedSpots()
 
     def add(self, experiment, still, n_stills: int) -> None:
         """Add a still, of n_stills in all; those that failed stay, without rows, so that ids are those of the input."""
@@ -111,14 +111,12 @@ class _Output:
         from dials_diffuse.masking.static import set_lookup_mask
 
         set_lookup_mask(self.experiments.imagesets(), self.learnt.good, self.learnt.mask)
-        table, output = self.spots.finished(), self.params.output
-        for index, experiment in enumerate(self.experiments):
-            table.experiment_identifiers()[index] = experiment.identifier
+        output = self.params.output
         expt, refl = self._name(output.masked_experiments), self._name(output.masked_reflections)
-        logger.info("Saving %d rows of Bragg spots to %s and %s", table.size(), expt, refl)
+        logger.info("Saving %d rows of Bragg spots to %s and %s", len(self.spots), expt, refl)
         with replacing(expt) as new_expt, replacing(refl) as new_refl:
             self.experiments.as_file(new_expt)
-            table.as_file(new_refl)
+            self.spots.write(new_refl, {i: experiment.identifier for i, experiment in enumerate(self.experiments)})
         for experiment in self.experiments:
             experiment.crystal = read_again(experiment.crystal)
 

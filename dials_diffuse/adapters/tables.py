@@ -86,7 +86,7 @@ def as_column(array: np.ndarray):
     makers = {
         ("b", 1): bool_column, ("i", 1): int_column, ("u", 1): size_t_column, ("f", 1): double_column,
     }  # fmt: skip
-    vectors = {("f", 2): vec2_column, ("f", 3): vec3_column, ("i", 3): miller_index_column}
+    vectors = {("f", 2): vec2_column, ("f", 3): vec3_column, ("i", 3): miller_index_column, ("i", 6): int6_column}
     kind = array.dtype.kind
     make = makers.get((kind, 1)) if array.ndim == 1 else vectors.get((kind, array.shape[1]))
     if make is None:

@@ -37,6 +37,7 @@ _TYPES = {
     "vec2<double>": ("<f8", (2,)),
     "vec3<double>": ("<f8", (3,)),
     "cctbx::miller::index<>": ("<i4", (3,)),
+    "int6": ("<i4", (6,)),
 }
 _NAMES = {(np.dtype(kind), shape): name for name, (kind, shape) in _TYPES.items()}
 # The length of a column is a number of 32 bits
@@ -148,7 +149,7 @@ class ColumnWriter:
         self._files, self._pieces, self._bytes, self.n_rows = {}, {}, 0, 0
 
     def append(self, columns: Mapping[str, np.ndarray | StoredColumn]) -> None:
-        """Add rows; the arrays (N,) or (N, 2 or 3) are kept, not copied, and what is stored in a file
+        """Add rows; the arrays (N,) or (N, 2, 3 or 6) are kept, not copied, and what is stored in a file
         stays there until the table is written. Rows that are all alike, made by numpy.broadcast_to, take no room.
 
         Raises:
@@ -223,7 +224,7 @@ class Columns:
     """A .refl file as numpy arrays.
 
     Attributes:
-        columns: name -> (N,) or (N, 2 or 3) array, not to be written to
+        columns: name -> (N,) or (N, 2, 3 or 6) array, not to be written to
         identifiers: experiment identifiers by id
         table: the reflection table, where the file had to be read through DIALS
     """
@@ -264,7 +265,7 @@ class Columns:
         Args:
             path: of a new file; what does not change is copied from file to file
             identifiers: experiment identifiers by id
-            more: name -> (N,) or (N, 2 or 3)
+            more: name -> (N,) or (N, 2, 3 or 6)
 
         Raises:
             ValueError: a column is too long for a file.

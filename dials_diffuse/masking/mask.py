@@ -22,7 +22,7 @@ from dials_diffuse.masking.other_spots import OtherSpots
 from dials_diffuse.masking.prediction import (
     ObservedSpots,
     SpotRows,
-    SpotsTable,
+    CollectedSpots,
     detector_d_min,
     predict_spots,
     spots_table,
@@ -288,19 +288,19 @@ def bragg_rows(stills: list[Still], reflections, settings: BraggSettings, good, 
         initializer=_start_worker,
         initargs=(good if settings.other_spots else None, settings.padding),
     )
-    table = SpotsTable()
+    collected = CollectedSpots()
     for group, (rows, reasons, others, unread) in zip(groups, found):
         for still, spots_of_still, reason in zip(group, rows, reasons):
             if reason is not None:
                 failures[still.experiment.identifier] = reason
             else:
-                table.add(spots_of_still, still.index, still.image_number)
+                collected.add(spots_of_still, still.index, still.image_number)
         if unread is not None:
             failures[group[0].path] = unread
             logger.warning("Not looked at for other spots: %s", unread)
         else:
-            table.add(others, group[0].index, group[0].image_number, other=True)
-    return _with_identifiers(table.finished(), stills), failures
+            collected.add(others, group[0].index, group[0].image_number, other=True)
+    return _with_identifiers(collected.table(), stills), failures
 
 
 def _with_identifiers(table, stills):

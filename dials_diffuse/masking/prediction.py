@@ -15,16 +15,19 @@ centre is where DIALS predicts stills: r turned onto the sphere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numba
 import numpy as np
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.tables import as_numpy, bool_column, vec2_column
+from dials_diffuse.adapters.tables import as_column, as_numpy, vec2_column
 from dials_diffuse.grid.expand import pack_voxels
+from dials_diffuse.io.table_file import ColumnWriter
 from dials_diffuse.masking.spot_shape import SpotShape
 from dials_diffuse.stills import Still
 
@@ -467,64 +470,89 @@ def _largest_displacement(panel) -> float | None:
     return None
 
 
-def spots_table(rows: SpotRows, index, z):
-    """Rows as a reflection table.
+def spot_columns(rows: SpotRows, index, z, other=False) -> dict[str, np.ndarray]:
+    """Columns of a reflection table.
 
     Args:
         rows: from predict_spots
         index: row id of the experiment, one or (N,)
         z: image coordinate of the still's middle, one or (N,)
+        other: they are bright groups that no lattice explains, one or (N,)
     """
-    from dials_diffuse.adapters import tables
-
     n = len(rows.panel)
-    table = flex.reflection_table()
-    table["id"] = tables.int_column(np.broadcast_to(index, n))
-    table["panel"] = tables.size_t_column(rows.panel)
-    table["miller_index"] = tables.miller_index_column(rows.miller_index)
     z = np.broadcast_to(z, n)
-    table["xyzcal.px"] = tables.vec3_column(np.column_stack([rows.centre, z]))
     first = np.floor(z)
-    table["bbox"] = tables.int6_column(np.column_stack([rows.bbox, first, first + 1]))
-    table["mask.ellipse"] = tables.vec3_column(rows.ellipse)
-    table["flags"] = flex.size_t(n, table.flags.predicted)
+    flags = flex.reflection_table.flags
+    return {
+        "id": np.broadcast_to(np.int32(index), n),
+        "panel": rows.panel.astype(np.uint64),
+        "miller_index": rows.miller_index,
+        "xyzcal.px": np.column_stack([rows.centre, z]),
+        "bbox": np.column_stack([rows.bbox, first, first + 1]).astype(np.int32),
+        "mask.ellipse": rows.ellipse,
+        "flags": np.where(np.broadcast_to(other, n), flags.predicted | flags.strong, flags.predicted).astype(np.uint64),
+    }
+
+
+def spots_table(rows: SpotRows, index, z):
+    """Rows as a reflection table; see spot_columns."""
+    return _as_table(spot_columns(rows, index, z))
+
+
+def _as_table(columns: dict[str, np.ndarray]):
+    table = flex.reflection_table()
+    for name, array in columns.items():
+        table[name] = as_column(array)
     return table
 
 
-class SpotsTable:
-    """Collects the rows of many stills, which become a reflection table some stills together: that takes
-    less time than one by one."""
+class CollectedSpots:
+    """Collects the rows of many stills, which become columns some stills together: that takes less time than one
+    by one."""
 
     _MOST_WAITING = 200_000
 
     def __init__(self):
-        self._table = spots_table(SpotRows.none(), 0, 0.5)
-        self._start()
-
-    def _start(self) -> None:
-        self._parts: list[SpotRows] = []
-        self._of_parts: list[tuple[int, float, bool]] = []
+        self._parts: list[tuple[SpotRows, int, float, bool]] = []
         self._n_waiting = 0
+        self._columns = [spot_columns(SpotRows.none(), 0, 0.5)]
 
     def add(self, rows: SpotRows, index: int, z: float, other: bool = False) -> None:
-        """Add rows; see spots_table.
-
-        Args:
-            other: they are bright groups that no lattice explains
-        """
-        self._parts.append(rows)
-        self._of_parts.append((index, z, other))
+        """Add rows; see spot_columns."""
+        self._parts.append((rows, index, z, other))
         self._n_waiting += len(rows.panel)
         if self._n_waiting > self._MOST_WAITING:
-            self.finished()
+            self._join()
 
-    def finished(self):
-        """The table of all rows so far"""
+    def _join(self) -> None:
         if self._parts:
-            numbers = [len(part.panel) for part in self._parts]
-            index, z, other = (np.repeat(values, numbers) for values in zip(*self._of_parts))
-            table = spots_table(SpotRows.joined(self._parts), index, z)
-            table["flags"].set_selected(bool_column(other), table.flags.strong)
-            self._table.extend(table)
-            self._start()
-        return self._table
+            parts, *values = zip(*self._parts)
+            numbers = [len(part.panel) for part in parts]
+            self._columns.append(spot_columns(SpotRows.joined(parts), *(np.repeat(value, numbers) for value in values)))
+            self._parts, self._n_waiting = [], 0
+
+    def __len__(self) -> int:
+        return sum(len(columns["id"]) for columns in self._columns) + self._n_waiting
+
+    def table(self):
+        """The reflection table of all rows so far"""
+        self._join()
+        table = _as_table(self._columns[0])
+        for columns in self._columns[1:]:
+            table.extend(_as_table(columns))
+        return table
+
+    def write(self, path: str | os.PathLike, identifiers: Mapping[int, str]) -> None:
+        """Write all rows so far as a .refl file.
+
+        Args:
+            identifiers: experiment identifiers by id
+
+        Raises:
+            OSError: the disk is full, or the folder can't be written to.
+        """
+        self._join()
+        with ColumnWriter(Path(path).absolute().parent) as writer:
+            for columns in self._columns:
+                writer.append(columns)
+            writer.write(path, identifiers)
