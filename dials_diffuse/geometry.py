@@ -65,9 +65,9 @@ class PanelGeometry:
         return self.planes.nbytes + self.efficiency.nbytes
 
     @functools.cached_property
-    def largest_component(self) -> float:
-        """A bound of the components of q, 1/Angstrom"""
-        # no pixel's |q| exceeds those of the corners by more than rounding, and no component |q|
+    def largest_q(self) -> float:
+        """A bound of |q|, 1/Angstrom"""
+        # no pixel's |q| exceeds those of the corners by more than rounding
         corners = self.planes[:, :: max(1, self.shape[0] - 1), :: max(1, self.shape[1] - 1)]
         return 1.01 * float(np.linalg.norm(corners, axis=0).max()) + 1e-6
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numba import njit
 
 from dials_diffuse.extraction.observations import COLUMNS
 
-# A key packs the three voxel indices, 20 bits each, and the Bragg flag into 61 bits
-_BITS = 20
+# A key packs what the three voxel indices are above the lowest that there can be on the panel, and the Bragg flag. Where
+# that is 31 bits or less, keys are computed in single precision, which is good to 1e-4 voxels for indices of 10 bits
+_BITS = 20  # of an index, at most
 _OFFSET = 1 << (_BITS - 1)
-_MASK = (1 << _BITS) - 1
+_SHORT = 30  # of three indices that make a short key
 _UNUSED = -1
 # Keys are looked up in blocks of 4 x 4 x 4 voxels, with their Bragg flags. A row of pixels meets mostly blocks that
 # the rows before it have met, so that what is looked up lies in a fast cache, new voxels included
-_IN_BLOCK = np.int64(3 << (2 * _BITS + 1) | 3 << (_BITS + 1) | 3 << 1 | 1)
 _BLOCK = 4 * 4 * 4 * 2
 # What the columns of the sums are
 _N, _ADU, _EXPOSURE, _FAST, _SLOW, _BACKGROUND, _SPREAD, _SHARED = range(8)
@@ -30,30 +32,32 @@ _SHIFT = np.uint64(36)
 
 
 @njit(cache=True)
-def _row_keys(qx, qy, qz, matrix, use, raw, low, high, bragg, keys):
+def _row_keys(qx, qy, qz, matrix, lowest, shifts, use, raw, low, high, bragg, keys):
     """Keys of a row of pixels, -1 for those not to be used.
 
     Without a branch, and in a function of its own, so that the compiler makes vector code of it.
-    So does adding an offset that makes everything positive, where cutting off the decimals is
-    the floor.
+
+    Args:
+        matrix: (3, 3), of the precision to work in
+        lowest, shifts: (3,) of the type of the keys, see _Packing
+        keys: (n,) int32 or int64, filled
     """
+    whole, half = keys.dtype.type, matrix.dtype.type(0.5)
     m00, m01, m02 = matrix[0, 0], matrix[0, 1], matrix[0, 2]
     m10, m11, m12 = matrix[1, 0], matrix[1, 1], matrix[1, 2]
     m20, m21, m22 = matrix[2, 0], matrix[2, 1], matrix[2, 2]
+    h0, k0, l0 = lowest
+    # What shifts by these bits, on 32 bits where keys have no more
+    of_h, of_k, of_l = whole(1 << shifts[0]), whole(1 << shifts[1]), whole(1 << shifts[2])
     for j in range(keys.size):
-        x, y, z = np.float64(qx[j]), np.float64(qy[j]), np.float64(qz[j])
-        h = np.int32(m00 * x + m01 * y + m02 * z + (_OFFSET + 0.5))
-        k = np.int32(m10 * x + m11 * y + m12 * z + (_OFFSET + 0.5))
-        l = np.int32(m20 * x + m21 * y + m22 * z + (_OFFSET + 0.5))
-        key = (
-            (np.int64(h) << (2 * _BITS + 1))
-            | (np.int64(k) << (_BITS + 1))
-            | (np.int64(l) << 1)
-            | np.int64(bragg[j])
-        )
+        x, y, z = qx[j], qy[j], qz[j]
+        h = np.int32(np.floor(m00 * x + m01 * y + m02 * z + half))
+        k = np.int32(np.floor(m10 * x + m11 * y + m12 * z + half))
+        l = np.int32(np.floor(m20 * x + m21 * y + m22 * z + half))
+        key = whole(whole(whole(h - h0) * of_h) + whole(whole(k - k0) * of_k) + whole(whole(l - l0) * of_l) + whole(bragg[j]))
         # written so that NaN is not trusted
         good = use[j] & (raw[j] >= low) & (raw[j] <= high)
-        keys[j] = key if good else _UNUSED
+        keys[j] = key if good else whole(_UNUSED)
 
 
 @njit(cache=True)
@@ -115,7 +119,7 @@ def _find_runs(keys, raw, efficiency, background, spread, shared, ends, so_far):
 
 @njit(cache=True)
 def _add_runs(
-    n_runs, first, line, row_keys, ends, so_far, background, spread, shared, table, block_keys,
+    n_runs, first, line, row_keys, shifts, ends, so_far, background, spread, shared, table, block_keys,
     rows, n_blocks, oldest, keys, sums, size,
 ):  # fmt: skip
     """Add the runs of a row to the sums of their keys.
@@ -123,7 +127,7 @@ def _add_runs(
     Args:
         n_runs: number of runs
         first: fast index of their first pixel; line: slow index of the row
-        row_keys, ends, so_far: see _find_runs
+        row_keys, ends, so_far: see _find_runs; shifts: see _Packing
         background, spread, shared: None for what there isn't
         table: hash table (open addressing, size a power of two) of the numbers of blocks; what is
             below `oldest` is as good as empty
@@ -136,6 +140,8 @@ def _add_runs(
         numbers of blocks and of keys that there are then
     """
     mask = np.uint64(table.size - 1)
+    of_h, of_k = np.uint64(shifts[0]), np.uint64(shifts[1])
+    in_block = np.int64(3 << of_h | 3 << of_k | 7)
     start = 0
     adu = exposure = sums_of_exposure = b = v = s = 0.0
     for run in range(np.uint64(n_runs)):
@@ -152,10 +158,10 @@ def _add_runs(
             run_v, v = so_far[run, _V] - v, so_far[run, _V]
         if shared is not None:
             run_s, s = so_far[run, _S] - s, so_far[run, _S]
-        key = row_keys[np.uint64(end)]
+        key = np.int64(row_keys[np.uint64(end)])
         if key == _UNUSED:
             continue
-        block_key = key & ~_IN_BLOCK
+        block_key = key & ~in_block
         slot = ((np.uint64(block_key) * _GOLDEN) >> _SHIFT) & mask
         while True:
             block = np.uint64(table[slot])
@@ -170,8 +176,8 @@ def _add_runs(
                 break
             slot = (slot + _ONE) & mask
         place = (
-            ((np.uint64(key) >> np.uint64(2 * _BITS - 4)) & np.uint64(0x60))
-            | ((np.uint64(key) >> np.uint64(_BITS - 2)) & np.uint64(0x18))
+            (((np.uint64(key) >> of_h) & np.uint64(3)) << np.uint64(5))
+            | (((np.uint64(key) >> of_k) & np.uint64(3)) << np.uint64(3))
             | (np.uint64(key) & np.uint64(0x07))
         )
         at = np.uint64(rows[block, place])
@@ -241,17 +247,17 @@ def _part(plane, line, first, last):
 
 @njit(cache=True)
 def _sum_pixels(
-    raw, use, bragg, low, high, planes, efficiency, matrix, background, spread, shared, dose, gain, pedestal, lowest,
-    highest, table, block_keys, rows, n_blocks, keys, sums, size,
+    raw, use, bragg, low, high, planes, efficiency, matrix, least, shifts, background, spread, shared, dose, gain,
+    pedestal, lowest, highest, table, block_keys, rows, n_blocks, keys, sums, size,
 ):  # fmt: skip
     """Add the pixels of a panel to the sums of a still.
 
-    See VoxelSums.add_panel for the arguments. Returns table, block_keys, rows (others, where they had to grow) and
+    See VoxelSums.add_panel and _row_keys for the arguments. Returns table, block_keys, rows (others, where they had to grow) and
     the number of blocks, keys, sums (likewise) and the number of keys.
     """
     n_slow, n_fast = use.shape
     limited = lowest > -np.inf or highest < np.inf
-    row_keys = np.empty(n_fast, dtype=np.int64)
+    row_keys = np.empty(n_fast, dtype=least.dtype)
     ends = np.empty(n_fast, dtype=np.int32)
     so_far = np.empty((n_fast, 6), dtype=np.float64)
     # Blocks of other panels are not met again
@@ -275,13 +281,13 @@ def _sum_pixels(
         s_i = _part(shared, i, first, last)
         _row_keys(
             planes[0, i, first:last], planes[1, i, first:last], planes[2, i, first:last], matrix,
-            use_i[first:last], raw_i, low, high, bragg[i, first:last], these,
+            least, shifts, use_i[first:last], raw_i, low, high, bragg[i, first:last], these,
         )  # fmt: skip
         if limited:
             _apply_limits(raw_i, e_i, b_i, dose, gain, pedestal, lowest, highest, these)
         n_runs = _find_runs(these, raw_i, e_i, b_i, v_i, s_i, ends, so_far)
         n_blocks, size = _add_runs(
-            n_runs, first, i, these, ends, so_far, b_i, v_i, s_i, table, block_keys, rows, n_blocks,
+            n_runs, first, i, these, shifts, ends, so_far, b_i, v_i, s_i, table, block_keys, rows, n_blocks,
             np.uint64(oldest), keys, sums, size,
         )  # fmt: skip
     return table, block_keys, rows, n_blocks, keys, sums, size
@@ -289,18 +295,18 @@ def _sum_pixels(
 
 @njit(cache=True)
 def _fill_columns(
-    keys, sums, parts, panels, gains, pedestals, dose, seconds, image_number,
+    keys, sums, parts, panels, lowest, shifts, gains, pedestals, dose, seconds, image_number,
     panel, voxel, position, bragg, num_pixels, counts, background, variance, exposure,
 ):  # fmt: skip
-    """Fill the columns of a still: rows parts[i] to parts[i + 1] are those of panels[i]."""
+    """Fill the columns of a still: rows parts[i] to parts[i + 1] are those of panels[i], with keys of lowest[i], shifts[i]."""
     for i in range(panels.size):
         for row in range(parts[i], parts[i + 1]):
             at = row - parts[0]
             key = keys[row]
             panel[at] = panels[i]
-            voxel[at, 0] = ((key >> (2 * _BITS + 1)) & _MASK) - _OFFSET
-            voxel[at, 1] = ((key >> (_BITS + 1)) & _MASK) - _OFFSET
-            voxel[at, 2] = ((key >> 1) & _MASK) - _OFFSET
+            voxel[at, 0] = (key >> shifts[i, 0]) + lowest[i, 0]
+            voxel[at, 1] = ((key >> shifts[i, 1]) & ((1 << (shifts[i, 0] - shifts[i, 1])) - 1)) + lowest[i, 1]
+            voxel[at, 2] = ((key >> shifts[i, 2]) & ((1 << (shifts[i, 1] - shifts[i, 2])) - 1)) + lowest[i, 2]
             bragg[at] = (key & 1) == 1
             n, e = sums[row, _N], sums[row, _EXPOSURE]
             position[at, 0] = sums[row, _FAST] / e
@@ -312,6 +318,33 @@ def _fill_columns(
             common = dose * sums[row, _SHARED]
             variance[at] = dose * dose * sums[row, _SPREAD] + common * common
             exposure[at] = e * seconds
+
+
+@dataclass(frozen=True)
+class _Packing:
+    """How the keys of a panel are made.
+
+    Attributes:
+        lowest: (3,) index that none is below, of the type of the keys: int32 or int64
+        shifts: (3,) bits that the differences from it are shifted by, of the same type
+    """
+
+    lowest: np.ndarray
+    shifts: np.ndarray
+
+    @classmethod
+    def of(cls, largest: np.ndarray) -> _Packing:
+        """For indices of no larger size than these (3,)."""
+        most = np.ceil(largest).astype(np.int64) + 1
+        bits = [int(2 * m).bit_length() for m in most]
+        kind = np.int32 if sum(bits) <= _SHORT else np.int64
+        shifts = [bits[1] + bits[2] + 1, bits[2] + 1, 1]
+        return cls(-most.astype(kind), np.array(shifts, dtype=kind))
+
+    @property
+    def precision(self) -> type:
+        """Of the coordinates."""
+        return np.float32 if self.lowest.dtype == np.int32 else np.float64
 
 
 class VoxelSums:
@@ -339,7 +372,7 @@ class VoxelSums:
         self._table[:] = 0
         # Block 0 stands for an empty place of the table, row 0 for one of a block
         self._n_blocks = self._size = 1
-        self._parts: list[tuple[int, int, float, float]] = []
+        self._parts: list[tuple[int, int, _Packing, float, float]] = []
         self._has_background = False
 
     def __len__(self) -> int:
@@ -382,24 +415,30 @@ class VoxelSums:
         """
         if raw.dtype != np.int32:
             raw = np.ascontiguousarray(raw, dtype=np.float64)
-        largest = np.abs(matrix).sum(axis=1).max() * panel.largest_component
-        if not largest < _OFFSET - 1:
+        largest = np.linalg.norm(matrix, axis=1) * panel.largest_q + 0.5
+        if not largest.max() < _OFFSET - 2:
             raise ValueError(
-                f"Voxel indices up to {largest:.3g} are beyond the limit of {_OFFSET - 1}: check the unit "
+                f"Voxel indices up to {largest.max():.3g} are beyond the limit of {_OFFSET - 1}: check the unit "
                 "cell, or give a smaller subdivide"
             )
+        packing = _Packing.of(largest)
         # An infinite value would spoil the sums of the rest of its row
         low, high = max(trusted[0], -_LARGEST), min(trusted[1], _LARGEST)
+        if raw.dtype == np.int32:
+            # Whole numbers are compared faster with their like
+            limits = np.iinfo(np.int32)
+            low, high = (np.int32(np.clip(x, limits.min, limits.max)) for x in (np.ceil(low), np.floor(high)))
         first = self._size
         (
             self._table, self._block_keys, self._rows, self._n_blocks, self._keys, self._sums, self._size,
         ) = _sum_pixels(
-            raw, use, bragg, low, high, panel.planes, panel.efficiency, matrix, *background,
+            raw, use, bragg, low, high, panel.planes, panel.efficiency, matrix.astype(packing.precision),
+            packing.lowest, packing.shifts, *background,
             self._dose, float(gain), float(pedestal), float(intensity[0]), float(intensity[1]),
             self._table, self._block_keys, self._rows, self._n_blocks, self._keys, self._sums, first,
         )  # fmt: skip
         self._has_background |= any(plane is not None for plane in background)
-        self._parts.append((number, first, float(gain), float(pedestal)))
+        self._parts.append((number, first, packing, float(gain), float(pedestal)))
 
     def columns(self, exposure_time: float, image_number: float) -> dict[str, np.ndarray]:
         """The columns of the observations, in order of panels and of first pixel, all but the id.
@@ -415,9 +454,10 @@ class VoxelSums:
         """
         n = len(self)
         columns = {name: np.empty((n, *shape), dtype=kind) for name, (kind, shape) in COLUMNS.items()}
-        numbers, starts, gains, pedestals = zip(*self._parts)
+        numbers, starts, packings, gains, pedestals = zip(*self._parts)
         _fill_columns(
             self._keys, self._sums, np.array([*starts, self._size]), np.array(numbers, dtype=np.uint64),
+            np.array([p.lowest for p in packings], dtype=np.int64), np.array([p.shifts for p in packings], dtype=np.int64),
             np.array(gains), np.array(pedestals), self._dose, float(exposure_time), float(image_number),
             *columns.values(),
         )  # fmt: skip

@@ -20,9 +20,9 @@ from dials_diffuse.masking.bragg import paint_bragg
 from dials_diffuse.masking.dynamic import MIN_IMAGES, judge_pixels
 from dials_diffuse.masking.other_spots import OtherSpots
 from dials_diffuse.masking.prediction import (
+    CollectedSpots,
     ObservedSpots,
     SpotRows,
-    CollectedSpots,
     detector_d_min,
     predict_spots,
     spots_table,

@@ -8,7 +8,7 @@ import pytest
 from cctbx import uctbx
 from dxtbx.model import BeamFactory, DetectorFactory
 
-from dials_diffuse.extraction.kernel import VoxelSums
+from dials_diffuse.extraction.kernel import VoxelSums, _Packing
 from dials_diffuse.geometry import detector_geometry
 from dials_diffuse.grid.gridding import grid_rows
 from dials_diffuse.grid.symmetry import laue_group_from_symbol
@@ -67,7 +67,10 @@ def brute_force(raw, use, trusted, panel, matrix, bragg, background, variance, s
 
 @pytest.mark.parametrize("kind", [np.int32, np.float64])
 @pytest.mark.parametrize("gain, pedestal", [(1.0, 0.0), (2.5, 10.0)])
-def test_sums_are_those_of_a_plain_loop(panel, image, kind, gain, pedestal):
+@pytest.mark.parametrize("finer", [1, 200])
+def test_sums_are_those_of_a_plain_loop(panel, image, kind, gain, pedestal, finer):
+    """Also where so fine voxels that their keys are long."""
+    matrix = finer * MATRIX
     raw, use, bragg = image
     raw = raw.astype(kind)
     if kind is np.float64:
@@ -75,11 +78,11 @@ def test_sums_are_those_of_a_plain_loop(panel, image, kind, gain, pedestal):
     generator = np.random.default_rng(4)
     background, variance, shared = generator.random((3, 70, 90)).astype(np.float32)
     found = sum_panel(
-        raw, use, (0, 1000), panel, MATRIX, bragg, dose=2.0, seconds=3.0,
+        raw, use, (0, 1000), panel, matrix, bragg, dose=2.0, seconds=3.0,
         background=(background, variance, shared), gain=gain, pedestal=pedestal,
     )  # fmt: skip
     expected = brute_force(
-        raw, use, (0, 1000), panel, MATRIX, bragg, 2 * background, 4 * variance, 2 * shared, gain, pedestal
+        raw, use, (0, 1000), panel, matrix, bragg, 2 * background, 4 * variance, 2 * shared, gain, pedestal
     )
     keys = [(*map(int, v), bool(b)) for v, b in zip(found["voxel"], found["bragg"])]
     assert len(set(keys)) == len(keys) == len(expected)
@@ -94,6 +97,35 @@ def test_sums_are_those_of_a_plain_loop(panel, image, kind, gain, pedestal):
     position = np.column_stack([table[:, 6] / table[:, 5], table[:, 7] / table[:, 5], [0.5] * len(table)])
     assert np.allclose(found["xyzobs.px.value"], position, rtol=1e-12)
     assert not found["panel"].any()
+
+
+def test_short_keys_put_pixels_where_long_ones_do():
+    """Single precision moves the border between voxels of a whole detector by less than a thousandth of one."""
+    detector = DetectorFactory.simple("PAD", 200.0, (110.0, 100.0), "+x", "-y", (0.4, 0.4), (550, 500), (-1, 1000))
+    whole = detector_geometry(detector, BeamFactory.simple(1.0)).panels[0]
+    matrix = 5 * np.linalg.inv(A)
+    largest = np.linalg.norm(matrix, axis=1) * whole.largest_q
+    assert largest.max() > 100
+    assert _Packing.of(largest).precision == np.float32
+    raw, use = np.ones(whole.shape, dtype=np.int32), np.ones(whole.shape, dtype=bool)
+    found = sum_panel(raw, use, (0, 10), whole, matrix)
+    exact = np.einsum("ij,abj->abi", matrix, whole.q.astype(float)) + 0.5
+    voxels, counts = np.unique(np.floor(exact).astype(int).reshape(-1, 3), axis=0, return_counts=True)
+    pixels = dict(zip(map(tuple, voxels.tolist()), counts))
+    ours = dict(zip(map(tuple, found["voxel"].tolist()), found["num_pixels.valid"]))
+    moved = sum(abs(ours.get(v, 0) - pixels.get(v, 0)) for v in ours.keys() | pixels.keys()) / 2
+    near = (np.abs(exact - np.round(exact)) < 1e-4).any(axis=-1).sum()
+    assert moved <= near < 1e-3 * raw.size
+
+
+@pytest.mark.parametrize("largest, kind", [([300, 200, 500], np.int32), ([510, 510, 510], np.int32), ([600, 600, 600], np.int64)])
+def test_keys_are_short_where_three_indices_fit(largest, kind):
+    packing = _Packing.of(np.array(largest))
+    assert packing.lowest.dtype == kind
+    most = 2 * -packing.lowest.astype(object)
+    key = sum(int(m) << int(s) for m, s in zip(most, packing.shifts)) + 1
+    assert key <= np.iinfo(kind).max
+    assert [int(key) >> int(packing.shifts[0])] == [most[0]]
 
 
 def test_coarser_voxels_are_those_extracted_so(panel, image):
