@@ -1,6 +1,6 @@
 """Cost of mask, extract and grid per image, against what dxtbx takes to read the image.
 
-    python benchmarks/bench_extract.py [DATA] [--small 15] [--large 150] [--nproc 1 2]
+    python benchmarks/bench_extract.py [DATA] [--small 15] [--large 150] [--nproc 1 2] [--own-geometry]
 
 DATA is the folder that holds integrated.expt and integrated.refl (thaumatin_integrated), by default
 $DIALS_DIFFUSE_DATA/thaumatin_integrated; its images are found through the paths in it, or in $DIALS_DATA. Images are
@@ -10,13 +10,15 @@ Two chains are run: one command after the other, which read every image twice, a
 extracting (dials.diffuse_extract survey=), as dials.diffuse_process does. The marginal cost is the slope between the
 small and the large number of stills; what is left over is start-up, the survey of some images by dials.diffuse_mask
 included (of as many as the small number in both runs). Everything is run once before, so that compiled code and the page
-cache are warm. The fastest of some runs counts: a virtual machine's neighbours slow the others down by up to a half.
+cache are warm. With --own-geometry, q and the corrections are computed anew for every still, as for stills whose detector or
+wavelength was refined shot by shot. The fastest of some runs counts: a virtual machine's neighbours slow the others down by up to a half.
 """
 
 from __future__ import annotations
 
 import argparse
 import bz2
+import copy
 import json
 import os
 import pathlib
@@ -79,15 +81,19 @@ def unpacked(data: pathlib.Path, folder: pathlib.Path) -> list[pathlib.Path]:
     return images
 
 
-def repeated(data, images, folder: pathlib.Path, n: int) -> pathlib.Path:
-    """A folder with integrated.expt and .refl of n stills, each with an image file of its own name."""
+def repeated(data, images, folder: pathlib.Path, n: int, own_geometry: bool = False) -> pathlib.Path:
+    """A folder with integrated.expt and .refl of n stills, each with an image file of its own name.
+
+    Args:
+        own_geometry: each with a detector of its own too, some micrometres from the others
+    """
     target = folder / f"{n}_stills"
     (target / "images").mkdir(parents=True)
     content = json.loads((data / "integrated.expt").read_text())
     source = load_reflections(data / "integrated.refl")
     parts = [source.select(source["id"] == i) for i in range(len(images))]
     table = flex.reflection_table()
-    experiments, imagesets, crystals = [], [], []
+    experiments, imagesets, crystals, detectors = [], [], [], []
     names = []
     for i in range(n):
         original = content["experiment"][i % len(images)]
@@ -96,7 +102,11 @@ def repeated(data, images, folder: pathlib.Path, n: int) -> pathlib.Path:
         imagesets.append({**content["imageset"][original["imageset"]], "images": [str(image)]})
         crystals.append(content["crystal"][original["crystal"]])
         names.append(str(uuid.UUID(int=i + 1)))
-        experiments.append({**original, "identifier": names[-1], "imageset": i, "crystal": i})
+        own = {"detector": i} if own_geometry else {}
+        experiments.append({**original, "identifier": names[-1], "imageset": i, "crystal": i, **own})
+        detectors.append(copy.deepcopy(content["detector"][original["detector"]]))
+        for panel in detectors[-1]["panels"]:
+            panel["origin"][2] -= 0.002 * i
         part = parts[i % len(images)]
         for key in list(part.experiment_identifiers().keys()):
             del part.experiment_identifiers()[key]
@@ -107,6 +117,8 @@ def repeated(data, images, folder: pathlib.Path, n: int) -> pathlib.Path:
     for i, name in enumerate(names):
         table.experiment_identifiers()[i] = name
     content |= {"experiment": experiments, "imageset": imagesets, "crystal": crystals}
+    if own_geometry:
+        content["detector"] = detectors
     (target / "integrated.expt").write_text(json.dumps(content))
     table.as_file(str(target / "integrated.refl"))
     return target
@@ -163,13 +175,14 @@ def main() -> None:
     parser.add_argument("--nproc", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeat", type=int, default=2, help="runs of each command; the fastest counts")
     parser.add_argument("--d_min", type=float, default=None)
+    parser.add_argument("--own-geometry", action="store_true", help="a detector of its own for every still")
     parser.add_argument("--folder", help="where to put temporary files")
     options = parser.parse_args()
     data = data_folder(options.data)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = pathlib.Path(name)
         images = unpacked(data, folder)
-        folders = {n: repeated(data, images, folder, n) for n in (options.small, options.large)}
+        folders = {n: repeated(data, images, folder, n, options.own_geometry) for n in (options.small, options.large)}
         survey = folder / "survey.pickle"
         more = {
             "mask": [f"dynamic.n_images={options.small}", f"output.survey={survey}"],
