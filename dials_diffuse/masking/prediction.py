@@ -490,7 +490,7 @@ def spot_columns(rows: SpotRows, index, z, other=False) -> dict[str, np.ndarray]
         "xyzcal.px": np.column_stack([rows.centre, z]),
         "bbox": np.column_stack([rows.bbox, first, first + 1]).astype(np.int32),
         "mask.ellipse": rows.ellipse,
-        "flags": np.where(np.broadcast_to(other, n), flags.predicted | flags.strong, flags.predicted).astype(np.uint64),
+        "flags": np.where(np.broadcast_to(other, n), int(flags.strong), int(flags.predicted)).astype(np.uint64),
     }
 
 

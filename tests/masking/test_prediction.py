@@ -15,7 +15,7 @@ from dials.array_family import flex
 
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.masking.bragg import paint_bragg
-from dials_diffuse.masking.prediction import predict_spots, spots_table
+from dials_diffuse.masking.prediction import CollectedSpots, predict_spots, spots_table
 from dials_diffuse.masking.spot_shape import SpotShape
 from dials_diffuse.stills import Still
 
@@ -157,3 +157,29 @@ def test_padding_widens_and_each_pixel_of_a_spot_is_found():
 def test_a_shape_without_extent_is_refused():
     with pytest.raises(ValueError, match="bragg.mosaicity"):
         predict_spots(still_of(flat_detector(), crystal_of()), SpotShape(), 3.0, 1.0)
+
+
+def test_collected_spots_are_the_same_as_a_table_and_in_a_file(tmp_path, monkeypatch):
+    """Some stills together or one by one; bright groups that no lattice explains are strong and not predicted."""
+    monkeypatch.setattr(CollectedSpots, "_MOST_WAITING", 500)
+    collected, expected = CollectedSpots(), flex.reflection_table()
+    for number in range(3):
+        rows = predict_spots(
+            still_of(flat_detector(), crystal_of(seed=number)), SpotShape.isotropic(3e-4, 1e-3), 3.0, 0.0, d_min=2.2
+        )
+        assert 100 < len(rows.panel)
+        collected.add(rows, number, 0.5 + number, other=number == 1)
+        expected.extend(spots_table(rows, number, 0.5 + number))
+    assert len(collected) == expected.size()
+    table = collected.table()
+    assert set(table.keys()) == set(expected.keys())
+    for name in ("id", "panel", "miller_index", "xyzcal.px", "bbox", "mask.ellipse"):
+        assert list(table[name]) == list(expected[name]), name
+    others = as_numpy(table["id"]) == 1
+    assert np.array_equal(as_numpy(table.get_flags(table.flags.strong)), others)
+    assert np.array_equal(as_numpy(table.get_flags(table.flags.predicted)), ~others)
+    collected.write(tmp_path / "spots.refl", {0: "a", 1: "b", 2: "c"})
+    read = flex.reflection_table.from_file(str(tmp_path / "spots.refl"))
+    assert dict(read.experiment_identifiers()) == {0: "a", 1: "b", 2: "c"}
+    for name in table.keys():
+        assert list(read[name]) == list(table[name]), name
