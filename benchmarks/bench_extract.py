@@ -102,11 +102,12 @@ def repeated(data, images, folder: pathlib.Path, n: int, own_geometry: bool = Fa
         imagesets.append({**content["imageset"][original["imageset"]], "images": [str(image)]})
         crystals.append(content["crystal"][original["crystal"]])
         names.append(str(uuid.UUID(int=i + 1)))
-        own = {"detector": i} if own_geometry else {}
-        experiments.append({**original, "identifier": names[-1], "imageset": i, "crystal": i, **own})
-        detectors.append(copy.deepcopy(content["detector"][original["detector"]]))
-        for panel in detectors[-1]["panels"]:
-            panel["origin"][2] -= 0.002 * i
+        experiments.append({**original, "identifier": names[-1], "imageset": i, "crystal": i})
+        if own_geometry:
+            experiments[-1]["detector"] = i
+            detectors.append(copy.deepcopy(content["detector"][original["detector"]]))
+            for panel in detectors[-1]["panels"]:
+                panel["origin"][2] -= 0.002 * i
         part = parts[i % len(images)]
         for key in list(part.experiment_identifiers().keys()):
             del part.experiment_identifiers()[key]

@@ -11,9 +11,8 @@ from dials_diffuse.extraction.observations import COLUMNS
 
 # A key packs what the three voxel indices are above the lowest that there can be on the panel, and the Bragg flag. Where
 # that is 31 bits or less, keys are computed in single precision, which is good to 1e-4 voxels for indices of 10 bits
-_BITS = 20  # of an index, at most
-_OFFSET = 1 << (_BITS - 1)
-_SHORT = 30  # of three indices that make a short key
+_LARGEST_INDEX = (1 << 19) - 2  # of either sign: three make a key of 61 bits
+_SHORT = 30  # bits of three indices that make a short key
 _UNUSED = -1
 # Keys are looked up in blocks of 4 x 4 x 4 voxels, with their Bragg flags. A row of pixels meets mostly blocks that
 # the rows before it have met, so that what is looked up lies in a fast cache, new voxels included
@@ -416,9 +415,9 @@ class VoxelSums:
         if raw.dtype != np.int32:
             raw = np.ascontiguousarray(raw, dtype=np.float64)
         largest = np.linalg.norm(matrix, axis=1) * panel.largest_q + 0.5
-        if not largest.max() < _OFFSET - 2:
+        if not largest.max() < _LARGEST_INDEX:
             raise ValueError(
-                f"Voxel indices up to {largest.max():.3g} are beyond the limit of {_OFFSET - 1}: check the unit "
+                f"Voxel indices up to {largest.max():.3g} are beyond the limit of {_LARGEST_INDEX}: check the unit "
                 "cell, or give a smaller subdivide"
             )
         packing = _Packing.of(largest)

@@ -300,7 +300,7 @@ def bragg_rows(stills: list[Still], reflections, settings: BraggSettings, good, 
             logger.warning("Not looked at for other spots: %s", unread)
         else:
             collected.add(others, group[0].index, group[0].image_number, other=True)
-    return _with_identifiers(collected.table(), stills), failures
+    return _with_identifiers(collected.into_table(), stills), failures
 
 
 def _with_identifiers(table, stills):

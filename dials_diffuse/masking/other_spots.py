@@ -110,11 +110,11 @@ def _stands_out(raw, blocked, low, high, x, y, limit):
 
 
 @numba.njit(cache=True)
-def _whole_parts(value, most, scale):
-    """A pixel as a whole number, no smaller than value times scale, and no larger than most; scale: None for whole ones."""
+def _whole_parts(value, scale):
+    """A pixel as a whole number, no smaller than value times scale but at most MOST; scale: None for whole ones."""
     if scale is not None:
-        value = min(max(np.ceil(value * scale), -float(most)), float(most))
-    return np.int32(value if value < most else most)
+        value = max(np.ceil(value * scale), -float(MOST))
+    return np.int32(value if value < MOST else MOST)
 
 
 @numba.njit(cache=True)
@@ -134,7 +134,7 @@ def _sum_across(raw, blocked, low, high, scale, packed, sums):
         value = raw[x]
         # written so that NaN is bad
         bad = blocked[x] | (not ((value >= low) & (value <= high)))
-        packed[x + one] = 0 if bad else 16 * _whole_parts(value, MOST, scale) + 1
+        packed[x + one] = 0 if bad else 16 * _whole_parts(value, scale) + 1
     for x in range(np.uint64(sums.size)):
         sums[x] = packed[x] + packed[x + one] + packed[x + two]
 
@@ -251,7 +251,7 @@ def _find_regions(
             for u in range(run * RUN, min((run + 1) * RUN, n_fast)):
                 if over[run, u - run * RUN] <= 0 or done[v, u]:
                     continue
-                mean, number = _group_mean(raw, blocked, low, high, u, v)
+                mean, _ = _group_mean(raw, blocked, low, high, u, v)
                 if mean <= threshold[ring[v, u]]:
                     continue
                 if not _stands_out(raw, blocked, low, high, u, v, mean / CONTRAST):

@@ -534,12 +534,12 @@ class CollectedSpots:
     def __len__(self) -> int:
         return sum(len(columns["id"]) for columns in self._columns) + self._n_waiting
 
-    def table(self):
-        """The reflection table of all rows so far"""
+    def into_table(self):
+        """The reflection table of all rows. They are in it alone then: no two copies of all are in memory."""
         self._join()
-        table = _as_table(self._columns[0])
-        for columns in self._columns[1:]:
-            table.extend(_as_table(columns))
+        table = _as_table(self._columns.pop(0))
+        while self._columns:
+            table.extend(_as_table(self._columns.pop(0)))
         return table
 
     def write(self, path: str | os.PathLike, identifiers: Mapping[int, str]) -> None:

@@ -171,14 +171,14 @@ def test_collected_spots_are_the_same_as_a_table_and_in_a_file(tmp_path, monkeyp
         collected.add(rows, number, 0.5 + number, other=number == 1)
         expected.extend(spots_table(rows, number, 0.5 + number))
     assert len(collected) == expected.size()
-    table = collected.table()
+    collected.write(tmp_path / "spots.refl", {0: "a", 1: "b", 2: "c"})
+    table = collected.into_table()
     assert set(table.keys()) == set(expected.keys())
     for name in ("id", "panel", "miller_index", "xyzcal.px", "bbox", "mask.ellipse"):
         assert list(table[name]) == list(expected[name]), name
     others = as_numpy(table["id"]) == 1
     assert np.array_equal(as_numpy(table.get_flags(table.flags.strong)), others)
     assert np.array_equal(as_numpy(table.get_flags(table.flags.predicted)), ~others)
-    collected.write(tmp_path / "spots.refl", {0: "a", 1: "b", 2: "c"})
     read = flex.reflection_table.from_file(str(tmp_path / "spots.refl"))
     assert dict(read.experiment_identifiers()) == {0: "a", 1: "b", 2: "c"}
     for name in table.keys():
