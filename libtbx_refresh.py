@@ -11,7 +11,7 @@ import libtbx.pkg_utils
 libtbx.pkg_utils.define_entry_points(
     {
         "dxtbx.scaling_model_ext": [
-            "diffuse = dials_diffuse.scaling.model:DiffuseScalingModel"
+            "diffuse = dials_diffuse.model.scaling_model:DiffuseScalingModel"
         ]
     }
 )

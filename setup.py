@@ -48,7 +48,7 @@ def entry_points() -> dict[str, list[str]]:
         "libtbx.dispatcher.script": [f"{name} = {name}" for name in commands],
         # the name must be the model's id_
         "dxtbx.scaling_model_ext": [
-            "diffuse = dials_diffuse.scaling.model:DiffuseScalingModel"
+            "diffuse = dials_diffuse.model.scaling_model:DiffuseScalingModel"
         ],
     }
 

@@ -16,11 +16,11 @@ from dials.util import tabulate
 
 from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.images import read_raw, static_mask
+from dials_diffuse.adapters.stills import stills_of
+from dials_diffuse.masking.bright.other_spots import OtherSpots
 from dials_diffuse.masking.mask import make_masks
-from dials_diffuse.masking.other_spots import OtherSpots
 from dials_diffuse.masking.still_mask import StillMasker, complete_mask
 from dials_diffuse.phil.mask import phil_scope
-from dials_diffuse.stills import stills_of
 
 
 def timed(function, *args):

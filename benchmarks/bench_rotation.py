@@ -28,7 +28,7 @@ from dxtbx.model.experiment_list import ExperimentList
 from dials.array_family import flex
 from dials.util import tabulate
 
-import dials_diffuse.scaling.model  # noqa: F401
+import dials_diffuse.model.scaling_model  # noqa: F401
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.simulation.comparison import compare_with_truth
 

@@ -26,14 +26,14 @@ import dials.algorithms.scaling.model.model  # noqa: F401
 
 from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.grid.expand import unpack_voxels
-from dials_diffuse.scaling import fit as fit_module
 from dials_diffuse.scaling import scale as scale_module
-from dials_diffuse.scaling.merge import Merger
-from dials_diffuse.scaling.observations import ObservationSource
+from dials_diffuse.scaling.merging.merge import Merger
+from dials_diffuse.scaling.observations.source import ObservationSource
+from dials_diffuse.scaling.refinement import fit as fit_module
+from dials_diffuse.scaling.refinement.scaler import DiffuseScaler
+from dials_diffuse.scaling.refinement.settings import FitSettings, ModelSettings
+from dials_diffuse.scaling.refinement.target import DiffuseScalingTarget
 from dials_diffuse.scaling.scale import scale
-from dials_diffuse.scaling.scaler import DiffuseScaler
-from dials_diffuse.scaling.settings import FitSettings, ModelSettings
-from dials_diffuse.scaling.target import DiffuseScalingTarget
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

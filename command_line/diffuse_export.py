@@ -37,9 +37,9 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     params = command.params
     command.start_log()
 
-    from dials_diffuse.io.export import stem_of_content, write_format
     from dials_diffuse.io.json_file import write_json
-    from dials_diffuse.io.merged_map import read_merged_map
+    from dials_diffuse.io.maps.export import stem_of_content, write_format
+    from dials_diffuse.io.maps.merged_map import read_merged_map
     from dials_diffuse.report.html import ReportSection, plots_of, write_report
     from dials_diffuse.report.sections import (
         content_label,

@@ -58,16 +58,16 @@ class _Output:
         self._start()
 
     def _start(self) -> None:
-        from dials_diffuse.masking.prediction import CollectedSpots
+        from dials_diffuse.masking.spots.prediction import CollectedSpots
 
         self.rows.close()
         self.experiments, self.places, self.spots = ExperimentList(), [], CollectedSpots()
 
     def add(self, experiment, still, n_stills: int) -> None:
         """Add a still, of n_stills in all; those that failed stay, without rows, so that ids are those of the input."""
+        from dials_diffuse.adapters.stills import Still
         from dials_diffuse.extraction.observations import numbered_rows
         from dials_diffuse.io.batches import stills_a_file
-        from dials_diffuse.stills import Still
 
         columns = None
         if not still.error:
@@ -108,7 +108,7 @@ class _Output:
     def _write_masked(self) -> None:
         from dials_diffuse.adapters.experiments import read_again
         from dials_diffuse.io.atomic import replacing
-        from dials_diffuse.masking.static import set_lookup_mask
+        from dials_diffuse.masking.pixels.static import set_lookup_mask
 
         set_lookup_mask(self.experiments.imagesets(), self.learnt.good, self.learnt.mask)
         output = self.params.output
@@ -148,13 +148,14 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     command.start_log()
 
     from dials_diffuse.adapters.experiments import load_experiments, read_again
+    from dials_diffuse.adapters.stills import NothingLeft, check_given_once
     from dials_diffuse.adapters.system import resolve_nproc
-    from dials_diffuse.extraction import extract, reports
-    from dials_diffuse.geometry import warn_of_unknown_sensors
+    from dials_diffuse.extraction import extract
+    from dials_diffuse.extraction import report as reports
+    from dials_diffuse.geometry.panel import warn_of_unknown_sensors
     from dials_diffuse.io.pixel_file import pixel_file
     from dials_diffuse.masking.batches import LearntMasks
     from dials_diffuse.report.html import plots_of, write_report
-    from dials_diffuse.stills import NothingLeft, check_given_once
 
     settings = extract.settings_of(params)
     if not command.pairs:

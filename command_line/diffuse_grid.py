@@ -46,9 +46,11 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.adapters.experiments import name_experiments
     from dials_diffuse.adapters.system import resolve_nproc
     from dials_diffuse.extraction.observations import write_derived_columns
-    from dials_diffuse.grid import ambiguity, summary
-    from dials_diffuse.grid.coverage import VoxelAccumulator
-    from dials_diffuse.grid.gridding import (
+    from dials_diffuse.grid.voxel_grid import attach_grid
+    from dials_diffuse.gridding import ambiguity
+    from dials_diffuse.gridding import report as summary
+    from dials_diffuse.gridding.coverage import VoxelAccumulator
+    from dials_diffuse.gridding.gridding import (
         MOST_THREADS,
         define_grid,
         define_grid_of,
@@ -56,7 +58,6 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         settings_of,
         with_index_range,
     )
-    from dials_diffuse.grid.voxel_grid import attach_grid
     from dials_diffuse.io.atomic import replacing
     from dials_diffuse.io.batches import batch_name
     from dials_diffuse.io.json_file import write_json

@@ -26,12 +26,12 @@ import os
 import pickle
 
 from dials_diffuse.adapters.command import handle_errors, parse_command
+from dials_diffuse.adapters.stills import group_by_image, stills_of
 from dials_diffuse.io.atomic import replacing
 from dials_diffuse.io.json_file import write_json
 from dials_diffuse.io.model_copy import models_to_json
 from dials_diffuse.phil.mask import phil_scope
 from dials_diffuse.report.html import plots_of, write_report
-from dials_diffuse.stills import group_by_image, stills_of
 
 logger = logging.getLogger("dials.diffuse.mask")
 
@@ -82,7 +82,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         result.experiments.as_file(path)
     logger.info("Saving %d experiments to %s", len(result.experiments), params.output.experiments)
     if params.output.bragg_mask:
-        from dials_diffuse.io.bragg_mask import write_bragg_masks
+        from dials_diffuse.masking.bragg_mask_file import write_bragg_masks
 
         groups = group_by_image(stills_of(result.experiments))
         write_bragg_masks(params.output.bragg_mask, groups, StillMasker(result.reflections))

@@ -52,13 +52,15 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.extraction.observations import write_derived_columns
     from dials_diffuse.io.atomic import replacing
     from dials_diffuse.io.batches import batch_name
-    from dials_diffuse.io.map_file import write_map
+    from dials_diffuse.io.maps.map_file import write_map
     from dials_diffuse.report.html import plots_of
-    from dials_diffuse.scaling.bragg import BraggSettings
-    from dials_diffuse.scaling.observations import ObservationSource
-    from dials_diffuse.scaling.order import SeriesSettings
-    from dials_diffuse.scaling.plots import report_sections, write_html
-    from dials_diffuse.scaling.restraints import RestraintSettings
+    from dials_diffuse.scaling.observations.source import ObservationSource
+    from dials_diffuse.scaling.refinement.bragg import BraggSettings
+    from dials_diffuse.scaling.refinement.order import SeriesSettings
+    from dials_diffuse.scaling.refinement.restraints import RestraintSettings
+    from dials_diffuse.scaling.refinement.scaler import MOST_PARTS
+    from dials_diffuse.scaling.refinement.settings import FitSettings, ModelSettings
+    from dials_diffuse.scaling.report import report_sections, write_html
     from dials_diffuse.scaling.scale import (
         StillSettings,
         map_columns,
@@ -67,8 +69,6 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         scale_columns,
         scaled_experiments,
     )
-    from dials_diffuse.scaling.scaler import MOST_PARTS
-    from dials_diffuse.scaling.settings import FitSettings, ModelSettings
     from dials_diffuse.scaling.summary import log_summary, write_numbers
 
     params = command.params

@@ -69,6 +69,23 @@ def copied_here(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def make_extracted():
+    """The function that makes extracted tables with a known truth"""
+    # numba and DIALS are imported by the tests that want them, not by all
+    import synthetic_observations
+
+    return synthetic_observations.make_extracted
+
+
+@pytest.fixture(scope="session")
+def make_truth():
+    """The function that makes gridded tables with known scales"""
+    import synthetic_scaling
+
+    return synthetic_scaling.make_truth
+
+
+@pytest.fixture(scope="session")
 def extra_data() -> pathlib.Path:
     """The folder of $DIALS_DIFFUSE_DATA, or shared/ beside the checkout."""
     folder = pathlib.Path(os.environ.get("DIALS_DIFFUSE_DATA", ROOT.parent / "shared"))

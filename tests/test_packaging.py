@@ -33,7 +33,7 @@ def run_python(code, cwd, python=sys.executable):
 @pytest.fixture
 def experiments_with_model():
     # imported here: the model must not be the first that this process imports of DIALS
-    from dials_diffuse.scaling.model import DiffuseScalingModel
+    from dials_diffuse.model.scaling_model import DiffuseScalingModel
 
     crystal = Crystal((50, 0, 0), (0, 60, 0), (0, 0, 70), space_group_symbol="P 2 2 2")
     model = DiffuseScalingModel.unscaled({"subdivide": [3, 3, 3], "d_min": 2.0})
@@ -52,7 +52,7 @@ def test_scaling_model_is_registered_under_its_own_name():
 @pytest.mark.parametrize(
     "first",
     [
-        "import dials_diffuse.scaling.model",
+        "import dials_diffuse.model.scaling_model",
         "import dials.algorithms.scaling.model.model",
         "from dxtbx.model.experiment_list import ExperimentListFactory as factory; "
         "factory.from_json_file({expt!r}, check_format=False)",
@@ -64,7 +64,7 @@ def test_import_order(first, experiments_with_model, tmp_path):
     experiments_with_model.as_file(expt)
     code = f"""
 {first.format(expt=str(expt))}
-from dials_diffuse.scaling.model import DiffuseScalingModel
+from dials_diffuse.model.scaling_model import DiffuseScalingModel
 from dials.algorithms.scaling.model import model
 from dials.command_line.scale import phil_scope
 choices = phil_scope.get("model").objects[0]
@@ -274,7 +274,7 @@ def test_libtbx_module(tmp_path):
     made = {path.name for path in build.glob("bin/dials.*")}
     assert made == {f"dials.{stem}" for stem in STEMS}
     (entries,) = build.glob("lib/*.egg-info/entry_points.txt")
-    assert "diffuse = dials_diffuse.scaling.model:DiffuseScalingModel" in entries.read_text()
+    assert "diffuse = dials_diffuse.model.scaling_model:DiffuseScalingModel" in entries.read_text()
     result = subprocess.run(
         [build / "bin" / "dials.diffuse_simulate", "-h"],
         cwd=tmp_path,

@@ -12,7 +12,7 @@ from dials_diffuse.absolute.profile import usable_rows
 from dials_diffuse.absolute.wilson import Nodes
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.voxel_grid import VoxelGrid
-from dials_diffuse.integrated import read_integrated, relative_times
+from dials_diffuse.io.integrated_reflections import read_integrated, relative_times
 
 logger = logging.getLogger("dials.diffuse.absolute.integrated")
 

@@ -360,21 +360,14 @@ def _spread_over(atoms: Mapping[str, float], distances: np.ndarray, per_atom: np
 
 def distant_pairs_of_protein(atoms: Mapping[str, float]) -> PairList:
     """Pairs beyond 1-3 that a protein of this composition has on average, tapered."""
-    from dials_diffuse.absolute.reference_structure import (
-        PROTEIN_DISTANCES,
-        PROTEIN_NEIGHBOURS,
-    )
+    from dials_diffuse.absolute.reference_structure import PROTEIN_DISTANCES, PROTEIN_NEIGHBOURS
 
     return _spread_over(atoms, PROTEIN_DISTANCES, PROTEIN_NEIGHBOURS * taper(PROTEIN_DISTANCES))
 
 
 def distant_pairs_of_water(molecules: float) -> PairList:
     """Pairs of different molecules of liquid water, tapered; of their oxygens only."""
-    from dials_diffuse.absolute.reference_structure import (
-        WATER_DENSITY,
-        WATER_DISTANCES,
-        WATER_G,
-    )
+    from dials_diffuse.absolute.reference_structure import WATER_DENSITY, WATER_DISTANCES, WATER_G
 
     r = np.arange(WATER_DISTANCES[0], TAPER[1], 0.05)
     number = 4 * np.pi * r**2 * WATER_DENSITY * np.interp(r, WATER_DISTANCES, WATER_G) * 0.05

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dials_diffuse.adapters.stills import Still
 from dials_diffuse.adapters.tables import as_numpy
-from dials_diffuse.stills import Still
 
 # Stills are dealt out to this many groups, whose scatter is the error of a profile:
 # memory doesn't grow with the number of stills

@@ -29,26 +29,17 @@ from dials_diffuse.absolute.integrated import (
     merge_integrated,
 )
 from dials_diffuse.absolute.profile import ProfileAccumulator, RadialProfile
-from dials_diffuse.absolute.total_scattering import (
-    Estimate,
-    Settings,
-    TotalScattering,
-    find_scale,
-)
+from dials_diffuse.absolute.total_scattering import Estimate, Settings, TotalScattering, find_scale
 from dials_diffuse.absolute.wilson import NodeIntegrator, WilsonPlot, wilson_scale
-from dials_diffuse.adapters.experiments import (
-    DataPair,
-    load_experiments,
-    load_reflections,
-)
+from dials_diffuse.adapters.experiments import DataPair, load_experiments, load_reflections
+from dials_diffuse.adapters.stills import check_given_once, stills_of
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
-from dials_diffuse.io.merged_map import check_grid, is_merged
+from dials_diffuse.io.maps.merged_map import check_grid, is_merged
 from dials_diffuse.io.model_copy import models_to_json, restore_models
 from dials_diffuse.io.paths import names_a_file
 from dials_diffuse.report.citations import ABSOLUTE_SCALE
 from dials_diffuse.report.html import plots_of
-from dials_diffuse.stills import check_given_once, stills_of
 
 logger = logging.getLogger("dials.diffuse.absolute.workflow")
 
@@ -497,7 +488,7 @@ def _integrated(reflections, params, data, integrator, times, warnings) -> Compa
 
 def write_volume(path, table, grid: VoxelGrid) -> None:
     """The absolute map as an HDF5 volume."""
-    from dials_diffuse.io.map_file import write_map
+    from dials_diffuse.io.maps.map_file import write_map
 
     names = ("intensity", "variance", "half_1", "half_2", "n_obs", "n_stills", "exposure", "incoherent")
     write_map(

@@ -23,7 +23,7 @@ from dials_diffuse.adapters.tables import as_numpy, int_column
 
 def scaling_model_from_dict(obj: dict):
     """A scaling model from its dictionary, as dxtbx does when it reads a .expt."""
-    from dials_diffuse.scaling.model import DiffuseScalingModel
+    from dials_diffuse.model.scaling_model import DiffuseScalingModel
 
     if obj.get("__id__") != DiffuseScalingModel.id_:
         raise ValueError(f"Not a diffuse scaling model: {obj.get('__id__')}")

@@ -11,6 +11,8 @@ from dxtbx.model import Panel
 
 from dials.array_family import flex
 
+from dials_diffuse.adapters.stills import Still
+
 
 def read_raw(imageset, index: int) -> list[np.ndarray]:
     """The pixels of one image, a (n_slow, n_fast) array a panel, int32 or float64 as
@@ -32,6 +34,28 @@ def read_raw(imageset, index: int) -> list[np.ndarray]:
     if not isinstance(raw, tuple):
         raw = (raw,)
     return [flumpy.to_numpy(panel) for panel in raw]
+
+
+def panel_sizes(detector) -> list[tuple[int, int]]:
+    """(n_slow, n_fast) of every panel."""
+    return [tuple(reversed(panel.get_image_size())) for panel in detector]
+
+
+def check_shape(raw, still: Still) -> None:
+    """Check that an image has the panels of its detector model.
+
+    Args:
+        raw: an (n_slow, n_fast) array a panel
+
+    Raises:
+        ValueError: it has not.
+    """
+    sizes = panel_sizes(still.detector)
+    if [pixels.shape for pixels in raw] != sizes:
+        raise ValueError(
+            f"{still.path} holds panels of {[pixels.shape[::-1] for pixels in raw][:2]} pixels, "
+            f"the detector model has {[size[::-1] for size in sizes][:2]}"
+        )
 
 
 @functools.lru_cache(maxsize=None)

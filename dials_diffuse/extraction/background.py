@@ -18,7 +18,7 @@ from dials_diffuse.adapters.images import (
     transmission,
     trusted_bounds,
 )
-from dials_diffuse.geometry import detector_geometry
+from dials_diffuse.geometry.panel import detector_geometry
 
 logger = logging.getLogger("dials.diffuse.extraction.background")
 

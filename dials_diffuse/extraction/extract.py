@@ -14,11 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dials_diffuse.adapters.experiments import (
-    DataPair,
-    ExperimentFile,
-    read_again,
-)
+from dials_diffuse.adapters.experiments import DataPair, ExperimentFile, read_again
 from dials_diffuse.adapters.images import (
     exposure_time,
     has_dynamic_mask,
@@ -27,6 +23,7 @@ from dials_diffuse.adapters.images import (
     transmission,
     trusted_bounds,
 )
+from dials_diffuse.adapters.stills import Still, group_by_image, stills_of
 from dials_diffuse.adapters.system import map_in_processes
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.extraction.background import (
@@ -36,12 +33,12 @@ from dials_diffuse.extraction.background import (
     panel_pedestal,
     photons_of_image,
 )
-from dials_diffuse.extraction.corrections import CorrectionSettings
 from dials_diffuse.extraction.kernel import VoxelSums
 from dials_diffuse.extraction.observations import COLUMNS, StillObservations
 from dials_diffuse.extraction.pixels import corrected_pixels
 from dials_diffuse.extraction.profile import Profile, radial_profile
-from dials_diffuse.geometry import GeometryCache, geometry_key
+from dials_diffuse.geometry.corrections import CorrectionSettings
+from dials_diffuse.geometry.panel import GeometryCache, geometry_key
 from dials_diffuse.grid.reference_cell import common_space_group, reference_cell
 from dials_diffuse.grid.symmetry import check_subdivide, laue_group_of
 from dials_diffuse.grid.voxel_grid import VoxelGrid
@@ -50,9 +47,8 @@ from dials_diffuse.io.scratch import ColumnScratch
 from dials_diffuse.masking.batches import LearntMasks
 from dials_diffuse.masking.image_masker import ImageMasker, UnknownSpots
 from dials_diffuse.masking.mask import spots_of_another_unknown
-from dials_diffuse.masking.prediction import SpotRows
+from dials_diffuse.masking.spots.prediction import SpotRows
 from dials_diffuse.masking.still_mask import StillMasker
-from dials_diffuse.stills import Still, group_by_image, stills_of
 
 logger = logging.getLogger("dials.diffuse.extract")
 

@@ -11,12 +11,7 @@ import numpy as np
 from dials.array_family import flex
 
 from dials_diffuse.adapters.experiments import load_reflections
-from dials_diffuse.adapters.tables import (
-    as_numpy,
-    double_column,
-    miller_index_column,
-    vec3_column,
-)
+from dials_diffuse.adapters.tables import as_numpy, double_column, miller_index_column, vec3_column
 
 # Columns of observations and what they are in numpy; all but the id
 COLUMNS = {

@@ -146,7 +146,7 @@ class VoxelGrid:
 
 def attach_grid(experiments, grid: VoxelGrid) -> None:
     """Put the grid into the scaling model of every experiment (made where there is none)."""
-    from dials_diffuse.scaling.model import DiffuseScalingModel
+    from dials_diffuse.model.scaling_model import DiffuseScalingModel
 
     definition = grid.to_dict()
     for experiment in experiments:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from dials_diffuse.adapters.images import panel_sizes
+from dials_diffuse.adapters.stills import NothingLeft, group_by_image, stills_of
 from dials_diffuse.adapters.system import resolve_nproc
 from dials_diffuse.grid.reference_cell import common_space_group
 from dials_diffuse.io.atomic import replacing
-from dials_diffuse.masking import static
 from dials_diffuse.masking.mask import (
     BraggSettings,
     MaskResult,
@@ -22,8 +23,7 @@ from dials_diffuse.masking.mask import (
     select_lattices,
     shoebox_rows,
 )
-from dials_diffuse.masking.still_mask import panel_sizes
-from dials_diffuse.stills import NothingLeft, group_by_image, stills_of
+from dials_diffuse.masking.pixels import static
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dials_diffuse.adapters.images import check_shape
+from dials_diffuse.adapters.stills import Still
 from dials_diffuse.masking.batches import LearntMasks
-from dials_diffuse.masking.bragg import ELLIPSE
+from dials_diffuse.masking.bright.other_spots import OtherSpots
 from dials_diffuse.masking.mask import integrated_spots
-from dials_diffuse.masking.other_spots import OtherSpots
-from dials_diffuse.masking.prediction import SpotRows
-from dials_diffuse.masking.survey import check_shape
-from dials_diffuse.stills import Still
+from dials_diffuse.masking.spots.painting import ELLIPSE
+from dials_diffuse.masking.spots.prediction import SpotRows
 
 
 class UnknownSpots(ValueError):

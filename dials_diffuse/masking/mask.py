@@ -12,14 +12,16 @@ from dxtbx.model.experiment_list import ExperimentList
 
 from dials.array_family import flex
 
+from dials_diffuse.adapters.stills import Still, group_by_image, stills_of
 from dials_diffuse.adapters.system import map_in_processes, resolve_nproc
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.reference_cell import common_space_group
-from dials_diffuse.masking import static
-from dials_diffuse.masking.bragg import paint_bragg
-from dials_diffuse.masking.dynamic import MIN_IMAGES, judge_pixels
-from dials_diffuse.masking.other_spots import OtherSpots
-from dials_diffuse.masking.prediction import (
+from dials_diffuse.masking.bright.other_spots import OtherSpots
+from dials_diffuse.masking.pixels import static
+from dials_diffuse.masking.pixels.dynamic import MIN_IMAGES, judge_pixels
+from dials_diffuse.masking.pixels.shadow import find_shadows
+from dials_diffuse.masking.spots.painting import paint_bragg
+from dials_diffuse.masking.spots.prediction import (
     CollectedSpots,
     ObservedSpots,
     SpotRows,
@@ -27,16 +29,14 @@ from dials_diffuse.masking.prediction import (
     predict_spots,
     spots_table,
 )
-from dials_diffuse.masking.shadow import find_shadows
-from dials_diffuse.masking.spot_shape import (
+from dials_diffuse.masking.spots.shape import (
     FWHM_PER_SIGMA,
     SIGMA_TIMES_DOMAIN_SIZE,
     SpotShape,
     shape_of_model,
 )
-from dials_diffuse.masking.spot_size import SizeFit, fit_spot_size
+from dials_diffuse.masking.spots.size import SizeFit, fit_spot_size
 from dials_diffuse.masking.survey import Survey, run_survey, spread_subset
-from dials_diffuse.stills import Still, group_by_image, stills_of
 
 logger = logging.getLogger("dials.diffuse.masking")
 

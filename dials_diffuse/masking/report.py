@@ -7,23 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dials_diffuse.adapters.images import read_raw, trusted_bounds
+from dials_diffuse.adapters.images import panel_sizes, read_raw, trusted_bounds
+from dials_diffuse.adapters.stills import group_by_image, stills_of
 from dials_diffuse.adapters.tables import as_numpy
-from dials_diffuse.masking.check import bright_groups
-from dials_diffuse.masking.kernels import trusted_pixels
+from dials_diffuse.masking.bright.check import bright_groups
+from dials_diffuse.masking.bright.rings import N_RINGS, RingCache, add_profile
 from dials_diffuse.masking.mask import MaskResult
-from dials_diffuse.masking.prediction import detector_d_min, predict_spots
-from dials_diffuse.masking.rings import N_RINGS, RingCache, add_profile
-from dials_diffuse.masking.still_mask import StillMasker, panel_sizes
-from dials_diffuse.masking.survey import (
-    WIDEST,
-    WIDEST_SIGMA,
-    check_shape,
-    spread_subset,
-)
+from dials_diffuse.masking.spots.prediction import detector_d_min, predict_spots
+from dials_diffuse.masking.still_mask import StillMasker
+from dials_diffuse.masking.survey import WIDEST, WIDEST_SIGMA, check_shape, spread_subset
+from dials_diffuse.masking.trusted import trusted_pixels
 from dials_diffuse.report.html import ReportSection
 from dials_diffuse.report.picture import image_with_masks
-from dials_diffuse.stills import group_by_image, stills_of
 
 logger = logging.getLogger("dials.diffuse.masking.report")
 

@@ -1,4 +1,4 @@
-"""The complete mask of an image, for any step that reads pixels."""
+"""The Bragg mask of a still, painted from the rows of diffuse_masked.refl."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dials_diffuse.adapters.images import read_raw, static_mask, trusted_bounds
-from dials_diffuse.masking.bragg import BraggRows
-from dials_diffuse.masking.kernels import trusted_pixels
-from dials_diffuse.stills import Still
-
-
-def panel_sizes(detector) -> list[tuple[int, int]]:
-    """(n_slow, n_fast) of every panel."""
-    return [tuple(reversed(panel.get_image_size())) for panel in detector]
+from dials_diffuse.adapters.images import panel_sizes, read_raw, static_mask, trusted_bounds
+from dials_diffuse.adapters.stills import Still
+from dials_diffuse.masking.spots.painting import BraggRows
+from dials_diffuse.masking.trusted import trusted_pixels
 
 
 class StillMasker:

@@ -17,24 +17,19 @@ from dataclasses import dataclass, field, replace
 import numba
 import numpy as np
 
-from dials_diffuse.adapters.images import read_raw, trusted_bounds
+from dials_diffuse.adapters.images import check_shape, read_raw, trusted_bounds
+from dials_diffuse.adapters.stills import Still
 from dials_diffuse.adapters.system import map_in_processes
 from dials_diffuse.io.handover import Handover
-from dials_diffuse.masking.kernels import FlatPanels
-from dials_diffuse.masking.prediction import SpotRows, predict_spots
-from dials_diffuse.masking.rings import RingCache, clipped_statistics
-from dials_diffuse.masking.spot_shape import SpotShape, shape_of_model
-from dials_diffuse.masking.still_mask import panel_sizes
-from dials_diffuse.stills import Still
+from dials_diffuse.masking.bright.rings import RingCache, clipped_statistics
+from dials_diffuse.masking.pixels.sums import PixelSums
+from dials_diffuse.masking.spots.flat_panels import FlatPanels
+from dials_diffuse.masking.spots.prediction import SpotRows, predict_spots
+from dials_diffuse.masking.spots.shape import SpotShape, shape_of_model
+from dials_diffuse.masking.spots.sums import EXCITATION_BINS, Q_BINS, WIDEST, WIDEST_SIGMA, SpotSums
 
 logger = logging.getLogger("dials.diffuse.masking.survey")
 
-Q_BINS = 8
-EXCITATION_BINS = 40
-PLANE_BINS = 41
-# Nodes are looked at as far from the sphere as any usable crystal reaches
-WIDEST = SpotShape.isotropic(1e-3, 8e-3)
-WIDEST_SIGMA = 3.0
 HIGH_SIGMA = 6.0
 # Pixels of a ring that tell its mean
 SAMPLES = 6000
@@ -44,122 +39,6 @@ EXACT = 2.0**-20
 LEAST_SHARE = 4
 # A node close to the sphere is at the pixels within this distance (px)
 NEAR = 1.5
-
-
-@dataclass
-class PixelSums:
-    """Sums over images, one (n_slow, n_fast) array a panel.
-
-    Attributes:
-        valid: images in which the pixel was trusted and not under Bragg
-        high: of these, images in which it was above mean + 6 sigma of its ring
-        near: images in which a node close to the sphere was predicted at the pixel
-        negative, overloaded: images below and above the trusted range
-        total: sum of the valid values; expected: of the ring means, ADU
-        variance: sum of the rings' variances, ADU^2; all three exact (see EXACT), so that the order of
-            the images makes no difference
-        least, most: range of the valid values
-        images: number of images
-    """
-
-    valid: list[np.ndarray]
-    high: list[np.ndarray]
-    near: list[np.ndarray]
-    negative: list[np.ndarray]
-    overloaded: list[np.ndarray]
-    total: list[np.ndarray]
-    expected: list[np.ndarray]
-    variance: list[np.ndarray]
-    least: list[np.ndarray]
-    most: list[np.ndarray]
-    images: int = 0
-
-    @classmethod
-    def empty(cls, sizes) -> PixelSums:
-        """Nothing summed yet, for panels of (n_slow, n_fast)."""
-
-        def arrays(dtype, value=0):
-            return [np.full(size, value, dtype) for size in sizes]
-
-        return cls(
-            arrays(np.uint16), arrays(np.uint16), arrays(np.uint16), arrays(np.uint16),
-            arrays(np.uint16),
-            arrays(np.float64), arrays(np.float64), arrays(np.float64),
-            arrays(np.float32, np.inf), arrays(np.float32, -np.inf),
-        )
-
-    def add(self, other: PixelSums) -> None:
-        """Add the sums of other images."""
-        for name in (
-            "valid", "high", "near", "negative", "overloaded", "total", "expected", "variance",
-        ):
-            for mine, theirs in zip(getattr(self, name), getattr(other, name)):
-                mine += theirs
-        for mine, theirs in zip(self.least, other.least):
-            np.minimum(mine, theirs, out=mine)
-        for mine, theirs in zip(self.most, other.most):
-            np.maximum(mine, theirs, out=mine)
-        self.images += other.images
-
-
-@dataclass
-class SpotSums:
-    """Scattering above the ring mean around nodes, by |q| and displacement.
-
-    Attributes:
-        q_max: |q| of the last of Q_BINS equal bins, 1/Angstrom
-        window: half width of the plane histogram, 1/Angstrom
-        excess, pixels, level: scattering above the ring means, number of pixels and sum
-            of the ring means (Q_BINS, EXCITATION_BINS) by |excitation| / (its largest for that |q|)
-        plane_excess, plane_pixels: (Q_BINS, PLANE_BINS, PLANE_BINS) by radial and
-            tangential displacement from the predicted position
-        pixel_variance: (Q_BINS, 2) sum over nodes of a pixel's own variance, radial and
-            tangential, 1/Angstrom^2; nodes: (Q_BINS,) their number
-        strength: (Q_BINS, 2) sums of the nodes' excesses and of their squares
-        orientations: crystals of different orientation; stills: crystals
-    """
-
-    q_max: float
-    window: float
-    excess: np.ndarray = field(default_factory=lambda: np.zeros((Q_BINS, EXCITATION_BINS)))
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros((Q_BINS, EXCITATION_BINS)))
-    level: np.ndarray = field(default_factory=lambda: np.zeros((Q_BINS, EXCITATION_BINS)))
-    plane_excess: np.ndarray = field(
-        default_factory=lambda: np.zeros((Q_BINS, PLANE_BINS, PLANE_BINS))
-    )
-    plane_pixels: np.ndarray = field(
-        default_factory=lambda: np.zeros((Q_BINS, PLANE_BINS, PLANE_BINS))
-    )
-    pixel_variance: np.ndarray = field(default_factory=lambda: np.zeros((Q_BINS, 2)))
-    nodes: np.ndarray = field(default_factory=lambda: np.zeros(Q_BINS))
-    strength: np.ndarray = field(default_factory=lambda: np.zeros((Q_BINS, 2)))
-    orientations: int = 1
-    stills: int = 0
-
-    def add(self, other: SpotSums) -> None:
-        """Add the sums of other images (of the same q_max and window)."""
-        for name in (
-            "excess", "pixels", "level", "plane_excess", "plane_pixels",
-            "pixel_variance", "nodes", "strength",
-        ):
-            getattr(self, name).__iadd__(getattr(other, name))
-        self.stills += other.stills
-
-    def independent_spots(self) -> np.ndarray:
-        """(Q_BINS,) how many equally strong spots would average as well as these: the square
-        of their sum over the sum of squares; the same crystal seen again counts once."""
-        total, square = self.strength.T
-        number = np.where(square > 0, total**2 / np.maximum(square, 1e-30), 0.0)
-        return number * self.orientations / max(self.stills, 1)
-
-    def q_of_bins(self) -> np.ndarray:
-        """|q| in the middle of the bins, 1/Angstrom."""
-        return (np.arange(Q_BINS) + 0.5) * self.q_max / Q_BINS
-
-    def excitation_of_bins(self) -> np.ndarray:
-        """(Q_BINS, EXCITATION_BINS) |excitation| in the middle of the bins, 1/Angstrom."""
-        largest = WIDEST_SIGMA * np.hypot(WIDEST.size, WIDEST.angle * self.q_of_bins())
-        return largest[:, None] * (np.arange(EXCITATION_BINS) + 0.5) / EXCITATION_BINS
 
 
 @numba.njit(cache=True)
@@ -355,18 +234,6 @@ def survey_images(task: SurveyTask) -> Share:
             for rows in nodes:
                 _stack(rows, raw, bad, task, bounds, rings.number, means, share.spots[-1])
     return share
-
-
-def check_shape(raw, still: Still) -> None:
-    """Raises:
-    ValueError: the image does not have the panels of the detector model.
-    """
-    sizes = panel_sizes(still.detector)
-    if [pixels.shape for pixels in raw] != sizes:
-        raise ValueError(
-            f"{still.path} holds panels of {[pixels.shape[::-1] for pixels in raw][:2]} pixels, "
-            f"the detector model has {[size[::-1] for size in sizes][:2]}"
-        )
 
 
 def _first_guess(still: Still) -> SpotRows:

@@ -35,7 +35,7 @@ def _causes(error: BaseException):
 
 
 def _exit_code(stop: SystemExit) -> int | str | None:
-    from dials_diffuse.stills import NothingLeft
+    from dials_diffuse.adapters.stills import NothingLeft
 
     for cause in _causes(stop):
         if isinstance(cause, ChildProcessError):

@@ -8,13 +8,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from dials_diffuse.pipeline.tasks import (
-    Children,
-    Task,
-    TaskError,
-    TaskResult,
-    run_task,
-)
+from dials_diffuse.pipeline.tasks import Children, Task, TaskError, TaskResult, run_task
 
 logger = logging.getLogger("dials.diffuse.pipeline.executors")
 

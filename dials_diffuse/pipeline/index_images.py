@@ -9,10 +9,10 @@ import dials.util.log
 
 from dials_diffuse.adapters.command import handle_errors
 from dials_diffuse.adapters.experiments import load_experiments
+from dials_diffuse.adapters.stills import NothingLeft
 from dials_diffuse.adapters.stills_processor import process_stills
 from dials_diffuse.io.atomic import replacing
 from dials_diffuse.io.json_file import write_json
-from dials_diffuse.stills import NothingLeft
 
 
 @handle_errors()

@@ -19,13 +19,13 @@ from dials_diffuse.adapters.tables import (
 from dials_diffuse.grid.expand import unpack_voxels
 from dials_diffuse.grid.reindexing import hand_on_reindexing
 from dials_diffuse.grid.voxel_grid import VoxelGrid
-from dials_diffuse.scaling.error_model import ErrorModel, fit_error_model
-from dials_diffuse.scaling.fit import FitResult, fit
-from dials_diffuse.scaling.merge import Merged, Merger, ScaleTables, split_halves
-from dials_diffuse.scaling.observations import ObservationSource
-from dials_diffuse.scaling.settings import FitSettings
-from dials_diffuse.scaling.statistics import Statistics, statistics
-from dials_diffuse.scaling.survey import Survey, survey
+from dials_diffuse.scaling.merging.error_model import ErrorModel, fit_error_model
+from dials_diffuse.scaling.merging.merge import Merged, Merger, ScaleTables, split_halves
+from dials_diffuse.scaling.merging.statistics import Statistics, statistics
+from dials_diffuse.scaling.observations.overview import Survey, survey
+from dials_diffuse.scaling.observations.source import ObservationSource
+from dials_diffuse.scaling.refinement.fit import FitResult, fit
+from dials_diffuse.scaling.refinement.settings import FitSettings
 
 logger = logging.getLogger("dials.diffuse.scaling.scale")
 

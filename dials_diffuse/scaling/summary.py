@@ -9,8 +9,8 @@ import os
 from dials.util import tabulate
 
 from dials_diffuse.io.json_file import write_json
+from dials_diffuse.scaling.merging.statistics import Statistics
 from dials_diffuse.scaling.scale import without_scale
-from dials_diffuse.scaling.statistics import Statistics
 
 logger = logging.getLogger("dials.diffuse.scaling.summary")
 

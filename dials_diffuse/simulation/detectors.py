@@ -7,12 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from dxtbx.model import (
-    BeamFactory,
-    Detector,
-    ParallaxCorrectedPxMmStrategy,
-    SimplePxMmStrategy,
-)
+from dxtbx.model import BeamFactory, Detector, ParallaxCorrectedPxMmStrategy, SimplePxMmStrategy
 from scitbx import matrix
 
 from dials_diffuse.simulation import atoms

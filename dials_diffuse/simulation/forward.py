@@ -19,11 +19,7 @@ from scipy.ndimage import gaussian_filter
 
 from dials_diffuse.simulation import atoms, bragg, crystals
 from dials_diffuse.simulation.crystals import StillState, random_stream
-from dials_diffuse.simulation.detectors import (
-    make_beam,
-    make_detector,
-    moved_along_beam,
-)
+from dials_diffuse.simulation.detectors import make_beam, make_detector, moved_along_beam
 from dials_diffuse.simulation.pixels import PanelPixels, panel_pixels, rays_to_pixels
 from dials_diffuse.simulation.settings import Settings, TruthSettings
 from dials_diffuse.simulation.truth import DiffuseTruth

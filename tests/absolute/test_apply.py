@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import json
-import pathlib
-import runpy
 
 import numpy as np
 import pytest
+import synthetic_crystal
 
 from cctbx import crystal
 
@@ -20,18 +19,16 @@ from dials_diffuse.absolute.composition import inventory_from_formula
 from dials_diffuse.absolute.form_factors import AtomicTables
 from dials_diffuse.adapters.tables import as_numpy
 
-synthetic = runpy.run_path(str(pathlib.Path(__file__).with_name("synthetic.py")))
-
 
 @pytest.fixture(scope="module")
 def inventory():
-    symmetry = crystal.symmetry(synthetic["CELL"], "P41212")
-    return inventory_from_formula(synthetic["FORMULA"], synthetic["COPIES"], symmetry)
+    symmetry = crystal.symmetry(synthetic_crystal.CELL, "P41212")
+    return inventory_from_formula(synthetic_crystal.FORMULA, synthetic_crystal.COPIES, symmetry)
 
 
 @pytest.fixture
 def data():
-    return synthetic["SyntheticCrystal"](rows=2000, n_stills=3)
+    return synthetic_crystal.SyntheticCrystal(rows=2000, n_stills=3)
 
 
 @pytest.fixture

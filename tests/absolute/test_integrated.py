@@ -1,22 +1,18 @@
 from __future__ import annotations
 
 import copy
-import pathlib
-import runpy
 
 import numpy as np
 import pytest
+import synthetic_crystal
 
 from cctbx import sgtbx, uctbx
 
 from dials.array_family import flex
 
-from dials_diffuse.absolute.integrated import (
-    ExposureTimes,
-    compare_with_grid,
-    merge_integrated,
-)
+from dials_diffuse.absolute.integrated import ExposureTimes, compare_with_grid, merge_integrated
 from dials_diffuse.absolute.wilson import Nodes
+from dials_diffuse.adapters.stills import stills_of
 from dials_diffuse.adapters.tables import (
     as_numpy,
     bool_column,
@@ -27,10 +23,6 @@ from dials_diffuse.adapters.tables import (
 from dials_diffuse.grid.reindexing import note_reindexing
 from dials_diffuse.grid.symmetry import laue_group_from_symbol
 from dials_diffuse.grid.voxel_grid import VoxelGrid
-from dials_diffuse.stills import stills_of
-
-synthetic = runpy.run_path(str(pathlib.Path(__file__).with_name("synthetic.py")))
-
 
 # exposure times of the stills over their mean
 TIMES = np.array([0.4, 1.6, 0.8, 1.2])
@@ -42,7 +34,7 @@ def merge(data, table, min_partiality=0.0, times=TIMES):
 
 @pytest.fixture(scope="module")
 def data():
-    return synthetic["SyntheticCrystal"](rows=500, n_stills=4)
+    return synthetic_crystal.SyntheticCrystal(rows=500, n_stills=4)
 
 
 @pytest.fixture

@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import pathlib
-import runpy
-
 import numpy as np
 import pytest
+import synthetic_crystal
 import xraylib
 
 from cctbx import crystal, miller
@@ -14,21 +12,19 @@ from dials.array_family import flex
 from dials_diffuse.absolute.composition import inventory_from_formula
 from dials_diffuse.absolute.profile import ProfileAccumulator, usable_rows
 from dials_diffuse.absolute.wilson import NodeIntegrator, Nodes, wilson_scale
+from dials_diffuse.adapters.stills import stills_of
 from dials_diffuse.adapters.tables import as_numpy, bool_column, miller_index_column
-from dials_diffuse.stills import stills_of
-
-synthetic = runpy.run_path(str(pathlib.Path(__file__).with_name("synthetic.py")))
 
 
 @pytest.fixture(scope="module")
 def data():
-    return synthetic["SyntheticCrystal"](scale=5.0, b_factor=12.0, n_stills=8)
+    return synthetic_crystal.SyntheticCrystal(scale=5.0, b_factor=12.0, n_stills=8)
 
 
 @pytest.fixture(scope="module")
 def inventory():
-    symmetry = crystal.symmetry(synthetic["CELL"], "P41212")
-    return inventory_from_formula(synthetic["FORMULA"], synthetic["COPIES"], symmetry)
+    symmetry = crystal.symmetry(synthetic_crystal.CELL, "P41212")
+    return inventory_from_formula(synthetic_crystal.FORMULA, synthetic_crystal.COPIES, symmetry)
 
 
 def integrate(data, part=None):
@@ -51,7 +47,7 @@ def test_scale_and_b_of_wilsons_statistics(data, inventory):
 
 def test_cells_cut_beside_their_peaks_count(inventory):
     """Few rows: of many cells that are seen, the voxel of the peak is not."""
-    data = synthetic["SyntheticCrystal"](scale=5.0, b_factor=12.0, n_stills=40, seed=3)
+    data = synthetic_crystal.SyntheticCrystal(scale=5.0, b_factor=12.0, n_stills=40, seed=3)
     rng = np.random.default_rng(2)
     rows = np.zeros(data.table.size(), dtype=bool)
     rows[rng.permutation(len(rows))[:20000]] = True
@@ -138,7 +134,7 @@ def test_profile_against_the_truth(data):
     accumulator.count(len(data.experiments))
     profile = accumulator.profile(d_min=data.grid.d_min)
     expected = sum(
-        synthetic["sum_over_atoms"](function, profile.q, power)
+        synthetic_crystal.sum_over_atoms(function, profile.q, power)
         for function, power in ((xraylib.FF_Rayl, 2), (xraylib.SF_Compt, 1))
     )
     high = profile.q > 0.3

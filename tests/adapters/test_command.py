@@ -10,11 +10,7 @@ from iotbx.phil import parse
 from libtbx.utils import Sorry
 
 import dials_diffuse
-from dials_diffuse.adapters.command import (
-    handle_errors,
-    name_choices_of_none,
-    parse_command,
-)
+from dials_diffuse.adapters.command import handle_errors, name_choices_of_none, parse_command
 
 SCOPE = """
 number = 3

@@ -6,13 +6,7 @@ import json
 
 import pytest
 
-from dxtbx.model import (
-    BeamFactory,
-    Crystal,
-    DetectorFactory,
-    Experiment,
-    ExperimentList,
-)
+from dxtbx.model import BeamFactory, Crystal, DetectorFactory, Experiment, ExperimentList
 
 from dials.array_family import flex
 

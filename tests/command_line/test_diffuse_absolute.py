@@ -2,36 +2,28 @@ from __future__ import annotations
 
 import json
 import pathlib
-import runpy
 import shutil
 import subprocess
 
 import numpy as np
 import pytest
+import synthetic_crystal
 
 from dxtbx.model.experiment_list import ExperimentListFactory
 
 from dials.array_family import flex
 
 from dials_diffuse.absolute.wilson import NodeIntegrator
-from dials_diffuse.adapters.tables import (
-    as_numpy,
-    double_column,
-    int_column,
-    miller_index_column,
-)
+from dials_diffuse.adapters.stills import stills_of
+from dials_diffuse.adapters.tables import as_numpy, double_column, int_column, miller_index_column
 from dials_diffuse.command_line.diffuse_absolute import run
-from dials_diffuse.stills import stills_of
 
-synthetic = runpy.run_path(
-    str(pathlib.Path(__file__).parents[1] / "absolute" / "synthetic.py")
-)
-FORMULA = f"composition.formula={synthetic['FORMULA']}"
+FORMULA = f"composition.formula={synthetic_crystal.FORMULA}"
 
 
 @pytest.fixture(scope="module")
 def data():
-    return synthetic["SyntheticCrystal"]()
+    return synthetic_crystal.SyntheticCrystal()
 
 
 @pytest.fixture
@@ -73,7 +65,7 @@ def test_electrons_squared_per_unit_cell(data, files, run_in_tmp_path):
 
 
 def test_map_volume(data, files, run_in_tmp_path):
-    from dials_diffuse.io.map_file import read_map
+    from dials_diffuse.io.maps.map_file import read_map
 
     run([*files, FORMULA])
     found = read_map(run_in_tmp_path / "diffuse_absolute.h5")
@@ -236,7 +228,7 @@ def test_model_of_another_crystal(files):
 
 
 def test_background_left_in_is_told(run_in_tmp_path, capsys):
-    crystal = synthetic["SyntheticCrystal"](background=1.0)
+    crystal = synthetic_crystal.SyntheticCrystal(background=1.0)
     run([*crystal.save(run_in_tmp_path), FORMULA, "output.json=a.json"])
     numbers = json.loads(pathlib.Path("a.json").read_text())
     assert numbers["scale"] < 4.8

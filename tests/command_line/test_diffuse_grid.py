@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import importlib.util
 import json
-import pathlib
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -17,16 +14,6 @@ from dials.array_family import flex
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.voxel_grid import grid_of
 from dials_diffuse.io.model_copy import models_to_json
-
-
-@pytest.fixture(scope="session")
-def make_extracted():
-    path = pathlib.Path(__file__).parent.parent / "grid" / "synthetic.py"
-    spec = importlib.util.spec_from_file_location("dials_diffuse_synthetic_for_commands", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module.make_extracted
 
 
 def run(folder, *arguments):

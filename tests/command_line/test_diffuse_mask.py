@@ -12,13 +12,13 @@ from dxtbx.model.experiment_list import ExperimentList
 from dials.array_family import flex
 
 from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.stills import stills_of
 from dials_diffuse.command_line.diffuse_mask import run
-from dials_diffuse.io.bragg_mask import read_bragg_mask
 from dials_diffuse.masking.batches import LearntMasks
+from dials_diffuse.masking.bragg_mask_file import read_bragg_mask
 from dials_diffuse.masking.still_mask import StillMasker
 from dials_diffuse.simulation.settings import Settings
 from dials_diffuse.simulation.simulate import simulate
-from dials_diffuse.stills import stills_of
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,7 @@ import time
 import pytest
 
 from dxtbx.imageset import ImageSetFactory
-from dxtbx.model import (
-    Crystal,
-    Experiment,
-    ExperimentList,
-    GoniometerFactory,
-    ScanFactory,
-)
+from dxtbx.model import Crystal, Experiment, ExperimentList, GoniometerFactory, ScanFactory
 from scitbx import matrix
 
 from dials.array_family import flex

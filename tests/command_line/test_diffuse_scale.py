@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import pathlib
 import subprocess
@@ -23,17 +22,6 @@ from dials_diffuse.adapters.tables import (
 from dials_diffuse.command_line.diffuse_scale import run
 from dials_diffuse.grid.voxel_grid import grid_of
 from dials_diffuse.io.model_copy import models_to_json
-
-
-@pytest.fixture(scope="module")
-def make_truth():
-    """The function of tests/scaling/synthetic.py that makes tables with a known truth"""
-    path = pathlib.Path(__file__).parents[1] / "scaling" / "synthetic.py"
-    spec = importlib.util.spec_from_file_location("dials_diffuse_synthetic_tables", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module.make_truth
 
 
 def write(truth, stem="diffuse_gridded"):
@@ -91,7 +79,7 @@ def test_report_numbers_and_map_file(make_truth, run_in_tmp_path):
     assert titles[1] == titles[0] + ", before scaling"
     log = pathlib.Path("dials.diffuse_scale.log").read_text()
     assert "Before scaling" in log and "Convergence" in log
-    from dials_diffuse.io.map_file import read_map
+    from dials_diffuse.io.maps.map_file import read_map
 
     found = read_map("diffuse_merged.h5")
     merged = flex.reflection_table.from_file("diffuse_merged.refl")

@@ -45,11 +45,7 @@ def columns(name: str) -> set[str]:
 
 
 def test_examples(run_in_tmp_path):
-    from dials_diffuse.command_line import (
-        diffuse_extract,
-        diffuse_scale,
-        diffuse_simulate,
-    )
+    from dials_diffuse.command_line import diffuse_extract, diffuse_scale, diffuse_simulate
 
     diffuse_simulate.run([
         "stills=4", "nproc=1", "detector.image_size=100,100", "detector.pixel_size=1.2",

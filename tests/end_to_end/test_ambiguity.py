@@ -14,7 +14,7 @@ from dials.array_family import flex
 
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.voxel_grid import grid_of
-from dials_diffuse.integrated import read_integrated
+from dials_diffuse.io.integrated_reflections import read_integrated
 from dials_diffuse.simulation.comparison import compare_with_truth
 
 STILLS = 40

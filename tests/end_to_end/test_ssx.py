@@ -13,9 +13,9 @@ import pytest
 from dials.array_family import flex
 
 from dials_diffuse.adapters.experiments import load_experiments
+from dials_diffuse.adapters.stills import stills_of
 from dials_diffuse.adapters.stills_processor import check_available
 from dials_diffuse.adapters.tables import as_numpy
-from dials_diffuse.stills import stills_of
 
 pytestmark = pytest.mark.regression
 

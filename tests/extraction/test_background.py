@@ -9,12 +9,8 @@ import pytest
 from dxtbx.model import Detector, Panel
 
 from dials_diffuse.adapters.experiments import load_experiments
-from dials_diffuse.extraction.background import (
-    average_of_empty_shots,
-    load_background,
-    panel_gain,
-)
-from dials_diffuse.extraction.corrections import CorrectionSettings
+from dials_diffuse.extraction.background import average_of_empty_shots, load_background, panel_gain
+from dials_diffuse.geometry.corrections import CorrectionSettings
 from dials_diffuse.simulation.settings import Settings
 from dials_diffuse.simulation.simulate import simulate
 

@@ -11,11 +11,7 @@ import pytest
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.experiments import (
-    DataPair,
-    load_experiments,
-    load_reflections,
-)
+from dials_diffuse.adapters.experiments import DataPair, load_experiments, load_reflections
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.extraction.extract import (
     Background,

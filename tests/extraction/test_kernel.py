@@ -9,10 +9,10 @@ from cctbx import uctbx
 from dxtbx.model import BeamFactory, DetectorFactory
 
 from dials_diffuse.extraction.kernel import VoxelSums, _Packing
-from dials_diffuse.geometry import detector_geometry
-from dials_diffuse.grid.gridding import grid_rows
+from dials_diffuse.geometry.panel import detector_geometry
 from dials_diffuse.grid.symmetry import laue_group_from_symbol
 from dials_diffuse.grid.voxel_grid import VoxelGrid
+from dials_diffuse.gridding.gridding import grid_rows
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ from cctbx import sgtbx, uctbx
 from dxtbx.model import Beam, Crystal, Detector, Experiment, ExperimentList
 
 from dials_diffuse.adapters.experiments import load_experiments
-from dials_diffuse.grid.ambiguity import possible_settings, reindex_experiments
 from dials_diffuse.grid.reindexing import as_gridded, hand_on_reindexing
 from dials_diffuse.grid.symmetry import laue_group_from_symbol
 from dials_diffuse.grid.voxel_grid import VoxelGrid, attach_grid
+from dials_diffuse.gridding.ambiguity import possible_settings, reindex_experiments
 from dials_diffuse.io.model_copy import models_to_json
-from dials_diffuse.scaling.model import DiffuseScalingModel
+from dials_diffuse.model.scaling_model import DiffuseScalingModel
 
 STILLS = 4
 

@@ -12,12 +12,7 @@ from cctbx import crystal, miller, sgtbx, uctbx
 from dials.array_family import flex
 
 from dials_diffuse.adapters.tables import as_numpy
-from dials_diffuse.grid.expand import (
-    dense_rows,
-    expand_to_p1,
-    pack_voxels,
-    unpack_voxels,
-)
+from dials_diffuse.grid.expand import dense_rows, expand_to_p1, pack_voxels, unpack_voxels
 from dials_diffuse.grid.symmetry import (
     check_subdivide,
     group_from_hall,

@@ -4,11 +4,7 @@ import h5py
 import numpy as np
 import pytest
 
-from dials_diffuse.io.pixel_file import (
-    CorrectedDiffusePixelList,
-    pixel_file,
-    read_pixels,
-)
+from dials_diffuse.io.pixel_file import CorrectedDiffusePixelList, pixel_file, read_pixels
 
 
 def pixels(n, seed=1):

@@ -9,13 +9,13 @@ from dxtbx.model.experiment_list import ExperimentList
 
 from dials.array_family import flex
 
+from dials_diffuse.adapters.stills import group_by_image, stills_of
 from dials_diffuse.masking.mask import make_masks
-from dials_diffuse.masking.spot_shape import shape_of_model
+from dials_diffuse.masking.spots.shape import shape_of_model
 from dials_diffuse.masking.still_mask import StillMasker, complete_mask
 from dials_diffuse.phil.mask import phil_scope
 from dials_diffuse.simulation.settings import Settings
 from dials_diffuse.simulation.simulate import simulate
-from dials_diffuse.stills import group_by_image, stills_of
 
 
 def parameters(folder, **values):

@@ -5,7 +5,7 @@ import pytest
 
 from dxtbx.model import BeamFactory, Crystal, DetectorFactory, Experiment
 
-from dials_diffuse.geometry import detector_geometry
+from dials_diffuse.geometry.panel import detector_geometry
 from dials_diffuse.io.batches import MOST_ROWS
 from dials_diffuse.pipeline.batch_size import (
     automatic_batch_size,

@@ -81,7 +81,7 @@ def test_a_killed_worker_is_told_from_other_errors(make_task):
 
 def test_nothing_left_is_an_error_only_where_it_may_not_be(make_task):
     task = make_task(
-        "from dials_diffuse.stills import NothingLeft; raise SystemExit('Sorry: all dark') from NothingLeft('all dark')",
+        "from dials_diffuse.adapters.stills import NothingLeft; raise SystemExit('Sorry: all dark') from NothingLeft('all dark')",
         may_be_empty=True,
     )
     result = run_task(task)

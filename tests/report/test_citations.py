@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-from dials_diffuse.report.citations import (
-    ABSOLUTE_SCALE,
-    RELATIVE_MAP,
-    citations_of_run,
-)
+from dials_diffuse.report.citations import ABSOLUTE_SCALE, RELATIVE_MAP, citations_of_run
 
 
 def test_a_run_cites_what_its_steps_do_each_once():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dials_diffuse.scaling.kernels import deviation, reject_outliers
+from dials_diffuse.scaling.expectation.kernels import deviation, reject_outliers
 
 CUTOFF = 6.0
 

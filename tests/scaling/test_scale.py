@@ -5,24 +5,21 @@ import pytest
 
 from dials.array_family import flex
 
-import dials_diffuse.scaling.target as target_module
+import dials_diffuse.scaling.refinement.target as target_module
 from dials_diffuse.adapters.experiments import DataPair
-from dials_diffuse.adapters.tables import (
-    as_numpy,
-    bool_column,
-    double_column,
-    miller_index_column,
-)
+from dials_diffuse.adapters.tables import as_numpy, bool_column, double_column, miller_index_column
 from dials_diffuse.grid.expand import pack_voxels, unpack_voxels
-from dials_diffuse.scaling.error_model import fit_error_model
-from dials_diffuse.scaling.fit import fit
-from dials_diffuse.scaling.merge import split_halves
-from dials_diffuse.scaling.observations import (
+from dials_diffuse.scaling.merging.error_model import fit_error_model
+from dials_diffuse.scaling.merging.merge import split_halves
+from dials_diffuse.scaling.observations.overview import survey
+from dials_diffuse.scaling.observations.source import (
     ObservationSource,
     observations_of,
     projected_direction,
 )
-from dials_diffuse.scaling.restraints import RestraintSettings
+from dials_diffuse.scaling.refinement.fit import fit
+from dials_diffuse.scaling.refinement.restraints import RestraintSettings
+from dials_diffuse.scaling.refinement.settings import FitSettings, ModelSettings
 from dials_diffuse.scaling.scale import (
     StillSettings,
     merged_table,
@@ -30,9 +27,7 @@ from dials_diffuse.scaling.scale import (
     scale_columns,
     without_scale,
 )
-from dials_diffuse.scaling.settings import FitSettings, ModelSettings
 from dials_diffuse.scaling.summary import still_table
-from dials_diffuse.scaling.survey import survey
 
 ONLY_SCALES = ModelSettings(offset=False, panel=False, sensitivity=False)
 
@@ -140,8 +135,8 @@ def test_low_counts_are_not_biased(make_truth, tmp_path, background):
     truth = make_truth(
         n_stills=300, n_obs=8000, n_voxels=20000, mean_counts=0.1, background=background, seed=3
     )
-    from dials_diffuse.scaling.merge import Merger, ScaleTables
-    from dials_diffuse.scaling.survey import survey
+    from dials_diffuse.scaling.merging.merge import Merger, ScaleTables
+    from dials_diffuse.scaling.observations.overview import survey
 
     source = source_of(truth, tmp_path)
     found = survey(source)
@@ -185,8 +180,8 @@ def test_pairs_give_the_same_as_one_and_reading_again_as_keeping(make_truth, tmp
 
 
 def test_perturbed_starts_agree(make_truth, tmp_path):
-    from dials_diffuse.scaling.fit import fit
-    from dials_diffuse.scaling.survey import survey
+    from dials_diffuse.scaling.observations.overview import survey
+    from dials_diffuse.scaling.refinement.fit import fit
 
     truth = make_truth(n_stills=20, n_obs=1500, n_voxels=500)
     source = source_of(truth, tmp_path)

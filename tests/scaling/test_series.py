@@ -13,15 +13,15 @@ from dials.array_family import flex
 
 from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.tables import as_numpy, double_column
-from dials_diffuse.scaling.components import ScaleSeries
-from dials_diffuse.scaling.model import DiffuseScalingModel
-from dials_diffuse.scaling.observations import ObservationSource, observations_of
-from dials_diffuse.scaling.order import SeriesSettings
-from dials_diffuse.scaling.restraints import Restraints, RestraintSettings
+from dials_diffuse.model.components import ScaleSeries
+from dials_diffuse.model.scaling_model import DiffuseScalingModel
+from dials_diffuse.scaling.observations.source import ObservationSource, observations_of
+from dials_diffuse.scaling.refinement.order import SeriesSettings
+from dials_diffuse.scaling.refinement.restraints import Restraints, RestraintSettings
+from dials_diffuse.scaling.refinement.scaler import DiffuseScaler
+from dials_diffuse.scaling.refinement.settings import FitSettings, ModelSettings
+from dials_diffuse.scaling.refinement.target import DiffuseScalingTarget
 from dials_diffuse.scaling.scale import scale
-from dials_diffuse.scaling.scaler import DiffuseScaler
-from dials_diffuse.scaling.settings import FitSettings, ModelSettings
-from dials_diffuse.scaling.target import DiffuseScalingTarget
 
 
 def in_series(truth, place, seed=5):

@@ -11,11 +11,7 @@ from dials.array_family import flex
 from dials_diffuse.simulation import bragg
 from dials_diffuse.simulation.detectors import make_beam, make_detector
 from dials_diffuse.simulation.pixels import panel_pixels, rays_to_pixels
-from dials_diffuse.simulation.settings import (
-    BeamSettings,
-    DetectorSettings,
-    TruthSettings,
-)
+from dials_diffuse.simulation.settings import BeamSettings, DetectorSettings, TruthSettings
 from dials_diffuse.simulation.truth import DiffuseTruth
 
 S0 = np.array((0.0, 0.0, -1.0))

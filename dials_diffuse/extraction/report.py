@@ -1,0 +1,100 @@
+"""What the report of an extraction shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dials_diffuse.extraction.extract import ExtractedStill, ExtractionSettings, summary_rows
+from dials_diffuse.report.html import ReportSection
+
+_MOST_CURVES = 12
+
+
+def _plain(values) -> list:
+    """Numbers for JSON: four digits are enough for a plot, NaN has no JSON."""
+    return [float(f"{v:.4g}") if np.isfinite(v) else None for v in values]
+
+
+def _selection(stills: Sequence[ExtractedStill]) -> list[tuple[int, ExtractedStill]]:
+    """At most _MOST_CURVES stills, evenly spaced."""
+    good = [(number, still) for number, still in enumerate(stills) if not still.error]
+    chosen = np.unique(np.linspace(0, len(good) - 1, min(len(good), _MOST_CURVES)).astype(int))
+    return [good[i] for i in chosen]
+
+
+def _profile_plot(stills, kind: str, title: str, help_text: str) -> dict:
+    return {
+        "data": [
+            {
+                "x": _plain(still.profile.q),
+                "y": _plain(getattr(still.profile, kind)),
+                "type": "scatter",
+                "mode": "lines",
+                "name": f"still {number}",
+            }
+            for number, still in _selection(stills)
+        ],
+        "layout": {
+            "title": title,
+            "xaxis": {"title": "|q| (1/Angstrom)"},
+            "yaxis": {"title": "photons/(s sr)"},
+        },
+        "help": help_text,
+    }
+
+
+def sections(
+    stills: Sequence[ExtractedStill], grid, settings: ExtractionSettings
+) -> list[ReportSection]:
+    """The sections of the report."""
+    profiles = {
+        "extract_diffuse": _profile_plot(
+            stills, "diffuse", "Pixels outside the Bragg mask, background subtracted",
+            "Mean corrected intensity of each still against |q|. The curves of good stills "
+            "differ by a factor; one that lies far below the others missed the crystal.",
+        ),
+        "extract_total": _profile_plot(
+            stills, "total", "All pixels, background subtracted",
+            "The same with the pixels under Bragg spots: total scattering, which the absolute scale needs.",
+        ),
+    }  # fmt: skip
+    if settings.background is not None:
+        profiles["extract_unsubtracted"] = _profile_plot(
+            stills, "unsubtracted", "Pixels outside the Bragg mask, before subtraction",
+            "The first figure with the background still in it: what the subtraction has taken away.",
+        )  # fmt: skip
+        profiles["extract_background"] = _profile_plot(
+            stills, "background", "Background that was subtracted",
+            "Mean background of all pixels, divided by the same corrections.",
+        )  # fmt: skip
+    text = (
+        f"Grid: {'x'.join(map(str, grid.subdivide))} voxels a reciprocal cell, Laue group "
+        f"{grid.laue_group.info()}. Intensities are photons per second and steradian, at unit "
+        "polarisation and efficiency."
+    )
+    return [
+        ReportSection("Radial profiles", text=text, plots=profiles),
+        ReportSection("Stills", tables=[summary_rows(stills)]),
+    ]
+
+
+def numbers(stills: Sequence[ExtractedStill]) -> list[dict]:
+    """The numbers of each still for output.json."""
+    rows = []
+    for still in stills:
+        row = {"image": still.path, "error": still.error or None}
+        if not still.error:
+            row |= {
+                "num_pixels": still.num_pixels,
+                "photons": still.photons,
+                "exposure_time": still.exposure_time,
+                "num_observations": still.num_observations,
+                "profile": {
+                    name: _plain(getattr(still.profile, name))
+                    for name in ("q", "diffuse", "total", "background", "photons", "exposure")
+                },
+            }
+        rows.append(row)
+    return rows

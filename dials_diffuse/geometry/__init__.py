@@ -1,0 +1,1 @@
+"""The scattering vector and the acceptance of every pixel."""

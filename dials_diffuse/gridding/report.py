@@ -1,0 +1,262 @@
+"""Tables and plots of the grid."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from dials.util import tabulate
+
+from dials_diffuse.grid.voxel_grid import VoxelGrid
+from dials_diffuse.gridding.ambiguity import Resolution
+from dials_diffuse.gridding.coverage import CoverageRow, VoxelAccumulator, coverage
+from dials_diffuse.gridding.gridding import GridDefinition
+from dials_diffuse.report.html import ReportSection
+from dials_diffuse.report.sections import section_plots
+
+logger = logging.getLogger("dials.diffuse.grid.summary")
+
+_PARAMETERS = ("a (A)", "b (A)", "c (A)", "alpha (deg)", "beta (deg)", "gamma (deg)")
+_MOST_OUTLIERS = 20
+
+
+def _cell_rows(definition: GridDefinition) -> list[list[str]]:
+    cell = definition.cell
+    rows = [["", "reference", "robust sigma of the stills"]]
+    for name, value, sigma in zip(_PARAMETERS, cell.unit_cell.parameters(), cell.spread):
+        rows.append([name, f"{value:.4f}", f"{sigma:.4f}"])
+    return rows
+
+
+def _outlier_rows(definition: GridDefinition) -> list[list[str]]:
+    experiments = [e for part in definition.experiments for e in part]
+    excluded, start = set(), 0
+    for part, numbers in zip(definition.experiments, definition.excluded):
+        excluded |= {start + number for number in numbers}
+        start += len(part)
+    rows = [["still", "unit cell", "deviation", ""]]
+    for number in np.flatnonzero(definition.cell.outlier):
+        parameters = experiments[number].crystal.get_unit_cell().parameters()
+        rows.append(
+            [
+                str(number),
+                ", ".join(f"{p:.2f}" for p in parameters),
+                f"{100 * definition.cell.deviation[number]:.2f} %",
+                "left out" if number in excluded else "kept",
+            ]
+        )
+    return rows
+
+
+def log_cells(definition: GridDefinition) -> None:
+    """Reference cell, its spread, and the outliers."""
+    grid = definition.grid
+    logger.info(
+        "Laue group %s, %d x %d x %d voxels a reciprocal cell",
+        grid.laue_group.info(),
+        *grid.subdivide,
+    )
+    logger.info("\n%s", tabulate(_cell_rows(definition), headers="firstrow"))
+    rows = _outlier_rows(definition)
+    if len(rows) > 1:
+        logger.warning(
+            "%d stills have an outlying unit cell (grid.max_cell_deviation=0.01 leaves out those beyond 1 %%)",
+            len(rows) - 1,
+        )
+        logger.info("%s", tabulate(rows[: _MOST_OUTLIERS + 1], headers="firstrow"))
+        if len(rows) - 1 > _MOST_OUTLIERS:
+            logger.info("... and %d more", len(rows) - 1 - _MOST_OUTLIERS)
+
+
+def _coverage_table(rows: list[CoverageRow]) -> list[list[str]]:
+    table = [["d (A)", "voxels", "seen", "complete", "observations", "multiplicity", "stills", "3 or more"]]
+    for row in rows:
+        table.append(
+            [
+                row.label,
+                row.possible,
+                row.seen,
+                f"{row.completeness:.3f}",
+                row.n_obs,
+                f"{row.multiplicity:.2f}",
+                f"{row.mean_stills:.2f}",
+                f"{row.three_stills / row.seen if row.seen else 0:.3f}",
+            ]
+        )
+    return table
+
+
+def log_coverage(sums: VoxelAccumulator, grid: VoxelGrid) -> list[CoverageRow]:
+    """Log coverage by shell and return its rows."""
+    rows = coverage(sums, grid)
+    logger.info(
+        "\nVoxels of the asymmetric unit, the observations of each (multiplicity), the stills that saw it, "
+        "and the part seen by three or more stills\n%s\n",
+        tabulate(_coverage_table(rows), headers="firstrow"),
+    )
+    return rows
+
+
+def coverage_numbers(rows: list[CoverageRow]) -> list[dict]:
+    """Coverage as plain JSON."""
+    return [
+        {
+            "shell": row.label,
+            "possible": row.possible,
+            "seen": row.seen,
+            "completeness": row.completeness,
+            "observations": row.n_obs,
+            "multiplicity": row.multiplicity,
+            "stills": row.mean_stills,
+            "three_stills": row.three_stills,
+        }
+        for row in rows
+    ]
+
+
+def cell_numbers(definition: GridDefinition) -> dict:
+    """Reference cell and outliers as plain JSON."""
+    return {
+        "reference": list(definition.cell.unit_cell.parameters()),
+        "spread": definition.cell.spread.tolist(),
+        "outliers": np.flatnonzero(definition.cell.outlier).tolist(),
+        "excluded": definition.excluded,
+    }
+
+
+def _cell_plot(definition: GridDefinition) -> dict:
+    cells = np.array(
+        [e.crystal.get_unit_cell().parameters() for part in definition.experiments for e in part]
+    )
+    reference = np.array(definition.cell.unit_cell.parameters())
+    relative = 100 * (cells[:, :3] / reference[:3] - 1)
+    limit = max(float(np.abs(relative).max()), 1e-3) * 1.05
+    edges = np.linspace(-limit, limit, 61)
+    centres = 0.5 * (edges[1:] + edges[:-1])
+    return {
+        "data": [
+            {
+                "x": centres.round(5).tolist(),
+                "y": np.histogram(relative[:, i], edges)[0].tolist(),
+                "type": "scatter",
+                "mode": "lines",
+                "line": {"shape": "hvh"},
+                "name": "abc"[i],
+            }
+            for i in range(3)
+        ],
+        "layout": {
+            "title": {"text": "Cell lengths of the stills"},
+            "xaxis": {"title": {"text": "deviation from the reference cell (%)"}},
+            "yaxis": {"title": {"text": "stills"}},
+        },
+        "help": "Two or more peaks mean that the stills are of different crystal forms, which should not be merged.",
+    }
+
+
+def _coverage_plot(rows: list[CoverageRow]) -> dict:
+    shells = rows[:-1]
+    labels = [row.label for row in shells]
+    return {
+        "data": [
+            {
+                "x": labels,
+                "y": [round(row.completeness, 4) for row in shells],
+                "type": "scatter",
+                "name": "completeness",
+            },
+            {
+                "x": labels,
+                "y": [round(row.three_stills / row.seen, 4) if row.seen else 0 for row in shells],
+                "type": "scatter",
+                "name": "seen by 3 or more stills",
+            },
+            {
+                "x": labels,
+                "y": [round(row.multiplicity, 3) for row in shells],
+                "type": "scatter",
+                "name": "multiplicity",
+                "yaxis": "y2",
+            },
+        ],
+        "layout": {
+            "title": {"text": "Coverage of the grid"},
+            "xaxis": {"title": {"text": "d (A)"}},
+            "yaxis": {"title": {"text": "fraction of the voxels"}, "range": [0, 1.05]},
+            "yaxis2": {
+                "title": {"text": "observations a voxel"},
+                "overlaying": "y",
+                "side": "right",
+                "rangemode": "tozero",
+                "showgrid": False,
+            },
+            "legend": {"orientation": "h", "y": 1.12},
+        },
+        "help": "Voxels of the asymmetric unit that were seen outside the Bragg mask.",
+    }
+
+
+def ambiguity_numbers(resolution: Resolution) -> dict:
+    """Settings of the stills as plain JSON."""
+    return {
+        "settings": [setting.name for setting in resolution.settings],
+        "chosen": resolution.chosen.tolist(),
+        "gain": [round(float(gain), 3) for gain in resolution.gain],
+        "significance": None if np.isnan(resolution.significance) else resolution.significance,
+    }
+
+
+def ambiguity_section(resolution: Resolution) -> ReportSection:
+    """Settings of the stills, for the report."""
+    rows = [["setting", "stills"]]
+    for number, setting in enumerate(resolution.settings):
+        rows.append([setting.name, int((resolution.chosen == number).sum())])
+    counts, edges = np.histogram(resolution.gain, 50)
+    plot = {
+        "data": [
+            {
+                "type": "bar",
+                "x": (0.5 * (edges[1:] + edges[:-1])).round(4).tolist(),
+                "y": counts.tolist(),
+            }
+        ],
+        "layout": {
+            "title": {"text": "How clearly the setting shows"},
+            "xaxis": {"title": {"text": "best less next best setting (sigma)"}},
+            "yaxis": {"title": {"text": "stills"}},
+        },
+        "help": "Stills near 0 may be in the wrong setting.",
+    }
+    return ReportSection(
+        "Indexing ambiguity",
+        "The lattice is more symmetric than the Laue group: settings were chosen by correlation.",
+        tables=[rows],
+        plots={"ambiguity": plot},
+    )
+
+
+def report_sections(
+    definition: GridDefinition, grid: VoxelGrid, sums: VoxelAccumulator, rows: list[CoverageRow]
+) -> list[ReportSection]:
+    """The report of dials.diffuse_grid."""
+    cells = ReportSection(
+        "Unit cells", tables=[_cell_rows(definition)], plots={"cells": _cell_plot(definition)}
+    )
+    outliers = _outlier_rows(definition)
+    if len(outliers) > 1:
+        cells.tables.append(outliers)
+    preview = {"intensity": sums.intensity}
+    return [
+        cells,
+        ReportSection(
+            "Coverage",
+            tables=[_coverage_table(rows)],
+            plots={"coverage": _coverage_plot(rows)},
+        ),
+        ReportSection(
+            "Preview of the map",
+            "Unscaled: photons over exposure of all stills together.",
+            plots=section_plots(sums.voxel, preview, grid),
+        ),
+    ]

@@ -1,0 +1,1 @@
+"""Files that hold maps, in our formats and those of other programs."""

@@ -1,0 +1,1 @@
+"""Bright pixels that no lattice explains."""

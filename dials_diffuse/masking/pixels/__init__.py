@@ -1,0 +1,1 @@
+"""Pixels that are bad in every image: by the detector, by faults, in shadow."""

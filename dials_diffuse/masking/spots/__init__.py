@@ -1,0 +1,1 @@
+"""Bragg spots of the known lattices: shape, size, prediction, painting."""

@@ -1,0 +1,247 @@
+"""The size of Bragg spots, measured on the images.
+
+The scattering above its surroundings, summed over all nodes of many crystals, falls off
+with the nodes' distance from the Ewald sphere as the mean peak does in that direction,
+and around their predicted positions as the mean spot does on the sphere, errors of the
+prediction included. The variances of these three profiles (radial, tangential, along
+s1), as functions of |q|^2, give the parameters of SpotShape.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from dials_diffuse.masking.spots.shape import SpotShape
+from dials_diffuse.masking.spots.sums import EXCITATION_BINS, PLANE_BINS, WIDEST, SpotSums
+
+logger = logging.getLogger("dials.diffuse.masking.spot_size")
+
+# The tail of a profile counts until it has fallen to this part of its height
+TAIL = 0.02
+# Fewer independent spots than this do not tell the width of their distribution
+MIN_SPOTS = 50
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Function of |q|: the number of standard deviations k at which a normal distribution of
+    height `contrast` has fallen to `residual`, contrast exp(-k^2 / 2) = residual.
+
+    Attributes:
+        q: 1/Angstrom; log_contrast: there; residual: both relative to the surroundings
+        least, most: limits of k
+    """
+
+    q: tuple[float, ...]
+    log_contrast: tuple[float, ...]
+    residual: float
+    least: float = 2.0
+    most: float = 6.0
+
+    def __call__(self, q: np.ndarray) -> np.ndarray:
+        ratio = np.interp(q, self.q, self.log_contrast) - np.log(self.residual)
+        return np.clip(np.sqrt(np.maximum(2 * ratio, 0.0)), self.least, self.most)
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Function of |q| (1/Angstrom), interpolated: ADU a pixel."""
+
+    q: tuple[float, ...]
+    value: tuple[float, ...]
+
+    def __call__(self, q: np.ndarray) -> np.ndarray:
+        return np.interp(q, self.q, self.value)
+
+
+@dataclass
+class SizeFit:
+    """What was measured and fitted.
+
+    Attributes:
+        shape: the fitted one
+        q: (N,) middle of the bins with a signal, 1/Angstrom
+        radial, tangential, excitation: (N,) standard deviations, 1/Angstrom
+        nodes: (N,) number of nodes looked at
+        contrast: (N,) height of the mean peak over the scattering around it
+        level: (N,) mean of that scattering, ADU a pixel
+        pixel: (N,) side of a pixel, 1/Angstrom
+        reliable: there were enough spots for their widths, not only for their heights
+    """
+
+    shape: SpotShape
+    q: np.ndarray
+    radial: np.ndarray
+    tangential: np.ndarray
+    excitation: np.ndarray
+    nodes: np.ndarray
+    contrast: np.ndarray
+    level: np.ndarray
+    pixel: np.ndarray
+    reliable: bool
+
+    def floor(self, residual: float) -> Floor:
+        """What may be left of a spot, `residual` of its surroundings."""
+        return Floor(tuple(self.q), tuple(residual * self.level))
+
+    def extent(self, residual: float) -> Extent:
+        """How far to mask so that the mean peak has fallen to `residual` of its surroundings."""
+        return Extent(tuple(self.q), tuple(np.log(self.contrast)), residual)
+
+    def bragg_left(self, residual: float, padding: float) -> float:
+        """Part of the Bragg photons that such a mask leaves, of normal distributions.
+
+        A node x standard deviations from the sphere is masked out to sqrt(k^2 - x^2) of
+        them on it, and `padding` pixels further; beyond u there is exp(-u^2 / 2) of what it
+        has on the sphere.
+        """
+        of_node = self.contrast * self.level * self.radial * self.tangential * self.excitation
+        photons = self.nodes * of_node / np.hypot(WIDEST.size, WIDEST.angle * self.q)
+        further = padding * self.pixel / np.sqrt(self.radial * self.tangential)
+        k = self.extent(residual)(self.q)[:, None]
+        x = np.linspace(0.0, 8.0, 401)
+        reach = np.sqrt(np.maximum(k**2 - x**2, 0.0)) + further[:, None]
+        left = np.where(x < k, np.exp(-(reach**2) / 2), 1.0) * np.exp(-(x**2) / 2)
+        left = left.sum(axis=1) / np.exp(-(x**2) / 2).sum()
+        return float((photons * left).sum() / photons.sum())
+
+    def table(self) -> list[list]:
+        """Rows for log and report."""
+        rows = [["|q| (1/A)", "nodes", "radial (1e-4/A)", "tangential (1e-4/A)", "along s1 (1e-4/A)", "height"]]
+        for values in zip(self.q, self.nodes, self.radial, self.tangential, self.excitation, self.contrast):
+            q, nodes, *sigmas, contrast = values
+            rows.append(
+                [f"{q:.3f}", f"{int(nodes)}", *(f"{1e4 * s:.2f}" for s in sigmas), f"{contrast:.2f}"]
+            )
+        return rows
+
+
+def profile_variance(position: np.ndarray, height: np.ndarray) -> float:
+    """Second moment about 0 of a profile that falls off from there, out to where it has
+    fallen to TAIL of its height; the noise level is that of its outer third.
+
+    Args:
+        position: (N,) >= 0, ascending
+        height: (N,) mean scattering above the surroundings
+
+    Returns:
+        the variance, or nan without a significant signal
+    """
+    outer = height[2 * len(height) // 3 :]
+    level = np.median(outer)
+    noise = 1.4826 * np.median(np.abs(outer - level))
+    above = height - level
+    peak = above[: max(3, len(above) // 8)].max()
+    if not peak > 8 * noise or peak <= 0:
+        return np.nan
+    first = np.flatnonzero(above >= 0.5 * peak)
+    start = first[-1] if len(first) else 0
+    fallen = np.flatnonzero(above[start:] < max(TAIL * peak, noise))
+    end = start + (fallen[0] if len(fallen) else len(above) - start)
+    p, h = position[:end], np.maximum(above[:end], 0.0)
+    return float((p**2 * h).sum() / h.sum())
+
+
+def _linear(q, variance, number) -> tuple[float, float]:
+    """variance = a + b q^2 with a, b >= 0. The relative errors are those of variances of
+    `number` values; relative to the fit, not to the values, or chance lows would weigh most."""
+    design = np.stack([np.ones_like(q), q**2], axis=1)
+    model = np.full_like(q, np.average(variance, weights=number))
+    for _ in range(5):
+        scale = np.sqrt(number) / np.maximum(model, 1e-12)
+        (a, b), _ = nnls(design * scale[:, None], variance * scale)
+        model = a + b * q**2
+    return a, b
+
+
+def _within_aperture() -> np.ndarray:
+    offset = (np.arange(PLANE_BINS) - PLANE_BINS // 2) / (PLANE_BINS / 2)
+    return offset[:, None] ** 2 + offset[None, :] ** 2 < 0.25
+
+
+def fit_spot_size(sums: SpotSums) -> SizeFit | None:
+    """Fit the shape of spots to what was summed around nodes.
+
+    Returns:
+        None if fewer than two bins of |q| have a significant signal
+    """
+    excess = sums.excess / np.maximum(sums.pixels, 1)
+    plane = sums.plane_excess / np.maximum(sums.plane_pixels, 1)
+    depth = sums.excitation_of_bins()
+    centre = PLANE_BINS // 2
+    step = 2 * sums.window / PLANE_BINS
+    offsets = np.arange(centre + 1) * step
+    independent = sums.independent_spots()
+    reliable = bool(independent.sum() >= MIN_SPOTS)
+    if not reliable:
+        logger.info(
+            "%.0f strong spots are too few to measure their width on the images (%d are needed)",
+            independent.sum(),
+            MIN_SPOTS,
+        )
+    found = []
+    for i, q in enumerate(sums.q_of_bins()):
+        if sums.nodes[i] < 20:
+            continue
+        excitation = profile_variance(depth[i], excess[i])
+        # A cut through the middle, folded; the strip is as wide as a tenth of the window
+        strip = slice(centre - 2, centre + 3)
+        radial = plane[i][:, strip].mean(axis=1)
+        tangential = plane[i][strip, :].mean(axis=0)
+        own = sums.pixel_variance[i] / sums.nodes[i] + step**2 / 12
+        folded = [
+            profile_variance(offsets, (line[centre:] + line[centre::-1]) / 2)
+            for line in (radial, tangential)
+        ]
+        if np.isfinite([excitation, *folded]).all():
+            smallest = 1e-10
+            # Height at the middle of a spot whose node is on the sphere
+            aperture = plane[i][_within_aperture()].mean()
+            middle = plane[i][centre - 2 : centre + 3, centre - 2 : centre + 3].mean()
+            outer = 2 * EXCITATION_BINS // 3
+            on_sphere = excess[i][:3].mean() - np.median(excess[i][outer:])
+            level = sums.level[i].sum() / sums.pixels[i].sum()
+            level = max(level, 1e-3)
+            contrast = on_sphere * max(middle / aperture, 1.0) / level
+            if not (np.isfinite(contrast) and contrast > 0):
+                continue
+            found.append(
+                (
+                    q,
+                    max(folded[0] - own[0], smallest),
+                    max(folded[1] - own[1], smallest),
+                    excitation,
+                    max(independent[i], 1.0),
+                    sums.nodes[i],
+                    contrast,
+                    level,
+                    np.sqrt(12 * (own - step**2 / 12).mean()),
+                )
+            )
+    if len(found) < 2:
+        return None
+    q, radial, tangential, excitation, number, nodes, contrast, level, pixel = np.array(found).T
+    radial_0, radial_q = _linear(q, radial, number)
+    tangential_0, tangential_q = _linear(q, tangential, number)
+    excitation_0, excitation_q = _linear(q, excitation, number)
+    # A small domain widens spots and peaks alike; what widens spots of all nodes further
+    # is the detector's (or the beam's) doing. Spots smaller than that cannot be measured
+    # where pixels are large
+    constant = max(excitation_0, 1e-10)
+    in_plane = max((radial_0 + tangential_0) / 2 - constant, 0.0)
+    pixel_area = 12 * sums.pixel_variance.sum() / (2 * sums.nodes.sum())
+    shape = SpotShape(
+        constant * np.eye(3),
+        (tangential_q, 0.0, excitation_q),
+        along=float(np.sqrt(radial_q)),
+        point_spread=float(np.sqrt(in_plane / pixel_area)),
+        source="images",
+    )
+    return SizeFit(
+        shape, q, np.sqrt(radial), np.sqrt(tangential), np.sqrt(excitation), nodes, contrast, level,
+        pixel, reliable,
+    )

@@ -1,0 +1,1 @@
+"""What the scaling model expects of an observation."""

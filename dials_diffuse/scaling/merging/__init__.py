@@ -1,0 +1,1 @@
+"""Merging of scaled observations, and its statistics."""

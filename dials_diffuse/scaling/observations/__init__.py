@@ -1,0 +1,1 @@
+"""The observations that are scaled: read from files, counted, connected."""
