@@ -9,9 +9,5 @@ from __future__ import annotations
 import libtbx.pkg_utils
 
 libtbx.pkg_utils.define_entry_points(
-    {
-        "dxtbx.scaling_model_ext": [
-            "diffuse = dials_diffuse.model.scaling_model:DiffuseScalingModel"
-        ]
-    }
+    {"dxtbx.scaling_model_ext": ["diffuse = dials_diffuse.model.scaling_model:DiffuseScalingModel"]}
 )

@@ -70,10 +70,7 @@ setup(
     ],
     packages=find_packages(include=["dials_diffuse", "dials_diffuse.*"])
     + ["dials_diffuse.command_line", "dials_diffuse.phil"],
-    package_dir={
-        "dials_diffuse.command_line": "command_line",
-        "dials_diffuse.phil": "phil",
-    },
+    package_dir={"dials_diffuse.command_line": "command_line", "dials_diffuse.phil": "phil"},
     package_data={"dials_diffuse.report": ["templates/*"]},
     entry_points=entry_points(),
     python_requires=">=3.10",

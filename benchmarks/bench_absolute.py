@@ -29,14 +29,23 @@ from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.simulation.truth import DiffuseTruth
 
 SIMULATION = [
-    "bragg.intensities=model", "bragg.model=model.pdb", "truth.composition=model", "truth.b_factor=18",
-    "truth.solvent=0", "detector.distance=44", "detector.image_size=800,800", "detector.pixel_size=0.15",
-    "background.air=3", "background.empty_shots=20",
-]  # fmt: skip
+    "bragg.intensities=model",
+    "bragg.model=model.pdb",
+    "truth.composition=model",
+    "truth.b_factor=18",
+    "truth.solvent=0",
+    "detector.distance=44",
+    "detector.image_size=800,800",
+    "detector.pixel_size=0.15",
+    "background.air=3",
+    "background.empty_shots=20",
+]
 COMPOSITION = [
-    "composition.model=model.pdb", "composition.hydrogens=as_is", "composition.solvent_content=0",
+    "composition.model=model.pdb",
+    "composition.hydrogens=as_is",
+    "composition.solvent_content=0",
     "output.json=absolute.json",
-]  # fmt: skip
+]
 # Voxels that fewer stills have seen are left out of the comparison of maps
 MIN_STILLS = 3
 # Points a voxel along each axis for the mean of the truth
@@ -45,8 +54,14 @@ POINTS = 5
 
 def reduced(folder: Path, background: list[str], nproc: int) -> None:
     """Run the commands up to the relative map."""
-    ours("mask", "simulated.expt", "simulated.refl", f"nproc={nproc}", "output.html=None", cwd=folder)
-    for step, before, more in (("extract", "masked", background), ("grid", "extracted", []), ("scale", "gridded", [])):
+    ours(
+        "mask", "simulated.expt", "simulated.refl", f"nproc={nproc}", "output.html=None", cwd=folder
+    )
+    for step, before, more in (
+        ("extract", "masked", background),
+        ("grid", "extracted", []),
+        ("scale", "gridded", []),
+    ):
         files = [f"diffuse_{before}.expt", f"diffuse_{before}.refl"]
         ours(step, *files, f"nproc={nproc}", "output.html=None", *more, cwd=folder)
 
@@ -63,13 +78,19 @@ def estimates(folder: Path, true_scale: float, name: str, *options: str) -> list
     ]
 
 
-def line_through(folder: Path, truth: DiffuseTruth, subdivide: int) -> tuple[float, float, float, int]:
+def line_through(
+    folder: Path, truth: DiffuseTruth, subdivide: int
+) -> tuple[float, float, float, int]:
     """(slope, its error, offset over the mean, voxels) of the absolute map against the truth."""
     table = flex.reflection_table.from_file(str(folder / "diffuse_absolute.refl"))
     found = as_numpy(table["intensity"])
     keep = np.isfinite(found) & (as_numpy(table["n_stills"]) >= MIN_STILLS)
     # Weights by the variance would know the noise of the intensities that it is expected from
-    found, weight, hkl = found[keep], as_numpy(table["exposure"])[keep], as_numpy(table["hkl"])[keep]
+    found, weight, hkl = (
+        found[keep],
+        as_numpy(table["exposure"])[keep],
+        as_numpy(table["hkl"])[keep],
+    )
     expected = np.zeros(len(found))
     steps = ((np.arange(POINTS) + 0.5) / POINTS - 0.5) / subdivide
     for shift in itertools.product(steps, repeat=3):
@@ -83,7 +104,9 @@ def line_through(folder: Path, truth: DiffuseTruth, subdivide: int) -> tuple[flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("--stills", type=int, default=100)
     parser.add_argument("--nproc", type=int, default=2)

@@ -53,13 +53,22 @@ class Step:
 
 GRID = Step("grid", EXTRACTED, GRIDDED)
 CHAINS = {
-    "every image read twice": [Step("mask", INPUT, MASKED), Step("extract", MASKED, EXTRACTED), GRID],
-    "masked while extracting": [Step("extract", INPUT, [*MASKED, *EXTRACTED], ("survey={survey}",)), GRID],
+    "every image read twice": [
+        Step("mask", INPUT, MASKED),
+        Step("extract", MASKED, EXTRACTED),
+        GRID,
+    ],
+    "masked while extracting": [
+        Step("extract", INPUT, [*MASKED, *EXTRACTED], ("survey={survey}",)),
+        GRID,
+    ],
 }
 
 
 def data_folder(given: str | None) -> pathlib.Path:
-    folder = pathlib.Path(given or os.environ.get("DIALS_DIFFUSE_DATA", ".") + "/thaumatin_integrated")
+    folder = pathlib.Path(
+        given or os.environ.get("DIALS_DIFFUSE_DATA", ".") + "/thaumatin_integrated"
+    )
     if not (folder / "integrated.expt").is_file():
         sys.exit(f"{folder} holds no integrated.expt: give the folder, or set DIALS_DIFFUSE_DATA")
     return folder.resolve()
@@ -81,7 +90,9 @@ def unpacked(data: pathlib.Path, folder: pathlib.Path) -> list[pathlib.Path]:
     return images
 
 
-def repeated(data, images, folder: pathlib.Path, n: int, own_geometry: bool = False) -> pathlib.Path:
+def repeated(
+    data, images, folder: pathlib.Path, n: int, own_geometry: bool = False
+) -> pathlib.Path:
     """A folder with integrated.expt and .refl of n stills, each with an image file of its own name.
 
     Args:
@@ -162,28 +173,42 @@ def reading(folder: pathlib.Path, memory: str = "") -> list[float]:
     """
     command = [sys.executable, "-c", _READ, str(folder / "integrated.expt"), memory]
     found = [
-        [float(text) for text in subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()]
+        [
+            float(text)
+            for text in subprocess.run(
+                command, check=True, capture_output=True, text=True
+            ).stdout.split()
+        ]
         for _ in range(3)
     ]
     return min(found)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("data", nargs="?")
     parser.add_argument("--small", type=int, default=15)
     parser.add_argument("--large", type=int, default=150)
     parser.add_argument("--nproc", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--repeat", type=int, default=2, help="runs of each command; the fastest counts")
+    parser.add_argument(
+        "--repeat", type=int, default=2, help="runs of each command; the fastest counts"
+    )
     parser.add_argument("--d_min", type=float, default=None)
-    parser.add_argument("--own-geometry", action="store_true", help="a detector of its own for every still")
+    parser.add_argument(
+        "--own-geometry", action="store_true", help="a detector of its own for every still"
+    )
     parser.add_argument("--folder", help="where to put temporary files")
     options = parser.parse_args()
     data = data_folder(options.data)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = pathlib.Path(name)
         images = unpacked(data, folder)
-        folders = {n: repeated(data, images, folder, n, options.own_geometry) for n in (options.small, options.large)}
+        folders = {
+            n: repeated(data, images, folder, n, options.own_geometry)
+            for n in (options.small, options.large)
+        }
         survey = folder / "survey.pickle"
         more = {
             "mask": [f"dynamic.n_images={options.small}", f"output.survey={survey}"],
@@ -195,7 +220,8 @@ def main() -> None:
             parameters = (*more[step.command], *(text.format(survey=survey) for text in step.more))
             # What else happens on the machine only adds to it
             return min(
-                (run_step(step, target, nproc, *parameters) for _ in range(options.repeat)), key=lambda m: m.wall
+                (run_step(step, target, nproc, *parameters) for _ in range(options.repeat)),
+                key=lambda m: m.wall,
             )
 
         for chain in CHAINS.values():
@@ -238,10 +264,14 @@ def main() -> None:
                         flush=True,
                     )
                 totals[nproc] = total
-                print(f"{nproc:9d} {'all':>8} {'':>13} {'':>13} {'':>9} {1e3 * total:9.1f} {total / raw:10.2f}")
+                print(
+                    f"{nproc:9d} {'all':>8} {'':>13} {'':>13} {'':>9} {1e3 * total:9.1f} {total / raw:10.2f}"
+                )
             if len(totals) > 1:
                 first, last = options.nproc[0], options.nproc[-1]
-                print(f"{last} processes are {totals[first] / totals[last]:.2f} times as fast as {first}")
+                print(
+                    f"{last} processes are {totals[first] / totals[last]:.2f} times as fast as {first}"
+                )
 
 
 if __name__ == "__main__":

@@ -70,7 +70,9 @@ def write_batch(folder: pathlib.Path, number: int, n_stills: int, n_observations
         axes = np.linalg.inv(a)
         crystal = Crystal(*(tuple(axis) for axis in axes), group)
         experiments.append(
-            Experiment(identifier=f"{number}-{still}", beam=beam, detector=detector, crystal=crystal)
+            Experiment(
+                identifier=f"{number}-{still}", beam=beam, detector=detector, crystal=crystal
+            )
         )
     attach_grid(experiments, grid)
     ids = np.repeat(np.arange(n_stills), [len(v) for v in voxels])
@@ -95,7 +97,11 @@ def write_batch(folder: pathlib.Path, number: int, n_stills: int, n_observations
 
 def measure(folder: pathlib.Path, n_batches: int) -> tuple[float, float]:
     """Seconds and peak memory (GB) of dials.diffuse_grid on the first batches"""
-    names = [str(folder / f"extracted_{i:04d}.{kind}") for i in range(n_batches) for kind in ("expt", "refl")]
+    names = [
+        str(folder / f"extracted_{i:04d}.{kind}")
+        for i in range(n_batches)
+        for kind in ("expt", "refl")
+    ]
     code = (
         "import resource, sys; from dials_diffuse.command_line.diffuse_grid import run; run(sys.argv[1:]); "
         "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
@@ -115,7 +121,9 @@ def measure(folder: pathlib.Path, n_batches: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--stills", type=int, default=1500)
     parser.add_argument("--observations", type=int, default=80_000)
     parser.add_argument("--batch", type=int, default=50)
@@ -125,7 +133,9 @@ def main() -> None:
         folder = pathlib.Path(name)
         n_batches = -(-args.stills // args.batch)
         size = sum(write_batch(folder, i, args.batch, args.observations) for i in range(n_batches))
-        print(f"{n_batches * args.batch} stills, {size / n_batches / args.batch:.0f} observations a still")
+        print(
+            f"{n_batches * args.batch} stills, {size / n_batches / args.batch:.0f} observations a still"
+        )
         print(f"{'stills':>8} {'seconds':>9} {'ms/still':>9} {'peak GB':>8}")
         for part in sorted({max(1, n_batches // 4), max(1, n_batches // 2), n_batches}):
             seconds, peak = measure(folder, part)

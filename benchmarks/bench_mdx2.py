@@ -70,8 +70,17 @@ def install_mdx2(venv: Path) -> Path:
     years-old one of PyPI. So mdx2 goes in without what it requires, and that by name.
     """
     if not (venv / "bin" / "mdx2.merge").exists():
-        subprocess.run([sys._base_executable, "-m", "venv", "--system-site-packages", str(venv)], check=True)
-        pip = [str(venv / "bin" / "python"), "-m", "pip", "-qq", "--disable-pip-version-check", "install"]
+        subprocess.run(
+            [sys._base_executable, "-m", "venv", "--system-site-packages", str(venv)], check=True
+        )
+        pip = [
+            str(venv / "bin" / "python"),
+            "-m",
+            "pip",
+            "-qq",
+            "--disable-pip-version-check",
+            "install",
+        ]
         subprocess.run([*pip, "--no-deps", f"mdx2=={VERSION}"], check=True)
         # pip notes that papermill is missing, and carries on
         subprocess.run([*pip, *NEEDS], check=True, stderr=subprocess.DEVNULL)
@@ -87,19 +96,30 @@ def empty_shots_as_sweep(data: Path, work: Path) -> None:
     first = ExperimentList.from_file(work / "refined.expt", check_format=False)[0]
     n = EMPTY_SHOTS
     times = first.scan.get_exposure_times()
-    scan = ScanFactory.make_scan((1, n), times[0], first.scan.get_oscillation(), {i + 1: 0 for i in range(n)})
+    scan = ScanFactory.make_scan(
+        (1, n), times[0], first.scan.get_oscillation(), {i + 1: 0 for i in range(n)}
+    )
     imageset = ImageSetFactory.make_sequence(
-        str(data / "images" / "empty_#####.cbf"), list(range(1, n + 1)), beam=first.beam, detector=first.detector,
-        goniometer=first.goniometer, scan=scan,
-    )  # fmt: skip
+        str(data / "images" / "empty_#####.cbf"),
+        list(range(1, n + 1)),
+        beam=first.beam,
+        detector=first.detector,
+        goniometer=first.goniometer,
+        scan=scan,
+    )
     sweep = Experiment(
-        beam=first.beam, detector=first.detector, goniometer=copy.deepcopy(first.goniometer), scan=scan,
+        beam=first.beam,
+        detector=first.detector,
+        goniometer=copy.deepcopy(first.goniometer),
+        scan=scan,
         imageset=imageset,
-    )  # fmt: skip
+    )
     ExperimentList([sweep]).as_file(work / "empty_sweep.expt")
 
 
-def run_mdx2(work: Path, n_images: int, commands: Path, nproc: int, threshold: float) -> list[Timing]:
+def run_mdx2(
+    work: Path, n_images: int, commands: Path, nproc: int, threshold: float
+) -> list[Timing]:
     """Its chain on work/refined.expt"""
     folder = work / "mdx2"
     folder.mkdir()
@@ -110,20 +130,60 @@ def run_mdx2(work: Path, n_images: int, commands: Path, nproc: int, threshold: f
     steps = [
         ("import", "import_geometry", str(work / "refined.expt")),
         ("import", "import_data", str(work / "refined.expt"), *chunks, *jobs),
-        ("find and mask peaks", "find_peaks", "geometry.nxs", "data.nxs", "--count_threshold", str(threshold), *jobs),
-        ("find and mask peaks", "mask_peaks", "geometry.nxs", "data.nxs", "peaks.nxs", *jobs),
-        ("integrate", "integrate", "geometry.nxs", "data.nxs", "--mask", "mask.nxs", "--subdivide", "3", "3", "3", *jobs),
         (
-            "background", "import_data", str(work / "empty_sweep.expt"), *empty_chunks, "--outfile", "empty.nxs",
-            "--datastore", "empty_store", *jobs,
+            "find and mask peaks",
+            "find_peaks",
+            "geometry.nxs",
+            "data.nxs",
+            "--count_threshold",
+            str(threshold),
+            *jobs,
+        ),
+        ("find and mask peaks", "mask_peaks", "geometry.nxs", "data.nxs", "peaks.nxs", *jobs),
+        (
+            "integrate",
+            "integrate",
+            "geometry.nxs",
+            "data.nxs",
+            "--mask",
+            "mask.nxs",
+            "--subdivide",
+            "3",
+            "3",
+            "3",
+            *jobs,
+        ),
+        (
+            "background",
+            "import_data",
+            str(work / "empty_sweep.expt"),
+            *empty_chunks,
+            "--outfile",
+            "empty.nxs",
+            "--datastore",
+            "empty_store",
+            *jobs,
         ),
         # 5 of the 10: a single bin along phi is more than its next step can interpolate in
-        ("background", "bin_image_series", "empty.nxs", "5", "20", "20", "--outfile", "binned.nxs", *jobs),
+        (
+            "background",
+            "bin_image_series",
+            "empty.nxs",
+            "5",
+            "20",
+            "20",
+            "--outfile",
+            "binned.nxs",
+            *jobs,
+        ),
         ("correct", "correct", "geometry.nxs", "integrated.nxs", "--background", "binned.nxs"),
         ("scale", "scale", "corrected.nxs"),
         ("merge", "merge", "corrected.nxs", "--scale", "scales.nxs"),
-    ]  # fmt: skip
-    return [timed(step, folder, str(commands / f"mdx2.{name}"), *arguments) for step, name, *arguments in steps]
+    ]
+    return [
+        timed(step, folder, str(commands / f"mdx2.{name}"), *arguments)
+        for step, name, *arguments in steps
+    ]
 
 
 def run_ours(data: Path, work: Path, name: str, nproc: int, scale: tuple[str, ...]) -> list[Timing]:
@@ -140,27 +200,63 @@ def run_ours(data: Path, work: Path, name: str, nproc: int, scale: tuple[str, ..
         timed(CONVERSION, folder, *python, "dials.command_line.sequence_to_stills", *sweep),
         timed("mask", folder, *python, f"{ours}mask", "stills.expt", "stills.refl", jobs),
         timed(
-            "extract", folder, *python, f"{ours}extract", "diffuse_masked.expt", "diffuse_masked.refl", jobs,
-            background, subdivide,
+            "extract",
+            folder,
+            *python,
+            f"{ours}extract",
+            "diffuse_masked.expt",
+            "diffuse_masked.refl",
+            jobs,
+            background,
+            subdivide,
         ),
-        timed("grid", folder, *python, f"{ours}grid", "diffuse_extracted.expt", "diffuse_extracted.refl"),
-        timed("scale", folder, *python, f"{ours}scale", "diffuse_gridded.expt", "diffuse_gridded.refl", jobs, *scale),
-    ]  # fmt: skip
+        timed(
+            "grid",
+            folder,
+            *python,
+            f"{ours}grid",
+            "diffuse_extracted.expt",
+            "diffuse_extracted.refl",
+        ),
+        timed(
+            "scale",
+            folder,
+            *python,
+            f"{ours}scale",
+            "diffuse_gridded.expt",
+            "diffuse_gridded.refl",
+            jobs,
+            *scale,
+        ),
+    ]
 
 
 def simulate(folder: Path, options, more: list[str]) -> None:
     """A rotation series with empty shots"""
     folder.mkdir()
     run(
-        folder, "dials_diffuse.command_line.diffuse_simulate", f"stills={options.images}", f"nproc={options.nproc}",
-        "crystal.orientation=rotation", f"crystal.rotation_step={options.step}", f"crystal.unit_cell={CELL}",
-        f"crystal.space_group={SPACE_GROUP}", f"detector.image_size={options.size[0]},{options.size[1]}",
-        "detector.pixel_size=0.172", "detector.distance=200", "background.air=1",
-        f"background.empty_shots={EMPTY_SHOTS}", f"exposure.mean_photons={options.photons}", "output.html=None", *more,
-    )  # fmt: skip
+        folder,
+        "dials_diffuse.command_line.diffuse_simulate",
+        f"stills={options.images}",
+        f"nproc={options.nproc}",
+        "crystal.orientation=rotation",
+        f"crystal.rotation_step={options.step}",
+        f"crystal.unit_cell={CELL}",
+        f"crystal.space_group={SPACE_GROUP}",
+        f"detector.image_size={options.size[0]},{options.size[1]}",
+        "detector.pixel_size=0.172",
+        "detector.distance=200",
+        "background.air=1",
+        f"background.empty_shots={EMPTY_SHOTS}",
+        f"exposure.mean_photons={options.photons}",
+        "output.html=None",
+        *more,
+    )
 
 
-def print_table(name: str, few: list[Timing], many: list[Timing], images: tuple[int, int], mpixel: float) -> list[float]:
+def print_table(
+    name: str, few: list[Timing], many: list[Timing], images: tuple[int, int], mpixel: float
+) -> list[float]:
     """Print a chain's figures; [marginal, whole] ms of wall clock per image and Mpixel
 
     marginal: slope between both numbers of images; start: what is left at no image, s; whole: all of the
@@ -169,35 +265,59 @@ def print_table(name: str, few: list[Timing], many: list[Timing], images: tuple[
 
     def figures(step: str | None) -> list[float]:
         sums = [
-            [sum(getattr(t, clock) for t in timings if step in (None, t.step)) for timings in (few, many)]
+            [
+                sum(getattr(t, clock) for t in timings if step in (None, t.step))
+                for timings in (few, many)
+            ]
             for clock in ("wall", "cpu")
         ]
         slopes = [(last - first) / (images[1] - images[0]) for first, last in sums]
         (_, wall), (_, cpu) = sums
         unit = 1000 / (images[1] * mpixel)
         return [
-            1000 * slopes[0] / mpixel, 1000 * slopes[1] / mpixel, wall - slopes[0] * images[1], wall * unit, cpu * unit
-        ]  # fmt: skip
+            1000 * slopes[0] / mpixel,
+            1000 * slopes[1] / mpixel,
+            wall - slopes[0] * images[1],
+            wall * unit,
+            cpu * unit,
+        ]
 
     rows = [[step, *figures(step)] for step in dict.fromkeys(t.step for t in many)]
     rows.append(["all", *figures(None)])
     print(f"\n{name}:")
     header = ["step", "marginal", "marginal CPU", "start (s)", "whole", "whole CPU"]
-    print(tabulate([[row[0], *(f"{value:.1f}" for value in row[1:])] for row in rows], header, tablefmt="psql"))
+    print(
+        tabulate(
+            [[row[0], *(f"{value:.1f}" for value in row[1:])] for row in rows],
+            header,
+            tablefmt="psql",
+        )
+    )
     return [rows[-1][1], rows[-1][4]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=90)
-    parser.add_argument("--size", type=int, nargs=2, default=(1475, 1679), help="pixels, fast and slow")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(1475, 1679), help="pixels, fast and slow"
+    )
     parser.add_argument("--step", type=float, default=0.5, help="degrees an image")
     parser.add_argument("--photons", type=float, default=2.0, help="mean photons a pixel")
     parser.add_argument("--threshold", type=float, default=20.0, help="of mdx2.find_peaks")
     parser.add_argument("--nproc", type=int, default=2)
-    parser.add_argument("--folder", type=Path, default=None, help="where to work, kept (default: a temporary folder)")
     parser.add_argument(
-        "--all-components", action="store_true", help="let our scaling try all of its components, as it does by default"
+        "--folder",
+        type=Path,
+        default=None,
+        help="where to work, kept (default: a temporary folder)",
+    )
+    parser.add_argument(
+        "--all-components",
+        action="store_true",
+        help="let our scaling try all of its components, as it does by default",
     )
     options, more = parser.parse_known_args()  # the rest: parameters of dials.diffuse_simulate
     scale = () if options.all_components else SCALE_ONLY

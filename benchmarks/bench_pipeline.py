@@ -29,14 +29,20 @@ STEPS = ("mask", "extract", "grid", "scale")
 SIMULATED = 100
 PER_FILE = 500
 SIMULATION = [
-    "detector.image_size=32,32", "detector.pixel_size=3.75", "crystal.unit_cell=30,30,40,90,90,90",
-    "exposure.mean_photons=20", "output.html=None",
-]  # fmt: skip
+    "detector.image_size=32,32",
+    "detector.pixel_size=3.75",
+    "crystal.unit_cell=30,30,40,90,90,90",
+    "exposure.mean_photons=20",
+    "output.html=None",
+]
 # Scaling by b alone: its other components are the business of bench_scale.py
 CHAIN = [
-    "subdivide=2,2,2", "scale.model.offset=False", "scale.model.sensitivity=False", "output.html=None",
+    "subdivide=2,2,2",
+    "scale.model.offset=False",
+    "scale.model.sensitivity=False",
+    "output.html=None",
     "output.json=run.json",
-]  # fmt: skip
+]
 
 
 def repeated(source: Path, n: int, folder: Path) -> list[str]:
@@ -98,14 +104,23 @@ def run_chain(source: Path, n: int, options: list[str], parent: Path) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--stills", type=int, nargs="*", default=[2500, 5000, 10000])
     parser.add_argument("--batch-size", type=int, default=None, help="default: that of the program")
     parser.add_argument(
-        "--speedup-stills", type=int, default=1000, help="for 1 against 2 processes; 0: leave it out"
+        "--speedup-stills",
+        type=int,
+        default=1000,
+        help="for 1 against 2 processes; 0: leave it out",
     )
-    parser.add_argument("--dask", action="store_true", help="a dask LocalCluster instead of child processes")
-    parser.add_argument("--folder", type=Path, default=None, help="where to work (default: a temporary folder)")
+    parser.add_argument(
+        "--dask", action="store_true", help="a dask LocalCluster instead of child processes"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where to work (default: a temporary folder)"
+    )
     options = parser.parse_args()
     chain = [*CHAIN, *(["mp.method=dask"] if options.dask else [])]
     size = [f"batch_size={options.batch_size}"] if options.batch_size else []
@@ -120,15 +135,37 @@ def main() -> None:
             batch = options.batch_size or max(1, n // 8)
             rows, first = [], None
             for nproc in (1, 2):
-                result = run_chain(source, n, [*chain, f"batch_size={batch}", f"mp.nproc={nproc}"], parent)
+                result = run_chain(
+                    source, n, [*chain, f"batch_size={batch}", f"mp.nproc={nproc}"], parent
+                )
                 first = first or result
                 seconds, before = result["seconds"], first["seconds"]
-                rows.append([nproc, f"{seconds:.1f}", f"{before / seconds:.2f}", result["map"] == first["map"]])
+                rows.append(
+                    [
+                        nproc,
+                        f"{seconds:.1f}",
+                        f"{before / seconds:.2f}",
+                        result["map"] == first["map"],
+                    ]
+                )
             print(f"{n} stills in batches of {batch}, {os.cpu_count()} processors:")
-            print(tabulate(rows, headers=["processes", "whole run (s)", "faster", "same map"], tablefmt="psql"))
+            print(
+                tabulate(
+                    rows,
+                    headers=["processes", "whole run (s)", "faster", "same map"],
+                    tablefmt="psql",
+                )
+            )
 
         rows = []
-        heads = ["stills", "whole run (s)", "ms a still", "processor ms a still", "largest process (MB)", "kB a still"]
+        heads = [
+            "stills",
+            "whole run (s)",
+            "ms a still",
+            "processor ms a still",
+            "largest process (MB)",
+            "kB a still",
+        ]
         heads += [f"{step} (s / MB)" for step in STEPS]
         for n in sorted(options.stills):
             result = run_chain(source, n, [*chain, *size, "mp.nproc=2"], parent)

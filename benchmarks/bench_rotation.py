@@ -41,7 +41,9 @@ def run(folder: Path, module: str, *arguments: str) -> None:
         [sys.executable, "-m", module, *arguments], cwd=folder, capture_output=True, text=True
     )
     if result.returncode:
-        raise SystemExit(f"{module} failed in {folder}: {(result.stderr or result.stdout).strip()[-2000:]}")
+        raise SystemExit(
+            f"{module} failed in {folder}: {(result.stderr or result.stdout).strip()[-2000:]}"
+        )
 
 
 def refine_sweep(folder: Path, images: list[Path], nproc: int) -> tuple[str, str]:
@@ -50,8 +52,13 @@ def refine_sweep(folder: Path, images: list[Path], nproc: int) -> tuple[str, str
     run(folder, f"{commands}.dials_import", *map(str, images))
     run(folder, f"{commands}.find_spots", "imported.expt", f"nproc={nproc}")
     run(
-        folder, f"{commands}.index", "imported.expt", "strong.refl", f"unit_cell={CELL}", f"space_group={SPACE_GROUP}"
-    )  # fmt: skip
+        folder,
+        f"{commands}.index",
+        "imported.expt",
+        "strong.refl",
+        f"unit_cell={CELL}",
+        f"space_group={SPACE_GROUP}",
+    )
     run(folder, f"{commands}.refine", "indexed.expt", "indexed.refl", "scan_varying=True")
     return "refined.expt", "refined.refl"
 
@@ -78,24 +85,39 @@ def shared_voxels(first, second, equal: bool) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=90)
     parser.add_argument("--step", type=float, default=0.5, help="degrees an image")
     parser.add_argument("--photons", type=float, default=5.0, help="mean photons a pixel")
-    parser.add_argument("--samples", type=int, default=10, help="angles that stand for a step; 1: no rotation")
+    parser.add_argument(
+        "--samples", type=int, default=10, help="angles that stand for a step; 1: no rotation"
+    )
     parser.add_argument("--nproc", type=int, default=2)
-    parser.add_argument("--folder", type=Path, default=None, help="where to work, kept (default: a temporary folder)")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=None,
+        help="where to work, kept (default: a temporary folder)",
+    )
     options, settings = parser.parse_known_args()  # the rest: parameters of dials.diffuse_simulate
     with tempfile.TemporaryDirectory() as temporary:
         parent = options.folder or Path(temporary)
         common = [
-            f"stills={options.images}", f"exposure.mean_photons={options.photons}", f"nproc={options.nproc}",
-            "crystal.unit_cell=" + CELL, "crystal.space_group=" + SPACE_GROUP, "output.html=None", *settings,
-        ]  # fmt: skip
+            f"stills={options.images}",
+            f"exposure.mean_photons={options.photons}",
+            f"nproc={options.nproc}",
+            "crystal.unit_cell=" + CELL,
+            "crystal.space_group=" + SPACE_GROUP,
+            "output.html=None",
+            *settings,
+        ]
         turning = [
-            "crystal.orientation=rotation", f"crystal.rotation_step={options.step}",
+            "crystal.orientation=rotation",
+            f"crystal.rotation_step={options.step}",
             f"crystal.rotation_samples={options.samples}",
-        ]  # fmt: skip
+        ]
         results = {}
         for name, more in {"rotation series": turning, "random stills": []}.items():
             folder = parent / name.replace(" ", "_")
@@ -103,11 +125,16 @@ def main() -> None:
             run(folder, "dials_diffuse.command_line.diffuse_simulate", *common, *more)
             files = ("simulated.expt", "simulated.refl")
             if more:
-                files = refine_sweep(folder, sorted(folder.glob("images/still_*.cbf")), options.nproc)
+                files = refine_sweep(
+                    folder, sorted(folder.glob("images/still_*.cbf")), options.nproc
+                )
             run(
-                folder, "dials_diffuse.command_line.diffuse_process", *files, f"mp.nproc={options.nproc}",
+                folder,
+                "dials_diffuse.command_line.diffuse_process",
+                *files,
+                f"mp.nproc={options.nproc}",
                 "output.html=None",
-            )  # fmt: skip
+            )
             results[name] = reduced(folder)
             print(f"{name}: done", flush=True)
         merged = [result[2] for result in results.values()]
@@ -120,16 +147,33 @@ def main() -> None:
                 seen = as_numpy(result[2]["n_stills"])
                 rows.append(
                     [
-                        label, name, c.n_voxels, int((seen >= 3).sum()), f"{c.correlation:.4f}", f"{c.ceiling:.4f}",
-                        f"{c.anisotropic:.4f}", f"{c.ceiling_anisotropic:.4f}", f"{100 * c.bias:+.2f}",
+                        label,
+                        name,
+                        c.n_voxels,
+                        int((seen >= 3).sum()),
+                        f"{c.correlation:.4f}",
+                        f"{c.ceiling:.4f}",
+                        f"{c.anisotropic:.4f}",
+                        f"{c.ceiling_anisotropic:.4f}",
+                        f"{100 * c.bias:+.2f}",
                         f"{c.scales:.5f}",
                     ]
-                )  # fmt: skip
+                )
     header = [
-        "voxels that", "images", "compared", "of (3+ stills)", "CC truth", "noise allows", "anisotropic",
-        "noise allows", "bias (%)", "CC of b",
-    ]  # fmt: skip
-    print(f"{options.images} images of {options.photons} photons a pixel, {options.step} degrees an image of the series:")
+        "voxels that",
+        "images",
+        "compared",
+        "of (3+ stills)",
+        "CC truth",
+        "noise allows",
+        "anisotropic",
+        "noise allows",
+        "bias (%)",
+        "CC of b",
+    ]
+    print(
+        f"{options.images} images of {options.photons} photons a pixel, {options.step} degrees an image of the series:"
+    )
     print(tabulate(rows, header, tablefmt="psql"))
 
 

@@ -75,12 +75,22 @@ def timed(owner, name: str, clock: dict) -> None:
 def recovery(numbers: list[int], total: int, seed: int) -> None:
     """Print how well the truth is found again"""
     make_truth = synthetic().make_truth
-    print("stills  observations     b        d    (limit)    a        c     map/true map     chi2  perturbed  CPU s")
+    print(
+        "stills  observations     b        d    (limit)    a        c     map/true map     chi2  perturbed  CPU s"
+    )
     for n_stills in numbers:
         truth = make_truth(
-            n_stills=n_stills, n_obs=total // n_stills, n_voxels=3000, mean_counts=10, offset=1.0,
-            sensitivity=0.15, panels=(8, 8), panel_spread=0.05, wild_fraction=0.01, seed=seed,
-        )  # fmt: skip
+            n_stills=n_stills,
+            n_obs=total // n_stills,
+            n_voxels=3000,
+            mean_counts=10,
+            offset=1.0,
+            sensitivity=0.15,
+            panels=(8, 8),
+            panel_spread=0.05,
+            wild_fraction=0.01,
+            seed=seed,
+        )
         with tempfile.TemporaryDirectory() as folder:
             settings = FitSettings(model=ModelSettings(offset=True, panel=True, sensitivity=True))
             source = ObservationSource(write(truth, folder))
@@ -159,9 +169,15 @@ def speed(totals: list[float], n_stills: int) -> None:
     make_truth = synthetic().make_truth
     for total in totals:
         truth = make_truth(
-            n_stills=n_stills, n_obs=int(total / n_stills), n_voxels=3000, mean_counts=10,
-            offset=1.0, sensitivity=0.15, panels=(8, 8), panel_spread=0.05,
-        )  # fmt: skip
+            n_stills=n_stills,
+            n_obs=int(total / n_stills),
+            n_voxels=3000,
+            mean_counts=10,
+            offset=1.0,
+            sensitivity=0.15,
+            panels=(8, 8),
+            panel_spread=0.05,
+        )
         with tempfile.TemporaryDirectory() as folder:
             pairs = write(truth, folder)
             del truth
@@ -206,7 +222,9 @@ if __name__ == "__main__":
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--stills", type=int, nargs="*", default=[30, 300, 1000])
     parser.add_argument("--observations", type=float, default=4e6, help="in all, for --recovery")
-    parser.add_argument("--seed", type=int, default=1, help="of the noise and the truth, for --recovery")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="of the noise and the truth, for --recovery"
+    )
     parser.add_argument("--totals", type=float, nargs="*", default=[1e6, 2e6, 4e6, 1e7])
     options = parser.parse_args()
     if options.recovery or not options.speed:

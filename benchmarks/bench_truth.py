@@ -30,7 +30,11 @@ CASES = {
     "no Bragg spots": ["bragg.enabled=False"],
     "mosaicity 0.5 degrees": ["crystal.mosaicity=0.5"],
     "air, empty shots": ["background.air=3", "background.empty_shots=8"],
-    "panel gains, sensitivity": ["detector.type=tilted", "scale.panel_spread=0.05", "scale.sensitivity=0.1"],
+    "panel gains, sensitivity": [
+        "detector.type=tilted",
+        "scale.panel_spread=0.05",
+        "scale.sensitivity=0.1",
+    ],
     "offsets c(|q|)": ["scale.offset=0.3"],
 }
 
@@ -56,7 +60,9 @@ def reduce_and_compare(folder: Path, settings: list[str], nproc: int):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--nproc", type=int, default=2)
     parser.add_argument("--only", choices=list(CASES), action="append")
     options = parser.parse_args()
@@ -66,14 +72,29 @@ def main() -> None:
             c, seconds = reduce_and_compare(Path(folder), CASES[name], options.nproc)
         rows.append(
             [
-                name, c.n_voxels, f"{c.correlation:.4f}", f"{c.ceiling:.4f}", f"{c.anisotropic:.4f}",
-                f"{c.ceiling_anisotropic:.4f}", f"{100 * c.bias:+.2f}", f"{c.scales:.5f}", f"{seconds:.0f}",
+                name,
+                c.n_voxels,
+                f"{c.correlation:.4f}",
+                f"{c.ceiling:.4f}",
+                f"{c.anisotropic:.4f}",
+                f"{c.ceiling_anisotropic:.4f}",
+                f"{100 * c.bias:+.2f}",
+                f"{c.scales:.5f}",
+                f"{seconds:.0f}",
             ]
-        )  # fmt: skip
+        )
         print(f"{name}: done", flush=True)
     header = [
-        "stills", "voxels", "CC truth", "noise allows", "anisotropic", "noise allows", "bias (%)", "CC of b", "s",
-    ]  # fmt: skip
+        "stills",
+        "voxels",
+        "CC truth",
+        "noise allows",
+        "anisotropic",
+        "noise allows",
+        "bias (%)",
+        "CC of b",
+        "s",
+    ]
     print(tabulate(rows, header))
 
 

@@ -44,7 +44,11 @@ def measure(command: Sequence[str], cwd: str | os.PathLike = ".") -> Measured:
     with tempfile.TemporaryFile("w+") as errors:
         start = time.perf_counter()
         process = subprocess.Popen(
-            [str(part) for part in command], cwd=cwd, stdout=subprocess.DEVNULL, stderr=errors, text=True
+            [str(part) for part in command],
+            cwd=cwd,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            text=True,
         )
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - start
@@ -55,7 +59,9 @@ def measure(command: Sequence[str], cwd: str | os.PathLike = ".") -> Measured:
                 usages.append(os.wait4(-1, 0)[2])
         if process.returncode:
             errors.seek(0)
-            raise SystemExit(f"{' '.join(map(str, command))} failed in {cwd}: {errors.read().strip()[-3000:]}")
+            raise SystemExit(
+                f"{' '.join(map(str, command))} failed in {cwd}: {errors.read().strip()[-3000:]}"
+            )
     return Measured(
         wall, sum(u.ru_utime + u.ru_stime for u in usages), max(u.ru_maxrss for u in usages) / 1024
     )
@@ -63,7 +69,9 @@ def measure(command: Sequence[str], cwd: str | os.PathLike = ".") -> Measured:
 
 def ours(step: str, *arguments: str, cwd: str | os.PathLike = ".") -> Measured:
     """Measure dials.diffuse_<step> of this interpreter."""
-    return measure([sys.executable, "-m", f"dials_diffuse.command_line.diffuse_{step}", *arguments], cwd)
+    return measure(
+        [sys.executable, "-m", f"dials_diffuse.command_line.diffuse_{step}", *arguments], cwd
+    )
 
 
 def touch_memory(gigabytes: float = 12.0) -> None:

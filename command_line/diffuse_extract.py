@@ -116,7 +116,10 @@ class _Output:
         logger.info("Saving %d rows of Bragg spots to %s and %s", len(self.spots), expt, refl)
         with replacing(expt) as new_expt, replacing(refl) as new_refl:
             self.experiments.as_file(new_expt)
-            self.spots.write(new_refl, {i: experiment.identifier for i, experiment in enumerate(self.experiments)})
+            self.spots.write(
+                new_refl,
+                {i: experiment.identifier for i, experiment in enumerate(self.experiments)},
+            )
         for experiment in self.experiments:
             experiment.crystal = read_again(experiment.crystal)
 
@@ -129,10 +132,19 @@ class _Output:
         attach_grid(self.experiments, self.grid)
         output = self.params.output
         expt, refl = self._name(output.experiments), self._name(output.reflections)
-        logger.info("Saving %d observations of %d stills to %s and %s", self.rows.n_rows, len(self.experiments), expt, refl)
+        logger.info(
+            "Saving %d observations of %d stills to %s and %s",
+            self.rows.n_rows,
+            len(self.experiments),
+            expt,
+            refl,
+        )
         with replacing(expt) as new_expt, replacing(refl) as new_refl:
             self.experiments.as_file(new_expt)
-            self.rows.write(new_refl, {i: experiment.identifier for i, experiment in enumerate(self.experiments)})
+            self.rows.write(
+                new_refl,
+                {i: experiment.identifier for i, experiment in enumerate(self.experiments)},
+            )
             if output.derived:
                 write_derived_columns(new_refl, self.experiments, self.grid)
         if output.json:
@@ -185,9 +197,13 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         pixels = None
         if params.output.pixels:
             pixels = stack.enter_context(pixel_file(params.output.pixels))
-        for experiment, still in extract.extract_pairs(command.pairs, settings, background, nproc, scratch, learnt):
+        for experiment, still in extract.extract_pairs(
+            command.pairs, settings, background, nproc, scratch, learnt
+        ):
             if still.unmasked:
-                logger.warning("Still %d (%s) is left out: %s", still.index, still.path, still.error)
+                logger.warning(
+                    "Still %d (%s) is left out: %s", still.index, still.path, still.error
+                )
                 unmasked[still.unmasked] = still.error
                 continue
             if still.error:
@@ -205,7 +221,9 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
 
     logger.info("\n%s", tabulate(extract.summary_rows(stills), headers="firstrow", tablefmt="psql"))
     if failed:
-        logger.warning("Warning: %d of %d stills failed and have no observations", len(failed), len(stills))
+        logger.warning(
+            "Warning: %d of %d stills failed and have no observations", len(failed), len(stills)
+        )
     sections = reports.sections(stills, grid, settings)
     if params.output.html:
         logger.info("Saving the report to %s", params.output.html)
@@ -213,7 +231,11 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     if params.output.json:
         from dials_diffuse.io.json_file import write_json
 
-        content = {"models": output.models, "plots": plots_of(sections), "stills": reports.numbers(stills)}
+        content = {
+            "models": output.models,
+            "plots": plots_of(sections),
+            "stills": reports.numbers(stills),
+        }
         if learnt is not None:
             content["failures"] = unmasked
         write_json(params.output.json, content)

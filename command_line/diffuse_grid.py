@@ -85,18 +85,32 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             experiments, reindex = definition.experiments[number], None
             if resolution is not None and resolution.chosen.any():
                 reindex = functools.partial(
-                    ambiguity.reindex_rows, chosen=resolution.files[number], settings=resolution.settings
+                    ambiguity.reindex_rows,
+                    chosen=resolution.files[number],
+                    settings=resolution.settings,
                 )
             name_experiments(experiments)
             expt, refl = (
-                batch_name(name, number, n_pairs) for name in (params.output.experiments, params.output.reflections)
+                batch_name(name, number, n_pairs)
+                for name in (params.output.experiments, params.output.reflections)
             )
             new_expt, new_refl = (files.enter_context(replacing(name)) for name in (expt, refl))
             names.append((expt, new_expt))
             with ColumnWriter(Path(refl).absolute().parent) as rows:
-                grid_file(pair.reflections, experiments, definition, number, rows, sums, reindex, n_threads)
+                grid_file(
+                    pair.reflections,
+                    experiments,
+                    definition,
+                    number,
+                    rows,
+                    sums,
+                    reindex,
+                    n_threads,
+                )
                 logger.info("Saving %d observations to %s", rows.n_rows, refl)
-                rows.write(new_refl, {i: experiment.identifier for i, experiment in enumerate(experiments)})
+                rows.write(
+                    new_refl, {i: experiment.identifier for i, experiment in enumerate(experiments)}
+                )
             if params.output.derived:
                 write_derived_columns(new_refl, experiments, definition.grid)
 

@@ -77,7 +77,9 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     logger.info("Saving the mask of all images to %s", params.output.mask)
     with replacing(params.output.reflections) as path:
         result.reflections.as_file(path)
-    logger.info("Saving %d rows of Bragg spots to %s", result.reflections.size(), params.output.reflections)
+    logger.info(
+        "Saving %d rows of Bragg spots to %s", result.reflections.size(), params.output.reflections
+    )
     with replacing(params.output.experiments) as path:
         result.experiments.as_file(path)
     logger.info("Saving %d experiments to %s", len(result.experiments), params.output.experiments)
@@ -132,8 +134,11 @@ def _mask_by_survey(pair, params) -> None:
         result.experiments.as_file(path)
     logger.info(
         "Saving %d experiments with %d rows of Bragg spots to %s and %s",
-        len(result.experiments), result.reflections.size(), params.output.experiments, params.output.reflections,
-    )  # fmt: skip
+        len(result.experiments),
+        result.reflections.size(),
+        params.output.experiments,
+        params.output.reflections,
+    )
     if params.output.json:
         numbers = {"failures": result.failures, "models": models_to_json(result.experiments)}
         write_json(params.output.json, numbers)

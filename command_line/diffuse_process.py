@@ -66,7 +66,9 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             logger.info("What is finished is kept: resume=True goes on from there")
             # Where the disk is full the summary can't be written either; the error matters more
             with contextlib.suppress(ValueError, OSError):
-                write_summary(pipeline.result, ".", params.output.html, params.output.json, str(error))
+                write_summary(
+                    pipeline.result, ".", params.output.html, params.output.json, str(error)
+                )
             raise
         write_summary(result, ".", params.output.html, params.output.json)
 

@@ -125,7 +125,14 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     if params.output.map:
         logger.info("Saving the map to %s", params.output.map)
         voxel, columns = map_columns(scaled.merged)
-        write_map(params.output.map, voxel, columns, source.grid, "Merged diffuse scattering", n_threads=settings.n_threads)
+        write_map(
+            params.output.map,
+            voxel,
+            columns,
+            source.grid,
+            "Merged diffuse scattering",
+            n_threads=settings.n_threads,
+        )
     if params.output.html or params.output.json:
         sections = report_sections(scaled)
         if params.output.html:

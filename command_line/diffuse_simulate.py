@@ -36,11 +36,7 @@ logger = logging.getLogger("dials.diffuse.command_line.diffuse_simulate")
 def run(args: list[str] | None = None, phil=phil_scope) -> None:
     """Run dials.diffuse_simulate."""
     command = parse_command(
-        args,
-        phil=phil,
-        usage="dials.diffuse_simulate [options]",
-        epilog=__doc__,
-        needs_input=False,
+        args, phil=phil, usage="dials.diffuse_simulate [options]", epilog=__doc__, needs_input=False
     )
     params = command.params
     if command.pairs or command.others:

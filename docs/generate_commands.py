@@ -19,7 +19,7 @@ FOREIGN = {
         "All parameters of [dials.generate_mask](https://dials.github.io/documentation/programs/dials_generate_mask.html)"
         " that say which pixels to mask (`border`, `d_min`, `d_max`, `resolution_range`, `untrusted.*`, `ice_rings.*` ...):"
         " `-c -e 2` prints them."
-    ),
+    )
 }
 _INCLUDE = re.compile(r"^ *include scope (\S+)\.phil_scope *$", re.MULTILINE)
 _PLACEHOLDER = "included_scope"
@@ -49,7 +49,8 @@ def _parameters(stem: str) -> str:
     names = iter(range(len(module.phil_str)))
     # What is included is named, not expanded
     text = _INCLUDE.sub(
-        lambda match: f"{_PLACEHOLDER}_{next(names)} = {match.group(1)}\n.type = str\n", module.phil_str
+        lambda match: f"{_PLACEHOLDER}_{next(names)} = {match.group(1)}\n.type = str\n",
+        module.phil_str,
     )
     lines: list[str] = []
     _describe(parse(text), "", 0, lines)
@@ -57,7 +58,11 @@ def _parameters(stem: str) -> str:
 
 
 def _describe(scope, prefix: str, level: int, lines: list[str]) -> None:
-    own = [item for item in scope.objects if item.is_definition and not item.name.startswith(_PLACEHOLDER)]
+    own = [
+        item
+        for item in scope.objects
+        if item.is_definition and not item.name.startswith(_PLACEHOLDER)
+    ]
     included = [item for item in scope.objects if item.name.startswith(_PLACEHOLDER)]
     if prefix:
         lines += [f"### {prefix.removesuffix('.')}", ""]
@@ -113,7 +118,8 @@ def _page(command: str, docstring: str, parameters: str) -> str:
     text = re.sub(r"^(?=  )", "  ", text, flags=re.MULTILINE)
     return (
         f"{_NOTE}# {command}\n\n{text}\n\n## Parameters\n\n"
-        "`-c` prints those of level 0, `-c -e 2` all of them, `-c -e 2 -a 1` with their help.\n\n" + parameters
+        "`-c` prints those of level 0, `-c -e 2` all of them, `-c -e 2 -a 1` with their help.\n\n"
+        + parameters
     )
 
 

@@ -6,7 +6,8 @@ from iotbx.phil import parse
 
 from dials_diffuse.phil.common import MODELS, one_process_str, output_str
 
-phil_str = """
+phil_str = (
+    """
 method = *total_scattering wilson
   .type = choice
   .help = "total_scattering: from the mean intensity of all pixels, Bragg peaks included, against |q|, which"
@@ -130,16 +131,19 @@ wilson
     .help = "Leave out integrated reflections of lower partiality."
     .expert_level = 1
 }
-""" + one_process_str + output_str(
-    "diffuse_absolute",
-    "diffuse_absolute.expt",
-    "diffuse_absolute.refl",
-    """
+"""
+    + one_process_str
+    + output_str(
+        "diffuse_absolute",
+        "diffuse_absolute.expt",
+        "diffuse_absolute.refl",
+        """
   map = diffuse_absolute.h5
     .type = path
     .help = "Name of the HDF5 map (NeXus). None: no such file."
 """,
-    besides=MODELS,
+        besides=MODELS,
+    )
 )
 
 phil_scope = parse(phil_str)

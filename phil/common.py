@@ -34,7 +34,11 @@ derived_str = """
 
 
 def output_str(
-    command: str, experiments: str | None, reflections: str | None, more: str = "", besides: str = ""
+    command: str,
+    experiments: str | None,
+    reflections: str | None,
+    more: str = "",
+    besides: str = "",
 ) -> str:
     """The output scope of dials.<command>: its log, report, numbers and data files.
 

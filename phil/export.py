@@ -6,7 +6,8 @@ from iotbx.phil import parse
 
 from dials_diffuse.phil.common import one_process_str, output_str
 
-phil_str = """
+phil_str = (
+    """
 format = *mtz ccp4 h5 npz hkl
   .type = choice(multi=True)
   .help = "What to write; several as format=mtz+ccp4. mtz: intensities at Miller indices of the supercell; ccp4: a map"
@@ -31,11 +32,13 @@ section = hk0 h0l 0kl
   .type = strings
   .help = "Sections through the map for the report and PNG files: two of h, k, l and a number in place"
           "of the third, such as hk0, h1.5l or hk0.333."
-""" + one_process_str + output_str(
-    "diffuse_export",
-    None,
-    None,
-    """
+"""
+    + one_process_str
+    + output_str(
+        "diffuse_export",
+        None,
+        None,
+        """
   prefix = None
     .type = path
     .help = "Name of the files without their suffixes. None: that of the .refl file, in the current folder, with"
@@ -46,6 +49,7 @@ section = hk0 h0l 0kl
     .type = bool
     .help = "Write the sections as PNG images too, their axes at their true angle."
 """,
+    )
 )
 
 phil_scope = parse(phil_str)

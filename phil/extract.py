@@ -142,7 +142,11 @@ flight_path
 """
     + nproc_str
     + output_str(
-        "diffuse_extract", "diffuse_extracted.expt", "diffuse_extracted.refl", _output + derived_str.format(more=""), besides=MODELS
+        "diffuse_extract",
+        "diffuse_extracted.expt",
+        "diffuse_extracted.refl",
+        _output + derived_str.format(more=""),
+        besides=MODELS,
     )
 )
 

@@ -62,7 +62,11 @@ ambiguity
 """
     + threads_str
     + output_str(
-        "diffuse_grid", "diffuse_gridded.expt", "diffuse_gridded.refl", more=derived_str.format(more=""), besides=MODELS
+        "diffuse_grid",
+        "diffuse_gridded.expt",
+        "diffuse_gridded.refl",
+        more=derived_str.format(more=""),
+        besides=MODELS,
     )
 )
 

@@ -139,5 +139,6 @@ for _scope in phil_scope.objects:
         _scope.objects = [
             item
             for item in _scope.objects
-            if item.name not in _NOT_FOR_STEPS and f"{_scope.name}.{item.name}" not in _NOT_FOR_STEPS
+            if item.name not in _NOT_FOR_STEPS
+            and f"{_scope.name}.{item.name}" not in _NOT_FOR_STEPS
         ]

@@ -26,28 +26,45 @@ MAY_IMPORT: dict[str, set[str]] = {
     "masking/pixels": {"adapters", "masking/spots"},
     "masking/bright": {"adapters", "io", "masking/spots"},
     "masking": {
-        "adapters", "grid", "io", "report", "geometry",
-        "masking/spots", "masking/pixels", "masking/bright",
+        "adapters",
+        "grid",
+        "io",
+        "report",
+        "geometry",
+        "masking/spots",
+        "masking/pixels",
+        "masking/bright",
     },
     "extraction": {"adapters", "grid", "io", "report", "geometry", "masking", "masking/spots"},
     "gridding": {"adapters", "grid", "io", "report", "extraction"},
     "scaling/observations": {"model", "adapters", "grid", "io"},
     "scaling/expectation": {"model", "adapters", "grid", "scaling/observations"},
     "scaling/refinement": {
-        "model", "adapters", "grid", "io", "scaling/observations", "scaling/expectation",
+        "model",
+        "adapters",
+        "grid",
+        "io",
+        "scaling/observations",
+        "scaling/expectation",
     },
-    "scaling/merging": {
-        "model", "adapters", "grid", "scaling/observations", "scaling/expectation",
-    },
+    "scaling/merging": {"model", "adapters", "grid", "scaling/observations", "scaling/expectation"},
     "scaling": {
-        "model", "adapters", "grid", "io", "report", "extraction",
-        "scaling/observations", "scaling/expectation", "scaling/refinement", "scaling/merging",
+        "model",
+        "adapters",
+        "grid",
+        "io",
+        "report",
+        "extraction",
+        "scaling/observations",
+        "scaling/expectation",
+        "scaling/refinement",
+        "scaling/merging",
     },
     "absolute": {"model", "adapters", "grid", "io", "report"},
     # The forward model shares no code with the reduction that it tests
     "simulation": {"adapters", "io", "report"},
     "pipeline": {"adapters", "grid", "io", "report"},
-}  # fmt: skip
+}
 
 # The parameters know their steps' names only; commands know every step.
 BESIDE_THE_LIBRARY = {"phil": set(), "command_line": {"phil", *MAY_IMPORT}}
@@ -105,7 +122,11 @@ def forbidden_imports(path: str, source: str) -> list[str]:
 def sources() -> list[tuple[str, Path]]:
     """Every module of the library, of phil/ and of command_line/: (path below the package, file)."""
     found = []
-    for folder, below in (("dials_diffuse", ""), ("phil", "phil/"), ("command_line", "command_line/")):
+    for folder, below in (
+        ("dials_diffuse", ""),
+        ("phil", "phil/"),
+        ("command_line", "command_line/"),
+    ):
         for path in sorted(ROOT.joinpath(folder).rglob("*.py")):
             found.append((below + path.relative_to(ROOT / folder).as_posix(), path))
     return found
@@ -146,7 +167,7 @@ def test_the_table_has_no_arrow_that_runs_up():
         ("scaling/merging/merge.py", "from dials_diffuse.scaling.refinement.fit import fit"),
         ("absolute/workflow.py", "from dials_diffuse.phil.absolute import phil_scope"),
     ],
-)  # fmt: skip
+)
 def test_a_planted_import_is_found(path, planted):
     source = ROOT.joinpath("dials_diffuse", path).read_text(encoding="utf-8")
     assert not forbidden_imports(path, source)

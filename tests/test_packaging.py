@@ -23,9 +23,7 @@ STEMS = [path.stem for path in COMMANDS]
 
 def run_python(code, cwd, python=sys.executable):
     """Run code in a new interpreter; what it prints, without the line end."""
-    result = subprocess.run(
-        [python, "-c", code], cwd=cwd, capture_output=True, text=True
-    )
+    result = subprocess.run([python, "-c", code], cwd=cwd, capture_output=True, text=True)
     assert not result.returncode, result.stderr
     return result.stdout.strip()
 
@@ -37,15 +35,11 @@ def experiments_with_model():
 
     crystal = Crystal((50, 0, 0), (0, 60, 0), (0, 0, 70), space_group_symbol="P 2 2 2")
     model = DiffuseScalingModel.unscaled({"subdivide": [3, 3, 3], "d_min": 2.0})
-    return ExperimentList(
-        [Experiment(crystal=crystal, scaling_model=model, identifier="still")]
-    )
+    return ExperimentList([Experiment(crystal=crystal, scaling_model=model, identifier="still")])
 
 
 def test_scaling_model_is_registered_under_its_own_name():
-    (entry,) = importlib.metadata.entry_points(
-        group="dxtbx.scaling_model_ext", name="diffuse"
-    )
+    (entry,) = importlib.metadata.entry_points(group="dxtbx.scaling_model_ext", name="diffuse")
     assert entry.load().id_ == entry.name
 
 
@@ -110,9 +104,9 @@ experiments.as_file({str(again)!r})
 
 
 def test_there_are_commands():
-    assert {
-        f"diffuse_{step}" for step in ("mask", "extract", "grid", "scale", "absolute")
-    } <= set(STEMS)
+    assert {f"diffuse_{step}" for step in ("mask", "extract", "grid", "scale", "absolute")} <= set(
+        STEMS
+    )
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=STEMS)
@@ -125,9 +119,7 @@ def test_dispatcher_comment(path):
     assert text.count("LIBTBX_SET_DISPATCHER_NAME") == 1
     (entry,) = importlib.metadata.entry_points(group="console_scripts", name=name)
     assert entry.value == f"dials_diffuse.command_line.{path.stem}:run"
-    functions = [
-        node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)
-    ]
+    functions = [node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
     assert "run" in functions
 
 
@@ -219,9 +211,7 @@ def wheel_files(tmp_path_factory):
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in ("dials_diffuse", "command_line", "phil"):
-        shutil.copytree(
-            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps"]
     command += ["--no-build-isolation", "--no-index", "-w", source / "wheel", source]
     result = subprocess.run(command, capture_output=True, text=True)
@@ -259,16 +249,11 @@ def test_libtbx_module(tmp_path):
     for name in ("libtbx_config", "libtbx_refresh.py"):
         shutil.copy(ROOT / name, module)
     for name in ("dials_diffuse", "command_line", "phil"):
-        shutil.copytree(
-            ROOT / name, module / name, ignore=shutil.ignore_patterns("__pycache__")
-        )
+        shutil.copytree(ROOT / name, module / name, ignore=shutil.ignore_patterns("__pycache__"))
     build = tmp_path / "build"
     build.mkdir()
     result = subprocess.run(
-        [configure, "-r", "../modules", "dials_diffuse"],
-        cwd=build,
-        capture_output=True,
-        text=True,
+        [configure, "-r", "../modules", "dials_diffuse"], cwd=build, capture_output=True, text=True
     )
     assert not result.returncode, result.stderr
     made = {path.name for path in build.glob("bin/dials.*")}

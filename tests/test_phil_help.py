@@ -48,9 +48,7 @@ def test_every_parameter_has_help_and_type(name):
     scope = importlib.import_module(f"dials_diffuse.phil.{name}").phil_scope
     assert list(definitions(scope))
     not_ours = {
-        included
-        for stem in MODULES
-        for included in flaws_of_included_scopes(PHIL / f"{stem}.py")
+        included for stem in MODULES for included in flaws_of_included_scopes(PHIL / f"{stem}.py")
     }
     assert [
         flaw

@@ -143,13 +143,21 @@ class UnitCellInventory:
         """Interference of neighbours, (N,), electrons^2 per unit cell: bonded, 1-3 and further
         ones (tapered: right beyond |q| = 0.3/A)."""
         parts = [part for part in self.parts if part.ordered or not ordered]
-        known = [pairs for part in parts for pairs in (part.pairs, part.distant) if pairs is not None]
+        known = [
+            pairs for part in parts for pairs in (part.pairs, part.distant) if pairs is not None
+        ]
         return sum_pairs(known).debye_sum(q, tables, b_relative)
 
-    def distant_uncertainty(self, q: np.ndarray, tables: AtomicTables = AtomicTables()) -> np.ndarray:
+    def distant_uncertainty(
+        self, q: np.ndarray, tables: AtomicTables = AtomicTables()
+    ) -> np.ndarray:
         """By how much the contribution of distant pairs may be wrong (N,), electrons^2 per unit
         cell, all shells together."""
-        known = [part.distant.scaled(part.distant_error) for part in self.parts if part.distant is not None]
+        known = [
+            part.distant.scaled(part.distant_error)
+            for part in self.parts
+            if part.distant is not None
+        ]
         return sum_pairs(known).debye_sum(q, tables)
 
     def uncertainty(self, tables: AtomicTables = AtomicTables(), q: float = 0.5) -> float:
@@ -167,12 +175,22 @@ class UnitCellInventory:
         rows = [["", "atoms", "electrons", "mass (kDa)", *elements]]
         for part in self.parts:
             rows.append(
-                [part.name, f"{sum(part.atoms.values()):.0f}", f"{part.electrons:.0f}", f"{part.mass / 1000:.2f}"]
+                [
+                    part.name,
+                    f"{sum(part.atoms.values()):.0f}",
+                    f"{part.electrons:.0f}",
+                    f"{part.mass / 1000:.2f}",
+                ]
                 + [f"{part.atoms.get(e, 0):.0f}" for e in elements]
             )
         total = self.atoms
         rows.append(
-            ["unit cell", f"{sum(total.values()):.0f}", f"{self.electrons:.0f}", f"{self.mass / 1000:.2f}"]
+            [
+                "unit cell",
+                f"{sum(total.values()):.0f}",
+                f"{self.electrons:.0f}",
+                f"{self.mass / 1000:.2f}",
+            ]
             + [f"{total[e]:.0f}" for e in elements]
         )
         return rows
@@ -455,7 +473,9 @@ def read_model(path: str | os.PathLike) -> AtomicModel:
             except ValueError as error:
                 raise ValueError(f"Unknown element {symbol!r} of atom {name} in {path}") from error
     symmetry = source.crystal_symmetry()
-    if symmetry is not None and (symmetry.unit_cell() is None or symmetry.unit_cell().volume() < 10):
+    if symmetry is not None and (
+        symmetry.unit_cell() is None or symmetry.unit_cell().volume() < 10
+    ):
         symmetry = None
     model = AtomicModel(
         symmetry,
@@ -475,7 +495,9 @@ def read_model(path: str | os.PathLike) -> AtomicModel:
 _WATERS = {"HOH", "WAT", "DOD", "H2O", "SOL"}
 
 
-def _hydrogens_by_template(model: AtomicModel, bonds: list[tuple[int, int]]) -> tuple[list[int], set[str]]:
+def _hydrogens_by_template(
+    model: AtomicModel, bonds: list[tuple[int, int]]
+) -> tuple[list[int], set[str]]:
     """Hydrogens to add to each atom, and the names of residues that no template knows."""
     neighbours: list[list[int]] = [[] for _ in model.elements]
     for i, j in bonds:
@@ -495,7 +517,8 @@ def _hydrogens_by_template(model: AtomicModel, bonds: list[tuple[int, int]]) -> 
             template = residues.AMINO_ACIDS["MET" if residue == "MSE" else residue]
             count = template.atoms.get(lookup, 0)
             if name == "N" and not any(
-                model.elements[j] == "C" and model.residue_ids[j] != model.residue_ids[i] for j in neighbours[i]
+                model.elements[j] == "C" and model.residue_ids[j] != model.residue_ids[i]
+                for j in neighbours[i]
             ):
                 count += 2
             if name == "SG" and any(model.elements[j] == "S" for j in neighbours[i]):
@@ -567,7 +590,10 @@ def inventory_from_model(
         model.elements, model.xyz, model.occupancies, model.conformers, bonds, own
     )
     parts[0].distant, parts[0].distant_error = distant.scaled(copies), 0.1
-    waters = float(model.occupancies[water & np.array([e == "O" for e in model.elements])].sum()) * copies
+    waters = (
+        float(model.occupancies[water & np.array([e == "O" for e in model.elements])].sum())
+        * copies
+    )
     inventory = _finish(
         parts + _ligands(ligands, copies),
         cell.volume(),

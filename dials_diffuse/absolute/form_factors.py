@@ -109,13 +109,18 @@ def _incoherent_table(element: str, stop: float) -> tuple[np.ndarray, np.ndarray
 
     z = atomic_number(element)
     s = np.concatenate(
-        [np.arange(_SF_START, _SF_CURVED, _SF_FINE), np.arange(_SF_CURVED, stop + _SF_STEP, _SF_STEP)]
+        [
+            np.arange(_SF_START, _SF_CURVED, _SF_FINE),
+            np.arange(_SF_CURVED, stop + _SF_STEP, _SF_STEP),
+        ]
     )
     values = [xraylib.SF_Compt(z, float(x)) for x in s]
     return np.concatenate([[0.0], s]), np.concatenate([[0.0], values])
 
 
-def incoherent_factor(element: str, q: np.ndarray, tables: AtomicTables = AtomicTables()) -> np.ndarray:
+def incoherent_factor(
+    element: str, q: np.ndarray, tables: AtomicTables = AtomicTables()
+) -> np.ndarray:
     """Incoherent (Compton) scattering S of an atom (N,), electrons^2: 0 at q = 0, Z at infinity.
 
     The table is that of Hubbell et al. (1975) as xraylib.SF_Compt gives it.

@@ -51,7 +51,8 @@ class ExposureTimes:
         keep = usable_rows(table) & ~as_numpy(table["bragg"]).astype(bool)
         ids = as_numpy(table["id"])[keep]
         sums = [
-            np.bincount(ids, as_numpy(table[name])[keep], len(stills)) for name in ("exposure", "num_pixels.valid")
+            np.bincount(ids, as_numpy(table[name])[keep], len(stills))
+            for name in ("exposure", "num_pixels.valid")
         ]
         for still, pair in zip(stills, np.transpose(sums)):
             self._sums[still.experiment.identifier] += pair
@@ -80,7 +81,9 @@ def merge_integrated(
     """
     found = read_integrated(table, name, experiments, grid, relative_time, min_partiality)
     if not len(found.rows):
-        raise ValueError(f"None of the integrated reflections has a partiality of {min_partiality:g} or more")
+        raise ValueError(
+            f"None of the integrated reflections has a partiality of {min_partiality:g} or more"
+        )
     scales = np.array([e.scaling_model.components["scale"].parameters[0] for e in experiments])
     divisor = found.exposure * scales[found.still]
     unique, inverse = np.unique(found.miller_index, axis=0, return_inverse=True)
@@ -100,7 +103,11 @@ def compare_with_grid(integrated: Nodes, in_grid: Nodes, what: str, q_min: float
         ValueError: fewer than 20 common nodes beyond q_min, or no intensity in them.
     """
     ours = {tuple(index): k for k, index in enumerate(in_grid.miller_index.tolist())}
-    rows = [(k, ours[tuple(i)]) for k, i in enumerate(integrated.miller_index.tolist()) if tuple(i) in ours]
+    rows = [
+        (k, ours[tuple(i)])
+        for k, i in enumerate(integrated.miller_index.tolist())
+        if tuple(i) in ours
+    ]
     pairs = np.array(rows, dtype=int).reshape(-1, 2)
     pairs = pairs[integrated.q[pairs[:, 0]] >= q_min]
     if len(pairs) < 20:

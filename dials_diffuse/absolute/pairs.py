@@ -20,9 +20,20 @@ _WATER_ANGLE = 104.5
 
 # Cordero et al. 2008; elements outside are taken to have no covalent bonds
 COVALENT_RADII = {
-    "H": 0.31, "B": 0.84, "C": 0.76, "N": 0.71, "O": 0.66, "F": 0.57, "SI": 1.11, "P": 1.07,
-    "S": 1.05, "CL": 1.02, "SE": 1.20, "BR": 1.20, "I": 1.39,
-}  # fmt: skip
+    "H": 0.31,
+    "B": 0.84,
+    "C": 0.76,
+    "N": 0.71,
+    "O": 0.66,
+    "F": 0.57,
+    "SI": 1.11,
+    "P": 1.07,
+    "S": 1.05,
+    "CL": 1.02,
+    "SE": 1.20,
+    "BR": 1.20,
+    "I": 1.39,
+}
 
 
 @dataclass
@@ -104,7 +115,9 @@ class Molecule:
     weights: np.ndarray | None = None
 
 
-def ideal_length(first: str, second: str, both_trigonal: bool, one_trigonal: bool, bare: bool) -> float:
+def ideal_length(
+    first: str, second: str, both_trigonal: bool, one_trigonal: bool, bare: bool
+) -> float:
     """Bond length in Angstrom of two heavy atoms without coordinates.
 
     Args:
@@ -345,7 +358,9 @@ def _near_pairs(n: int, bonds: Sequence[tuple[int, int]]) -> np.ndarray:
     return np.array(sorted(keys), dtype=np.int64)
 
 
-def _spread_over(atoms: Mapping[str, float], distances: np.ndarray, per_atom: np.ndarray) -> PairList:
+def _spread_over(
+    atoms: Mapping[str, float], distances: np.ndarray, per_atom: np.ndarray
+) -> PairList:
     """Pairs between all heavy atoms alike, given each one's number of neighbours at each distance."""
     heavy = {e: n for e, n in atoms.items() if e != "H"}
     total = sum(heavy.values())

@@ -89,8 +89,12 @@ class ProfileAccumulator:
         group = (self.n_stills + ids) % N_GROUPS
         for part, chosen in ((0, keep), (1, keep & ~bragg)):
             cell = group[chosen] * n + shell[chosen]
-            self.signal[:, part] += np.bincount(cell, signal[chosen], N_GROUPS * n).reshape(N_GROUPS, n)
-            self.weight[:, part] += np.bincount(cell, weight[chosen], N_GROUPS * n).reshape(N_GROUPS, n)
+            self.signal[:, part] += np.bincount(cell, signal[chosen], N_GROUPS * n).reshape(
+                N_GROUPS, n
+            )
+            self.weight[:, part] += np.bincount(cell, weight[chosen], N_GROUPS * n).reshape(
+                N_GROUPS, n
+            )
         self.noise += np.bincount(shell[keep], noise[keep], n)
 
     def count(self, n_stills: int) -> None:
@@ -111,7 +115,9 @@ class ProfileAccumulator:
         per_volume = total_weight / np.maximum(self.edges[1:] ** 3 - self.edges[:-1] ** 3, 1e-12)
         seen = np.flatnonzero(total_weight > 0)
         if len(seen) == 0:
-            raise ValueError("There are no observations with a positive scale: is the scaled file empty?")
+            raise ValueError(
+                "There are no observations with a positive scale: is the scaled file empty?"
+            )
         usable = total_weight > 0
         usable &= per_volume > 1e-3 * np.median(per_volume[seen])
         if d_min is not None:

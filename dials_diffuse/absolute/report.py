@@ -61,7 +61,11 @@ def _line(name: str, x, y, **more) -> dict:
 
 
 def _axes(title: str, x: str, y: str, **more) -> dict:
-    return {"title": {"text": title}, "xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}, **more}}
+    return {
+        "title": {"text": title},
+        "xaxis": {"title": {"text": x}},
+        "yaxis": {"title": {"text": y}, **more},
+    }
 
 
 def profile_plot(profile: RadialProfile, total: TotalScattering, absolute: AbsoluteScale) -> dict:
@@ -71,16 +75,38 @@ def profile_plot(profile: RadialProfile, total: TotalScattering, absolute: Absol
     shown = np.where(profile.q >= THEORY_FROM, theory["total"], np.nan)
     lines = [
         _line("total, measured", profile.q, s * profile.total, line={"color": "#000000"}),
-        _line("diffuse + incoherent, measured", profile.q, s * profile.diffuse, line={"color": "#0072b2"}),
-        _line("Bragg, measured", profile.q, s * (profile.total - profile.diffuse), line={"color": "#d55e00"}),
-        _line("sum f^2", profile.q, theory["sum_f_squared"], line={"color": "#009e73", "dash": "dash"}),
-        _line("incoherent", profile.q, theory["incoherent"], line={"color": "#cc79a7", "dash": "dash"}),
-        _line("sum f^2 + pairs + incoherent", profile.q, shown, line={"color": "#999999", "dash": "dot"}),
+        _line(
+            "diffuse + incoherent, measured",
+            profile.q,
+            s * profile.diffuse,
+            line={"color": "#0072b2"},
+        ),
+        _line(
+            "Bragg, measured",
+            profile.q,
+            s * (profile.total - profile.diffuse),
+            line={"color": "#d55e00"},
+        ),
+        _line(
+            "sum f^2", profile.q, theory["sum_f_squared"], line={"color": "#009e73", "dash": "dash"}
+        ),
+        _line(
+            "incoherent", profile.q, theory["incoherent"], line={"color": "#cc79a7", "dash": "dash"}
+        ),
+        _line(
+            "sum f^2 + pairs + incoherent",
+            profile.q,
+            shown,
+            line={"color": "#999999", "dash": "dot"},
+        ),
     ]
     return {
         "data": lines,
         "layout": _axes(
-            "Radial profiles on the absolute scale", "|q| (1/A)", "electrons^2 per unit cell", rangemode="tozero"
+            "Radial profiles on the absolute scale",
+            "|q| (1/A)",
+            "electrons^2 per unit cell",
+            rangemode="tozero",
         ),
         "help": "Total scattering (Bragg peaks included) should follow the grey line at high |q|; at low |q| interference "
         "of longer distances makes it wave about it. A measured total that stays above at high |q| is "
@@ -94,10 +120,15 @@ def ratio_plot(profile: RadialProfile, total: TotalScattering, absolute: Absolut
     ratio = absolute.scale * profile.total / expected
     error = absolute.scale * np.sqrt(profile.variance) / expected
     line = _line("total over theory", profile.q, ratio)
-    line["error_y"] = {"type": "data", "array": [float(f"{e:.4g}") if np.isfinite(e) else 0 for e in error]}
+    line["error_y"] = {
+        "type": "data",
+        "array": [float(f"{e:.4g}") if np.isfinite(e) else 0 for e in error],
+    }
     return {
         "data": [line],
-        "layout": _axes("Measured over expected total scattering", "|q| (1/A)", "ratio", range=[0.5, 1.5]),
+        "layout": _axes(
+            "Measured over expected total scattering", "|q| (1/A)", "ratio", range=[0.5, 1.5]
+        ),
         "help": "1 where the composition and the scale explain the data. A slope at the right is background left in.",
     }
 
@@ -118,7 +149,9 @@ def scan_plot(estimates: list[Estimate]) -> dict:
         )
     return {
         "data": data,
-        "layout": _axes("Scale against the range of |q|", "begin or end of the range (1/A)", "scale"),
+        "layout": _axes(
+            "Scale against the range of |q|", "begin or end of the range (1/A)", "scale"
+        ),
         "help": "An estimate that can be trusted does not depend on the range that it is made from.",
     }
 
@@ -134,7 +167,9 @@ def wilson_plot(plot: WilsonPlot) -> dict:
         "array": [float(f"{e:.4g}") for e in plot.error[good] / plot.mean[good]],
     }
     line = _line(
-        f"scale {plot.scale:.4g}, B {plot.b_factor:.1f} A^2", x, -np.log(plot.scale) - plot.b_factor * x / 2
+        f"scale {plot.scale:.4g}, B {plot.b_factor:.1f} A^2",
+        x,
+        -np.log(plot.scale) - plot.b_factor * x / 2,
     )
     return {
         "data": [points, line],

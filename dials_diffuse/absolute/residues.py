@@ -29,10 +29,7 @@ _BACKBONE_BONDS = "N-CA CA-C C-O"
 # side chain: "name:hydrogens ..." and its bonds
 _SIDE_CHAINS = {
     "ALA": ("CB:3", "CA-CB"),
-    "ARG": (
-        "CB:2 CG:2 CD:2 NE:1 CZ:0 NH1:2 NH2:2",
-        "CA-CB CB-CG CG-CD CD-NE NE-CZ CZ-NH1 CZ-NH2",
-    ),
+    "ARG": ("CB:2 CG:2 CD:2 NE:1 CZ:0 NH1:2 NH2:2", "CA-CB CB-CG CG-CD CD-NE NE-CZ CZ-NH1 CZ-NH2"),
     "ASN": ("CB:2 CG:0 OD1:0 ND2:2", "CA-CB CB-CG CG-OD1 CG-ND2"),
     "ASP": ("CB:2 CG:0 OD1:0 OD2:0", "CA-CB CB-CG CG-OD1 CG-OD2"),
     "CYS": ("CB:2 SG:1", "CA-CB CB-SG"),
@@ -66,10 +63,27 @@ _SIDE_CHAINS = {
 }
 
 ONE_LETTER = {
-    "A": "ALA", "R": "ARG", "N": "ASN", "D": "ASP", "C": "CYS", "Q": "GLN", "E": "GLU",
-    "G": "GLY", "H": "HIS", "I": "ILE", "L": "LEU", "K": "LYS", "M": "MET", "F": "PHE",
-    "P": "PRO", "S": "SER", "T": "THR", "W": "TRP", "Y": "TYR", "V": "VAL",
-}  # fmt: skip
+    "A": "ALA",
+    "R": "ARG",
+    "N": "ASN",
+    "D": "ASP",
+    "C": "CYS",
+    "Q": "GLN",
+    "E": "GLU",
+    "G": "GLY",
+    "H": "HIS",
+    "I": "ILE",
+    "L": "LEU",
+    "K": "LYS",
+    "M": "MET",
+    "F": "PHE",
+    "P": "PRO",
+    "S": "SER",
+    "T": "THR",
+    "W": "TRP",
+    "Y": "TYR",
+    "V": "VAL",
+}
 
 
 def _pairs(text: str) -> tuple[tuple[str, str], ...]:

@@ -120,7 +120,9 @@ class Variant:
 class Theory:
     """Expected profile of a composition at the shells of a profile."""
 
-    def __init__(self, inventory: UnitCellInventory, q: np.ndarray, tables: AtomicTables, pairs: bool):
+    def __init__(
+        self, inventory: UnitCellInventory, q: np.ndarray, tables: AtomicTables, pairs: bool
+    ):
         self.q = q
         self.coherent = inventory.sum_f_squared(q, tables)
         self.incoherent = inventory.incoherent(q, tables)
@@ -171,7 +173,10 @@ def find_scale(
     theory = Theory(inventory, profile.q, tables, settings.pairs)
     warnings: list[str] = []
     fit, best, others = _fit(profile, theory, settings, inside)
-    estimates = [_krogh_moe(profile, theory, inventory, tables, settings, inside, best, others), fit]
+    estimates = [
+        _krogh_moe(profile, theory, inventory, tables, settings, inside, best, others),
+        fit,
+    ]
     if reach >= settings.high_q + 0.04:
         estimates.insert(0, _high_q(profile, theory, settings, inside, best, others))
     else:
@@ -226,7 +231,11 @@ def _diagnose(estimates, used, fit, theory, settings, reach) -> list[str]:
             )
     for estimate in estimates:
         drift = estimate.details.get("drift")
-        if drift is not None and abs(drift) > 3 * estimate.details["drift_error"] and abs(drift) > 0.03:
+        if (
+            drift is not None
+            and abs(drift) > 3 * estimate.details["drift_error"]
+            and abs(drift) > 0.03
+        ):
             warnings.append(
                 f"Data over theory changes by {100 * drift:+.0f} % over the high-q range: background or air scattering "
                 "is left (or too much is subtracted)"
@@ -306,7 +315,10 @@ def _high_q(profile, theory, settings, inside, best, others) -> Estimate:
         "range": _spread(scan, scale),
         "pairs": _deviation(
             scale,
-            [scale_of(profile.total, settings.high_q, stop, theory.total(other)) for other in others],
+            [
+                scale_of(profile.total, settings.high_q, stop, theory.total(other))
+                for other in others
+            ],
         ),
     }
     plain = scale_of(profile.total, settings.high_q, stop, theory.coherent + theory.incoherent)
@@ -315,7 +327,9 @@ def _high_q(profile, theory, settings, inside, best, others) -> Estimate:
         "drift_error": float(width / np.sqrt((weights * centred**2).sum())),
         "without_pairs": plain,
     }
-    return Estimate("high_q", scale, _combine(parts), (settings.high_q, float(stop)), scan, parts, details)
+    return Estimate(
+        "high_q", scale, _combine(parts), (settings.high_q, float(stop)), scan, parts, details
+    )
 
 
 def _krogh_moe(profile, theory, inventory, tables, settings, inside, best, others) -> Estimate:
@@ -351,7 +365,9 @@ def _krogh_moe(profile, theory, inventory, tables, settings, inside, best, other
     plain = scale_of(
         profile.total, stop, theory.coherent + theory.incoherent, cap.coherent + cap.incoherent
     )
-    varied = [scale_of(profile.total, stop, theory.total(other), cap.total(other)) for other in others]
+    varied = [
+        scale_of(profile.total, stop, theory.total(other), cap.total(other)) for other in others
+    ]
     parts = {
         "stills": _resampled(profile, lambda t: scale_of(t, stop, expected, cap_expected)),
         "range": _spread(scan, scale),
@@ -379,7 +395,9 @@ def _background_shape(kind: str, q: np.ndarray) -> np.ndarray | None:
     at_zero = 0.0
     for element, share, length in (("N", 0.79, 1.098), ("O", 0.21, 1.208)):
         f2 = np.abs(form_factor(element, q)) ** 2
-        total += share * (2 * f2 * (1 + np.sinc(2 * q * length)) + 2 * incoherent_factor(element, q))
+        total += share * (
+            2 * f2 * (1 + np.sinc(2 * q * length)) + 2 * incoherent_factor(element, q)
+        )
         at_zero += share * 4 * abs(form_factor(element, np.zeros(1))[0]) ** 2
     return total / at_zero
 
@@ -409,9 +427,12 @@ class _ProfileFit:
 
     def __init__(self, profile, theory, settings, inside):
         self.profile, self.theory, self.settings, self.inside = profile, theory, settings, inside
-        self.sigma = np.sqrt(profile.variance + (neglected_structure(profile.q) * profile.total) ** 2)
+        self.sigma = np.sqrt(
+            profile.variance + (neglected_structure(profile.q) * profile.total) ** 2
+        )
         self.shapes = {
-            kind: _background_shape(kind, profile.q) for kind in ("none", "constant", settings.background)
+            kind: _background_shape(kind, profile.q)
+            for kind in ("none", "constant", settings.background)
         }
 
     def __call__(self, total, low, high, variant, background):

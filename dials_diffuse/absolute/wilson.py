@@ -158,7 +158,9 @@ def wilson_scale(
         ValueError: too few nodes, or no Bragg intensity, in the range.
     """
     if len(nodes.q) == 0:
-        raise ValueError("No Bragg peak was observed: the scaled table has no rows under the Bragg mask")
+        raise ValueError(
+            "No Bragg peak was observed: the scaled table has no rows under the Bragg mask"
+        )
     stop = nodes.q.max() if q_max is None else q_max
     if stop < q_min + 0.1:
         raise ValueError(
@@ -193,7 +195,7 @@ def wilson_scale(
             return None
         y = np.log(mean[used] / expected[used])
         sigma = np.hypot(error[used] / mean[used], neglected_structure(q_mean[used]))
-        design = np.stack([np.ones(used.sum()), -q_mean[used] ** 2 / 2], axis=1) / sigma[:, None]
+        design = np.stack([np.ones(used.sum()), -(q_mean[used] ** 2) / 2], axis=1) / sigma[:, None]
         solution, *_ = np.linalg.lstsq(design, y / sigma, rcond=None)
         chi2 = (((design @ solution) - y / sigma) ** 2).sum() / max(used.sum() - 2, 1)
         covariance = np.linalg.inv(design.T @ design) * max(chi2, 1.0)

@@ -81,7 +81,9 @@ def sort_inputs(experiments: list[Path], tables: list[Path]) -> Inputs:
     if merged.size() == 0:
         raise ValueError("The merged map is empty")
     if "incoherent" in merged:
-        raise ValueError("The merged map is on the absolute scale already: give diffuse_merged.refl of dials.diffuse_scale")
+        raise ValueError(
+            "The merged map is on the absolute scale already: give diffuse_merged.refl of dials.diffuse_scale"
+        )
     if len(observations) != len(experiments):
         raise ValueError(
             f"There are {len(experiments)} .expt files and {len(observations)} .refl files of scaled observations: "
@@ -107,7 +109,9 @@ class DataSummary:
     profile: RadialProfile
 
 
-def read_data(inputs: Inputs, model_copies: list[Path], shell_width: float, accumulators=()) -> DataSummary:
+def read_data(
+    inputs: Inputs, model_copies: list[Path], shell_width: float, accumulators=()
+) -> DataSummary:
     """Read all pairs, one at a time, and collect the profile.
 
     Args:
@@ -136,7 +140,9 @@ def read_data(inputs: Inputs, model_copies: list[Path], shell_width: float, accu
             for accumulator in accumulators:
                 accumulator.start(grid)
         elif own.to_dict() != grid.to_dict():
-            raise ValueError("The experiments carry different grids: extract and grid them together")
+            raise ValueError(
+                "The experiments carry different grids: extract and grid them together"
+            )
         stills = stills_of(experiments)
         # a part of the rows at a time: temporaries stay small whatever the size of a batch
         for start in range(0, table.size(), ROWS_AT_A_TIME):
@@ -273,7 +279,10 @@ class Result:
             ["its standard error", f"{a.error:.2g}{percent}"],
             ["from", a.method],
             ["Z, electrons per unit cell", f"{self.inventory.electrons:.0f}"],
-            ["range of |q| of the profile (1/A)", f"{self.data.profile.edges[0]:.3f}-{self.data.profile.edges[-1]:.3f}"],
+            [
+                "range of |q| of the profile (1/A)",
+                f"{self.data.profile.edges[0]:.3f}-{self.data.profile.edges[-1]:.3f}",
+            ],
         ]
 
     def integrated_rows(self) -> list[list[str]]:
@@ -287,13 +296,19 @@ class Result:
         ]
         if self.integrated_wilson is not None:
             wilson = self.integrated_wilson
-            rows.append(["scale by Wilson's statistics", f"{wilson.scale:.6g} +- {wilson.error:.2g}"])
+            rows.append(
+                ["scale by Wilson's statistics", f"{wilson.scale:.6g} +- {wilson.error:.2g}"]
+            )
             rows.append(["B (A^2)", f"{wilson.details['b_factor']:.1f}"])
         return rows
 
     def log(self) -> None:
         """Tables and warnings into the log."""
-        logger.info("Contents of the unit cell, from %s:\n%s", self.inventory.source, _table(self.inventory.as_rows()))
+        logger.info(
+            "Contents of the unit cell, from %s:\n%s",
+            self.inventory.source,
+            _table(self.inventory.as_rows()),
+        )
         logger.info(
             "Matthews coefficient %.2f A^3/Da, solvent content %.2f\n",
             self.inventory.matthews,
@@ -308,7 +323,9 @@ class Result:
                 "Dependence on the range of |q|:\n%s\n", _table(report.scan_rows(self.estimates))
             )
         if self.total is not None:
-            logger.info("B factor of bonded atoms' relative motion: %.1f A^2", self.total.b_relative)
+            logger.info(
+                "B factor of bonded atoms' relative motion: %.1f A^2", self.total.b_relative
+            )
         if self.wilson is not None:
             logger.info(
                 "Wilson plot: B = %.1f A^2 from %d nodes\n",
@@ -340,7 +357,12 @@ class Result:
             ["negative voxels", f"{negative}"],
             ["below -3 sigma", f"{beyond}"],
         ]
-        logger.info("Of %d voxels %d are negative, %d of them by more than 3 sigma", len(intensity), negative, beyond)
+        logger.info(
+            "Of %d voxels %d are negative, %d of them by more than 3 sigma",
+            len(intensity),
+            negative,
+            beyond,
+        )
         return report.report_sections(
             self.inventory,
             self.data.profile,
@@ -406,7 +428,9 @@ def run(inputs: Inputs, model_copies: list[Path], params) -> Result:
         ValueError: bad composition, missing models or columns, data that do not reach far enough.
     """
     if not inputs.pairs:
-        raise ValueError("Give diffuse_scaled.expt and diffuse_scaled.refl of dials.diffuse_scale too")
+        raise ValueError(
+            "Give diffuse_scaled.expt and diffuse_scaled.refl of dials.diffuse_scale too"
+        )
     # a wrong composition or name shows before the data are read
     symmetry = symmetry_of(inputs.pairs[0], model_copies)
     inventory = inventory_of(params.composition, symmetry)
@@ -457,7 +481,9 @@ def run(inputs: Inputs, model_copies: list[Path], params) -> Result:
             )
     voxels = as_numpy(inputs.merged["voxel"])
     reach = float(np.linalg.norm(data.grid.q_of_voxel(voxels), axis=1).max())
-    absolute = AbsoluteScale.of(scale, error, method, inventory, tables, max(reach, data.profile.edges[-1]))
+    absolute = AbsoluteScale.of(
+        scale, error, method, inventory, tables, max(reach, data.profile.edges[-1])
+    )
     return Result(
         data, inventory, absolute, total, wilson, plot, integrated, integrated_wilson, warnings
     )
@@ -490,7 +516,16 @@ def write_volume(path, table, grid: VoxelGrid) -> None:
     """The absolute map as an HDF5 volume."""
     from dials_diffuse.io.maps.map_file import write_map
 
-    names = ("intensity", "variance", "half_1", "half_2", "n_obs", "n_stills", "exposure", "incoherent")
+    names = (
+        "intensity",
+        "variance",
+        "half_1",
+        "half_2",
+        "n_obs",
+        "n_stills",
+        "exposure",
+        "incoherent",
+    )
     write_map(
         path,
         as_numpy(table["voxel"]),

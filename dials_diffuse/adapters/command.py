@@ -113,9 +113,7 @@ class Command:
         logger.info(dials_version())
         logger.info("dials_diffuse %s", dials_diffuse.__version__)
         if self.modified:
-            logger.info(
-                "The following parameters have been modified:\n\n%s\n", self.modified
-            )
+            logger.info("The following parameters have been modified:\n\n%s\n", self.modified)
 
     def model_copies(self) -> list[Path]:
         """The JSON files among the inputs: copies of scaling models."""

@@ -58,8 +58,15 @@ class ExperimentFile:
     """
 
     _MODELS = (
-        "beam", "detector", "goniometer", "scan", "crystal", "profile", "scaling_model", "imageset",
-    )  # fmt: skip
+        "beam",
+        "detector",
+        "goniometer",
+        "scan",
+        "crystal",
+        "profile",
+        "scaling_model",
+        "imageset",
+    )
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
@@ -106,8 +113,9 @@ class ExperimentFile:
                     self._set_mask(experiment.imageset, resolve_path(mask, directory=folder))
             return experiments
         except Exception as error:
-            raise ValueError(f"Can't read experiments from {self.path}: {_first_line(error)}") from error
-
+            raise ValueError(
+                f"Can't read experiments from {self.path}: {_first_line(error)}"
+            ) from error
 
     def _set_mask(self, imageset, filename: str) -> None:
         if filename not in self._masks:
@@ -150,7 +158,9 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def match_to_experiments(reflections, experiments, refl_name="reflections", expt_name="experiments"):
+def match_to_experiments(
+    reflections, experiments, refl_name="reflections", expt_name="experiments"
+):
     """The table with ids that are the indices of the experiments.
 
     Tables with identifiers are sorted to the order of the experiments; without

@@ -86,10 +86,7 @@ class Still:
         goniometer, scan = self.experiment.goniometer, self.experiment.scan
         fixed, setting = (
             np.array(matrix).reshape(3, 3)
-            for matrix in (
-                goniometer.get_fixed_rotation(),
-                goniometer.get_setting_rotation(),
-            )
+            for matrix in (goniometer.get_fixed_rotation(), goniometer.get_setting_rotation())
         )
         phi = np.radians(scan.get_angle_from_array_index(self.image_number))
         rotation = _rotation_matrix(goniometer.get_rotation_axis_datum(), phi)

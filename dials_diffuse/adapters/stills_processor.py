@@ -82,7 +82,8 @@ def processing_parameters(phil=None):
             raise ValueError(f"Parameters for dials.stills_process: {error}") from error
         if unused:
             raise ValueError(
-                "dials.stills_process has no parameter " + ", ".join(str(item.path) for item in unused)
+                "dials.stills_process has no parameter "
+                + ", ".join(str(item.path) for item in unused)
             )
     else:
         params = copy.deepcopy(phil)
@@ -154,7 +155,9 @@ def process_stills(
                 _set_geometry(still, ManualGeometryUpdater(params), reference)
                 processor.process_experiments(f"{number:05d}", still)
                 if len(processor.all_integrated_experiments) == before:
-                    raise ValueError("nothing was integrated (too few spots, or a step is turned off)")
+                    raise ValueError(
+                        "nothing was integrated (too few spots, or a step is turned off)"
+                    )
             except Exception as error:
                 failures[name] = _reason(error)
                 logger.warning("%s: %s", name, failures[name])
@@ -163,9 +166,7 @@ def process_stills(
                 experiment.imageset.clear_cache()
         logger.info("%d of %d stills were integrated", len(stills) - len(failures), len(stills))
         return ProcessedStills(
-            processor.all_integrated_experiments,
-            processor.all_integrated_reflections,
-            failures,
+            processor.all_integrated_experiments, processor.all_integrated_reflections, failures
         )
 
 

@@ -167,6 +167,5 @@ def map_in_processes(
         # A broken pipe leads to a worker, or to one of multiprocessing's own servers, that was killed
         # while it was being started or had a task on its way
         raise ChildProcessError(
-            "A worker process was killed (out of memory?): "
-            "try a smaller nproc or output.batch_size"
+            "A worker process was killed (out of memory?): try a smaller nproc or output.batch_size"
         ) from error

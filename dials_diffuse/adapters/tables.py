@@ -84,13 +84,23 @@ def as_column(array: np.ndarray):
         ValueError: there is no such column.
     """
     makers = {
-        ("b", 1): bool_column, ("i", 1): int_column, ("u", 1): size_t_column, ("f", 1): double_column,
-    }  # fmt: skip
-    vectors = {("f", 2): vec2_column, ("f", 3): vec3_column, ("i", 3): miller_index_column, ("i", 6): int6_column}
+        ("b", 1): bool_column,
+        ("i", 1): int_column,
+        ("u", 1): size_t_column,
+        ("f", 1): double_column,
+    }
+    vectors = {
+        ("f", 2): vec2_column,
+        ("f", 3): vec3_column,
+        ("i", 3): miller_index_column,
+        ("i", 6): int6_column,
+    }
     kind = array.dtype.kind
     make = makers.get((kind, 1)) if array.ndim == 1 else vectors.get((kind, array.shape[1]))
     if make is None:
-        raise ValueError(f"Reflection tables have no column for {array.dtype} of shape {array.shape}")
+        raise ValueError(
+            f"Reflection tables have no column for {array.dtype} of shape {array.shape}"
+        )
     return make(array)
 
 

@@ -67,17 +67,22 @@ class Background:
             if planes is None:
                 return None
             return [
-                plane if where is None else np.where(where, plane, np.float32(0)) for plane, where in zip(planes, known)
+                plane if where is None else np.where(where, plane, np.float32(0))
+                for plane, where in zip(planes, known)
             ]
 
-        return replace(self, mean=filled(self.mean), spread=filled(self.spread), shared=filled(self.shared)), known
+        return replace(
+            self, mean=filled(self.mean), spread=filled(self.spread), shared=filled(self.shared)
+        ), known
 
     def check_shapes(self, detector, name: str) -> None:
         """Raises ValueError if the detector's panels have other sizes."""
         sizes = [tuple(reversed(panel.get_image_size())) for panel in detector]
         ours = [mean.shape for mean in self.mean]
         if len(sizes) != len(ours):
-            raise ValueError(f"The background {name} has {len(ours)} panels, the detector {len(sizes)}")
+            raise ValueError(
+                f"The background {name} has {len(ours)} panels, the detector {len(sizes)}"
+            )
         for number, (size, our) in enumerate(zip(sizes, ours)):
             if size != our:
                 raise ValueError(
@@ -86,9 +91,14 @@ class Background:
 
 
 def load_background(
-    text: str, detector, settings, smoothing: str = "adaptive", photons_of=None,
-    exposure: float | None = None, usable: list[np.ndarray] | None = None,
-) -> Background:  # fmt: skip
+    text: str,
+    detector,
+    settings,
+    smoothing: str = "adaptive",
+    photons_of=None,
+    exposure: float | None = None,
+    usable: list[np.ndarray] | None = None,
+) -> Background:
     """The background that the parameter names.
 
     Args:
@@ -152,7 +162,9 @@ def _load_map(path: Path) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
                 named = {name: archive[name] for name in archive.files}
         else:
             named = {"mean": np.load(path)}
-        named = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in named.items()}
+        named = {
+            name: np.ascontiguousarray(array, dtype=np.float32) for name, array in named.items()
+        }
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"Can't read a background map from {os.fspath(path)}: {error}") from error
     if any(array.ndim != 2 or not np.isfinite(array).all() for array in named.values()):
@@ -161,7 +173,9 @@ def _load_map(path: Path) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
     mean = [array for name, array in named.items() if not name.endswith("variance")]
     if not variances:
         return mean, None
-    if [array.shape for array in variances] != [array.shape for array in mean] or min(v.min() for v in variances) < 0:
+    if [array.shape for array in variances] != [array.shape for array in mean] or min(
+        v.min() for v in variances
+    ) < 0:
         raise ValueError(
             f"The variances in the background map {path} must be 0 or more, an array for each panel and of its size"
         )
@@ -172,9 +186,14 @@ def photons_of_image(imageset, index: int, gain=None, pedestal=None) -> list[np.
     """(ADU - pedestal)/gain of every pixel, a (n_slow, n_fast) float64 array a panel, NaN where
     the value is not trusted."""
     images = []
-    for number, (panel, values) in enumerate(zip(imageset.get_detector(), read_raw(imageset, index))):
+    for number, (panel, values) in enumerate(
+        zip(imageset.get_detector(), read_raw(imageset, index))
+    ):
         low, high = trusted_bounds(panel)
-        gains, pedestals = panel_gain(imageset, number, gain), panel_pedestal(imageset, number, pedestal)
+        gains, pedestals = (
+            panel_gain(imageset, number, gain),
+            panel_pedestal(imageset, number, pedestal),
+        )
         photons = (values - pedestals) / gains
         photons[~((values >= low) & (values <= high))] = np.nan
         images.append(photons)
@@ -216,9 +235,13 @@ def _lookup(item, number: int) -> np.ndarray | None:
 
 
 def average_of_empty_shots(
-    experiments, settings, smoothing: str = "adaptive", photons_of=None,
-    exposure: float | None = None, usable: list[np.ndarray] | None = None,
-) -> Background:  # fmt: skip
+    experiments,
+    settings,
+    smoothing: str = "adaptive",
+    photons_of=None,
+    exposure: float | None = None,
+    usable: list[np.ndarray] | None = None,
+) -> Background:
     """Mean photons a pixel per second and unit transmission over all images of an experiment list.
 
     Args:

@@ -93,7 +93,9 @@ class ExtractionSettings:
         if self.exposure_time is not None and not (
             np.isfinite(self.exposure_time) and self.exposure_time > 0
         ):
-            raise ValueError(f"exposure_time={self.exposure_time} must be a positive number of seconds")
+            raise ValueError(
+                f"exposure_time={self.exposure_time} must be a positive number of seconds"
+            )
         if self.d_min and self.d_max and self.d_min >= self.d_max:
             raise ValueError(f"d_min={self.d_min} must be smaller than d_max={self.d_max}")
 
@@ -200,7 +202,9 @@ class Extractor:
         self._arguments = (pair, settings, background, folder, learnt)
         self.settings = settings
         # NaN would spoil the sums of what follows in its row
-        self.background, self._background_known = (None, None) if background is None else background.without_holes()
+        self.background, self._background_known = (
+            (None, None) if background is None else background.without_holes()
+        )
         # Models only: every image is opened when its turn comes, by the process that reads it
         self.experiments, reflections = pair.load(check_format=False)
         self._file = ExperimentFile(pair.experiments)
@@ -300,12 +304,22 @@ class Extractor:
             reasons = {error.index: str(error)}
             other = spots_of_another_unknown(error.index)
             return [
-                ExtractedStill(s.index, s.path, error=reasons.get(s.index, other), unmasked=s.experiment.identifier or s.path)
+                ExtractedStill(
+                    s.index,
+                    s.path,
+                    error=reasons.get(s.index, other),
+                    unmasked=s.experiment.identifier or s.path,
+                )
                 for s in stills
             ]
         except (ValueError, OSError) as error:
             return [
-                ExtractedStill(s.index, s.path, error=str(error), unmasked="" if self.learnt is None else s.path)
+                ExtractedStill(
+                    s.index,
+                    s.path,
+                    error=str(error),
+                    unmasked="" if self.learnt is None else s.path,
+                )
                 for s in stills
             ]
         extracted = []
@@ -350,7 +364,10 @@ class Extractor:
         matrix = np.diag(settings.subdivide) @ a_inverse
         limits = tuple(
             default if limit is None else limit * seconds
-            for limit, default in ((settings.min_intensity, -np.inf), (settings.max_intensity, np.inf))
+            for limit, default in (
+                (settings.min_intensity, -np.inf),
+                (settings.max_intensity, np.inf),
+            )
         )
         sums, pixels = self._sums, []
         sums.start(dose)
@@ -365,7 +382,9 @@ class Extractor:
             pedestal = panel_pedestal(imageset, panel_number, settings.pedestal)
             if np.ndim(gain) or np.ndim(pedestal):
                 values = np.where(
-                    (values >= trusted[0]) & (values <= trusted[1]), (values - pedestal) / gain, np.nan
+                    (values >= trusted[0]) & (values <= trusted[1]),
+                    (values - pedestal) / gain,
+                    np.nan,
                 )
                 gain, pedestal, trusted = 1.0, 0.0, (-np.inf, np.inf)
             usable = use[panel_number]
@@ -377,17 +396,36 @@ class Extractor:
             if settings.pixels:
                 pixels.append(
                     corrected_pixels(
-                        values, usable & ~bragg[panel_number], trusted, geometry.panels[panel_number],
-                        panel_number, seconds, background, dose, gain, pedestal,
+                        values,
+                        usable & ~bragg[panel_number],
+                        trusted,
+                        geometry.panels[panel_number],
+                        panel_number,
+                        seconds,
+                        background,
+                        dose,
+                        gain,
+                        pedestal,
                         tuple(limit / seconds for limit in limits),
-                    )  # fmt: skip
+                    )
                 )
             sums.add_panel(
-                panel_number, values, usable, trusted, geometry.panels[panel_number], matrix,
-                bragg[panel_number], background, gain, pedestal, limits,
-            )  # fmt: skip
+                panel_number,
+                values,
+                usable,
+                trusted,
+                geometry.panels[panel_number],
+                matrix,
+                bragg[panel_number],
+                background,
+                gain,
+                pedestal,
+                limits,
+            )
         if not len(sums):
-            raise ValueError(f"Not a single usable pixel on {still.path} (mask, limits, trusted range)")
+            raise ValueError(
+                f"Not a single usable pixel on {still.path} (mask, limits, trusted range)"
+            )
         columns = sums.columns(seconds, still.image_number)
         profile = radial_profile(columns, np.linalg.inv(matrix))
         return ExtractedStill(
@@ -428,7 +466,8 @@ def _extract_image(task: tuple[int, list[int]]) -> list[ExtractedStill]:
 def observation_scratch(experiments, folder: str | os.PathLike) -> ColumnScratch:
     """Room for the observations of stills, which have no more rows than pixels, until they are written."""
     most = max(
-        sum(int(np.prod(panel.get_image_size())) for panel in detector) for detector in experiments.detectors()
+        sum(int(np.prod(panel.get_image_size())) for panel in detector)
+        for detector in experiments.detectors()
     )
     return ColumnScratch(folder, COLUMNS, most)
 
@@ -468,10 +507,14 @@ def background_for(
         return photons_of_image(imageset, index, gain=settings.gain, pedestal=settings.pedestal)
 
     return load_background(
-        settings.background, first.detector, settings.corrections,
-        settings.background_smoothing, photons_of, settings.background_exposure_time,
+        settings.background,
+        first.detector,
+        settings.corrections,
+        settings.background_smoothing,
+        photons_of,
+        settings.background_exposure_time,
         static_mask(first.imageset) if learnt is None else learnt.good,
-    )  # fmt: skip
+    )
 
 
 def extract_pair(
@@ -570,7 +613,9 @@ def settings_of(params) -> ExtractionSettings:
 
 def summary_rows(stills: Sequence[ExtractedStill]) -> list[list[str]]:
     """A table of the stills, column names first; failures with "-"."""
-    rows = [["still", "image", "pixels", "photons", "photons/pixel", "exposure (s)", "observations"]]
+    rows = [
+        ["still", "image", "pixels", "photons", "photons/pixel", "exposure (s)", "observations"]
+    ]
     for number, still in enumerate(stills):
         name = Path(still.path).name
         if still.error:

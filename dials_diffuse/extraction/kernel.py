@@ -53,7 +53,12 @@ def _row_keys(qx, qy, qz, matrix, lowest, shifts, use, raw, low, high, bragg, ke
         h = np.int32(np.floor(m00 * x + m01 * y + m02 * z + half))
         k = np.int32(np.floor(m10 * x + m11 * y + m12 * z + half))
         l = np.int32(np.floor(m20 * x + m21 * y + m22 * z + half))
-        key = whole(whole(whole(h - h0) * of_h) + whole(whole(k - k0) * of_k) + whole(whole(l - l0) * of_l) + whole(bragg[j]))
+        key = whole(
+            whole(whole(h - h0) * of_h)
+            + whole(whole(k - k0) * of_k)
+            + whole(whole(l - l0) * of_l)
+            + whole(bragg[j])
+        )
         # written so that NaN is not trusted
         good = use[j] & (raw[j] >= low) & (raw[j] <= high)
         keys[j] = key if good else whole(_UNUSED)
@@ -118,9 +123,25 @@ def _find_runs(keys, raw, efficiency, background, spread, shared, ends, so_far):
 
 @njit(cache=True)
 def _add_runs(
-    n_runs, first, line, row_keys, shifts, ends, so_far, background, spread, shared, table, block_keys,
-    rows, n_blocks, oldest, keys, sums, size,
-):  # fmt: skip
+    n_runs,
+    first,
+    line,
+    row_keys,
+    shifts,
+    ends,
+    so_far,
+    background,
+    spread,
+    shared,
+    table,
+    block_keys,
+    rows,
+    n_blocks,
+    oldest,
+    keys,
+    sums,
+    size,
+):
     """Add the runs of a row to the sums of their keys.
 
     Args:
@@ -148,8 +169,16 @@ def _add_runs(
         n, begin, start = end + 1 - start, start, end + 1
         run_adu, adu = so_far[run, _A] - adu, so_far[run, _A]
         # The sum of E j by parts, from the sums of E
-        weighted = end * so_far[run, _E] - begin * exposure - (so_far[run, _E_SUMS] - so_far[run, _E] - sums_of_exposure)
-        run_exposure, exposure, sums_of_exposure = so_far[run, _E] - exposure, so_far[run, _E], so_far[run, _E_SUMS]
+        weighted = (
+            end * so_far[run, _E]
+            - begin * exposure
+            - (so_far[run, _E_SUMS] - so_far[run, _E] - sums_of_exposure)
+        )
+        run_exposure, exposure, sums_of_exposure = (
+            so_far[run, _E] - exposure,
+            so_far[run, _E],
+            so_far[run, _E_SUMS],
+        )
         run_b = run_v = run_s = 0.0
         if background is not None:
             run_b, b = so_far[run, _B] - b, so_far[run, _B]
@@ -246,9 +275,32 @@ def _part(plane, line, first, last):
 
 @njit(cache=True)
 def _sum_pixels(
-    raw, use, bragg, low, high, planes, efficiency, matrix, least, shifts, background, spread, shared, dose, gain,
-    pedestal, lowest, highest, table, block_keys, rows, n_blocks, keys, sums, size,
-):  # fmt: skip
+    raw,
+    use,
+    bragg,
+    low,
+    high,
+    planes,
+    efficiency,
+    matrix,
+    least,
+    shifts,
+    background,
+    spread,
+    shared,
+    dose,
+    gain,
+    pedestal,
+    lowest,
+    highest,
+    table,
+    block_keys,
+    rows,
+    n_blocks,
+    keys,
+    sums,
+    size,
+):
     """Add the pixels of a panel to the sums of a still.
 
     See VoxelSums.add_panel and _row_keys for the arguments. Returns table, block_keys, rows (others, where they had to grow) and
@@ -273,30 +325,76 @@ def _sum_pixels(
         if size + n_fast > keys.size:
             keys, sums = _more_keys(keys, sums, size, n_fast)
         if 2 * (n_blocks - oldest + n_fast) > table.size or n_blocks + n_fast > block_keys.size:
-            table, block_keys, rows = _more_blocks(table, block_keys, rows, n_blocks, oldest, n_fast)
+            table, block_keys, rows = _more_blocks(
+                table, block_keys, rows, n_blocks, oldest, n_fast
+            )
         these, raw_i, e_i = row_keys[first:last], raw[i, first:last], efficiency[i, first:last]
         b_i = _part(background, i, first, last)
         v_i = _part(spread, i, first, last)
         s_i = _part(shared, i, first, last)
         _row_keys(
-            planes[0, i, first:last], planes[1, i, first:last], planes[2, i, first:last], matrix,
-            least, shifts, use_i[first:last], raw_i, low, high, bragg[i, first:last], these,
-        )  # fmt: skip
+            planes[0, i, first:last],
+            planes[1, i, first:last],
+            planes[2, i, first:last],
+            matrix,
+            least,
+            shifts,
+            use_i[first:last],
+            raw_i,
+            low,
+            high,
+            bragg[i, first:last],
+            these,
+        )
         if limited:
             _apply_limits(raw_i, e_i, b_i, dose, gain, pedestal, lowest, highest, these)
         n_runs = _find_runs(these, raw_i, e_i, b_i, v_i, s_i, ends, so_far)
         n_blocks, size = _add_runs(
-            n_runs, first, i, these, shifts, ends, so_far, b_i, v_i, s_i, table, block_keys, rows, n_blocks,
-            np.uint64(oldest), keys, sums, size,
-        )  # fmt: skip
+            n_runs,
+            first,
+            i,
+            these,
+            shifts,
+            ends,
+            so_far,
+            b_i,
+            v_i,
+            s_i,
+            table,
+            block_keys,
+            rows,
+            n_blocks,
+            np.uint64(oldest),
+            keys,
+            sums,
+            size,
+        )
     return table, block_keys, rows, n_blocks, keys, sums, size
 
 
 @njit(cache=True)
 def _fill_columns(
-    keys, sums, parts, panels, lowest, shifts, gains, pedestals, dose, seconds, image_number,
-    panel, voxel, position, bragg, num_pixels, counts, background, variance, exposure,
-):  # fmt: skip
+    keys,
+    sums,
+    parts,
+    panels,
+    lowest,
+    shifts,
+    gains,
+    pedestals,
+    dose,
+    seconds,
+    image_number,
+    panel,
+    voxel,
+    position,
+    bragg,
+    num_pixels,
+    counts,
+    background,
+    variance,
+    exposure,
+):
     """Fill the columns of a still: rows parts[i] to parts[i + 1] are those of panels[i], with keys of lowest[i], shifts[i]."""
     for i in range(panels.size):
         for row in range(parts[i], parts[i + 1]):
@@ -304,8 +402,12 @@ def _fill_columns(
             key = keys[row]
             panel[at] = panels[i]
             voxel[at, 0] = (key >> shifts[i, 0]) + lowest[i, 0]
-            voxel[at, 1] = ((key >> shifts[i, 1]) & ((1 << (shifts[i, 0] - shifts[i, 1])) - 1)) + lowest[i, 1]
-            voxel[at, 2] = ((key >> shifts[i, 2]) & ((1 << (shifts[i, 1] - shifts[i, 2])) - 1)) + lowest[i, 2]
+            voxel[at, 1] = (
+                (key >> shifts[i, 1]) & ((1 << (shifts[i, 0] - shifts[i, 1])) - 1)
+            ) + lowest[i, 1]
+            voxel[at, 2] = (
+                (key >> shifts[i, 2]) & ((1 << (shifts[i, 1] - shifts[i, 2])) - 1)
+            ) + lowest[i, 2]
             bragg[at] = (key & 1) == 1
             n, e = sums[row, _N], sums[row, _EXPOSURE]
             position[at, 0] = sums[row, _FAST] / e
@@ -386,7 +488,11 @@ class VoxelSums:
         panel,
         matrix: np.ndarray,
         bragg: np.ndarray,
-        background: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] = (None, None, None),
+        background: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] = (
+            None,
+            None,
+            None,
+        ),
         gain: float = 1.0,
         pedestal: float = 0.0,
         intensity: tuple[float, float] = (-np.inf, np.inf),
@@ -426,16 +532,43 @@ class VoxelSums:
         if raw.dtype == np.int32:
             # Whole numbers are compared faster with their like
             limits = np.iinfo(np.int32)
-            low, high = (np.int32(np.clip(x, limits.min, limits.max)) for x in (np.ceil(low), np.floor(high)))
+            low, high = (
+                np.int32(np.clip(x, limits.min, limits.max)) for x in (np.ceil(low), np.floor(high))
+            )
         first = self._size
         (
-            self._table, self._block_keys, self._rows, self._n_blocks, self._keys, self._sums, self._size,
+            self._table,
+            self._block_keys,
+            self._rows,
+            self._n_blocks,
+            self._keys,
+            self._sums,
+            self._size,
         ) = _sum_pixels(
-            raw, use, bragg, low, high, panel.planes, panel.efficiency, matrix.astype(packing.precision),
-            packing.lowest, packing.shifts, *background,
-            self._dose, float(gain), float(pedestal), float(intensity[0]), float(intensity[1]),
-            self._table, self._block_keys, self._rows, self._n_blocks, self._keys, self._sums, first,
-        )  # fmt: skip
+            raw,
+            use,
+            bragg,
+            low,
+            high,
+            panel.planes,
+            panel.efficiency,
+            matrix.astype(packing.precision),
+            packing.lowest,
+            packing.shifts,
+            *background,
+            self._dose,
+            float(gain),
+            float(pedestal),
+            float(intensity[0]),
+            float(intensity[1]),
+            self._table,
+            self._block_keys,
+            self._rows,
+            self._n_blocks,
+            self._keys,
+            self._sums,
+            first,
+        )
         self._has_background |= any(plane is not None for plane in background)
         self._parts.append((number, first, packing, float(gain), float(pedestal)))
 
@@ -452,14 +585,24 @@ class VoxelSums:
             weighted by E, px (centre of the first pixel 0.5)
         """
         n = len(self)
-        columns = {name: np.empty((n, *shape), dtype=kind) for name, (kind, shape) in COLUMNS.items()}
+        columns = {
+            name: np.empty((n, *shape), dtype=kind) for name, (kind, shape) in COLUMNS.items()
+        }
         numbers, starts, packings, gains, pedestals = zip(*self._parts)
         _fill_columns(
-            self._keys, self._sums, np.array([*starts, self._size]), np.array(numbers, dtype=np.uint64),
-            np.array([p.lowest for p in packings], dtype=np.int64), np.array([p.shifts for p in packings], dtype=np.int64),
-            np.array(gains), np.array(pedestals), self._dose, float(exposure_time), float(image_number),
+            self._keys,
+            self._sums,
+            np.array([*starts, self._size]),
+            np.array(numbers, dtype=np.uint64),
+            np.array([p.lowest for p in packings], dtype=np.int64),
+            np.array([p.shifts for p in packings], dtype=np.int64),
+            np.array(gains),
+            np.array(pedestals),
+            self._dose,
+            float(exposure_time),
+            float(image_number),
             *columns.values(),
-        )  # fmt: skip
+        )
         return columns
 
     def repeated(self) -> dict[str, float]:

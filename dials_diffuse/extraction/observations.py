@@ -46,7 +46,9 @@ class StillObservations:
 def numbered_rows(columns: Mapping | None, number: int) -> dict:
     """Columns of the observations of a still, wherever they are, with its id; without rows for None."""
     if columns is None:
-        columns = {name: np.empty((0, *shape), dtype=kind) for name, (kind, shape) in COLUMNS.items()}
+        columns = {
+            name: np.empty((0, *shape), dtype=kind) for name, (kind, shape) in COLUMNS.items()
+        }
     return {"id": np.broadcast_to(np.int32(number), len(columns["counts"])), **columns}
 
 
@@ -117,7 +119,9 @@ def add_derived_columns(table, experiments, grid) -> None:
     table["intensity.sum.variance"] = double_column(intensity_variances(table))
     if "inverse_scale_factor" in table:
         factor = as_numpy(table["inverse_scale_factor"])
-        table["intensity.scale.value"] = double_column((intensities(table) - as_numpy(table["offset"])) / factor)
+        table["intensity.scale.value"] = double_column(
+            (intensities(table) - as_numpy(table["offset"])) / factor
+        )
         table["intensity.scale.variance"] = double_column(intensity_variances(table) / factor**2)
 
 

@@ -51,24 +51,32 @@ def sections(
     """The sections of the report."""
     profiles = {
         "extract_diffuse": _profile_plot(
-            stills, "diffuse", "Pixels outside the Bragg mask, background subtracted",
+            stills,
+            "diffuse",
+            "Pixels outside the Bragg mask, background subtracted",
             "Mean corrected intensity of each still against |q|. The curves of good stills "
             "differ by a factor; one that lies far below the others missed the crystal.",
         ),
         "extract_total": _profile_plot(
-            stills, "total", "All pixels, background subtracted",
+            stills,
+            "total",
+            "All pixels, background subtracted",
             "The same with the pixels under Bragg spots: total scattering, which the absolute scale needs.",
         ),
-    }  # fmt: skip
+    }
     if settings.background is not None:
         profiles["extract_unsubtracted"] = _profile_plot(
-            stills, "unsubtracted", "Pixels outside the Bragg mask, before subtraction",
+            stills,
+            "unsubtracted",
+            "Pixels outside the Bragg mask, before subtraction",
             "The first figure with the background still in it: what the subtraction has taken away.",
-        )  # fmt: skip
+        )
         profiles["extract_background"] = _profile_plot(
-            stills, "background", "Background that was subtracted",
+            stills,
+            "background",
+            "Background that was subtracted",
             "Mean background of all pixels, divided by the same corrections.",
-        )  # fmt: skip
+        )
     text = (
         f"Grid: {'x'.join(map(str, grid.subdivide))} voxels a reciprocal cell, Laue group "
         f"{grid.laue_group.info()}. Intensities are photons per second and steradian, at unit "

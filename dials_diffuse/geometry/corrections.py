@@ -201,7 +201,9 @@ def mass_attenuation(material: str, wavelength: float) -> float:
         ) from error
     x, y = np.log(np.array(table.energy())), np.log(np.array(table.mu_rho()))
     if not x[0] <= math.log(energy) <= x[-1]:
-        raise ValueError(f"The attenuation table of {material} has no value at {wavelength:g} Angstrom")
+        raise ValueError(
+            f"The attenuation table of {material} has no value at {wavelength:g} Angstrom"
+        )
     # Edges are where the table gives two values at one energy
     edges = np.flatnonzero(np.diff(x) == 0) + 1
     for part in np.split(np.arange(len(x)), edges):
@@ -298,9 +300,21 @@ def _row_of_q(x, y, frame, s0, wavelength, qx, qy, qz):
 
 @njit(cache=True, error_model="numpy")
 def _row_of_factors(
-    x, y, frame, s0, normal, fraction, area, gas, medium_length, use_solid_angle, use_polarization,
-    efficiency, air, path,
-):  # fmt: skip
+    x,
+    y,
+    frame,
+    s0,
+    normal,
+    fraction,
+    area,
+    gas,
+    medium_length,
+    use_solid_angle,
+    use_polarization,
+    efficiency,
+    air,
+    path,
+):
     """Omega P, exponent of the air and 1/cos(obliquity) of pixels at x, y mm on the panel."""
     fx, fy, fz = frame[0]
     sx, sy, sz = frame[1]
@@ -340,9 +354,29 @@ def _interpolated(nodes, u, i0, i1, step, out):
 
 @njit(cache=True)
 def _row_of_geometry(
-    x, y, stretch, frame, pixel_area, s0, wavelength, normal, fraction, sensor, gas, medium_length,
-    use_solid_angle, use_polarization, lorentz, exponent, path, factor, qx, qy, qz, e,
-):  # fmt: skip
+    x,
+    y,
+    stretch,
+    frame,
+    pixel_area,
+    s0,
+    wavelength,
+    normal,
+    fraction,
+    sensor,
+    gas,
+    medium_length,
+    use_solid_angle,
+    use_polarization,
+    lorentz,
+    exponent,
+    path,
+    factor,
+    qx,
+    qy,
+    qz,
+    e,
+):
     """q and E of points at x, y mm on the panel that follow one another on a line; see geometry_of_panel.
 
     Args:
@@ -352,9 +386,21 @@ def _row_of_geometry(
     """
     _row_of_q(x, y, frame, s0, wavelength, qx, qy, qz)
     _row_of_factors(
-        x, y, frame, s0, normal, fraction, pixel_area, gas, medium_length, use_solid_angle,
-        use_polarization, e, exponent, path,
-    )  # fmt: skip
+        x,
+        y,
+        frame,
+        s0,
+        normal,
+        fraction,
+        pixel_area,
+        gas,
+        medium_length,
+        use_solid_angle,
+        use_polarization,
+        e,
+        exponent,
+        path,
+    )
     if use_solid_angle:
         for j in range(e.size):
             e[j] *= stretch[j]
@@ -375,9 +421,24 @@ def _row_of_geometry(
 
 @njit(cache=True)
 def geometry_of_panel(
-    q, efficiency, shift, step, jacobian, frame, pixel_size, s0, wavelength, normal, fraction,
-    sensor, gas, medium_length, use_solid_angle, use_polarization, lorentz,
-):  # fmt: skip
+    q,
+    efficiency,
+    shift,
+    step,
+    jacobian,
+    frame,
+    pixel_size,
+    s0,
+    wavelength,
+    normal,
+    fraction,
+    sensor,
+    gas,
+    medium_length,
+    use_solid_angle,
+    use_polarization,
+    lorentz,
+):
     """q and E of every pixel of a flat panel, in one pass (compiled).
 
     Args:
@@ -416,9 +477,29 @@ def geometry_of_panel(
             x[j] += (j + 0.5) * pixel_size[0]
             y[j] += (i + 0.5) * pixel_size[1]
         _row_of_geometry(
-            x, y, stretch, frame, area, s0, wavelength, normal, fraction, sensor, gas, medium_length,
-            use_solid_angle, use_polarization, lorentz, exponent, path, factor, q[0, i], q[1, i], q[2, i], e,
-        )  # fmt: skip
+            x,
+            y,
+            stretch,
+            frame,
+            area,
+            s0,
+            wavelength,
+            normal,
+            fraction,
+            sensor,
+            gas,
+            medium_length,
+            use_solid_angle,
+            use_polarization,
+            lorentz,
+            exponent,
+            path,
+            factor,
+            q[0, i],
+            q[1, i],
+            q[2, i],
+            e,
+        )
         for j in range(n_fast):
             # A pixel without one is not used; NaN would spoil sums over its row
             efficiency[i, j] = e[j] if abs(e[j]) < np.inf else 0.0
@@ -426,9 +507,22 @@ def geometry_of_panel(
 
 @njit(cache=True)
 def geometry_at_points(
-    points, stretch, nodes, frame, pixel_size, s0, wavelength, normal, fraction,
-    sensor, gas, medium_length, use_solid_angle, use_polarization, lorentz,
-):  # fmt: skip
+    points,
+    stretch,
+    nodes,
+    frame,
+    pixel_size,
+    s0,
+    wavelength,
+    normal,
+    fraction,
+    sensor,
+    gas,
+    medium_length,
+    use_solid_angle,
+    use_polarization,
+    lorentz,
+):
     """q and E of pixels with given centres (compiled).
 
     Args:
@@ -442,10 +536,29 @@ def geometry_at_points(
     exponent, path, factor = np.empty(m), np.empty(m), np.empty(m)
     for i in range(points.shape[0]):
         _row_of_geometry(
-            points[i, :, 0].copy(), points[i, :, 1].copy(), stretch[i], frame, pixel_size[0] * pixel_size[1], s0,
-            wavelength, normal, fraction, sensor, gas, medium_length, use_solid_angle, use_polarization, lorentz,
-            exponent, path, factor, nodes[0, i], nodes[1, i], nodes[2, i], nodes[3, i],
-        )  # fmt: skip
+            points[i, :, 0].copy(),
+            points[i, :, 1].copy(),
+            stretch[i],
+            frame,
+            pixel_size[0] * pixel_size[1],
+            s0,
+            wavelength,
+            normal,
+            fraction,
+            sensor,
+            gas,
+            medium_length,
+            use_solid_angle,
+            use_polarization,
+            lorentz,
+            exponent,
+            path,
+            factor,
+            nodes[0, i],
+            nodes[1, i],
+            nodes[2, i],
+            nodes[3, i],
+        )
 
 
 @njit(cache=True)

@@ -21,7 +21,12 @@ def node_positions(n: int, step: int) -> np.ndarray:
 def weights(u):
     """Weights of four nodes, one step apart, at u steps beyond the second (0 <= u < 1)."""
     before, after, beyond = u + 1.0, u - 1.0, u - 2.0
-    return -u * after * beyond / 6.0, before * after * beyond / 2.0, -before * u * beyond / 2.0, before * u * after / 6.0
+    return (
+        -u * after * beyond / 6.0,
+        before * after * beyond / 2.0,
+        -before * u * beyond / 2.0,
+        before * u * after / 6.0,
+    )
 
 
 @njit(cache=True)
@@ -43,9 +48,11 @@ def at_row(nodes, step, i, out):
     for k in range(nodes.shape[0]):
         for b in range(nodes.shape[2]):
             out[k, b] = (
-                w0 * nodes[k, first, b] + w1 * nodes[k, first + 1, b]
-                + w2 * nodes[k, first + 2, b] + w3 * nodes[k, first + 3, b]
-            )  # fmt: skip
+                w0 * nodes[k, first, b]
+                + w1 * nodes[k, first + 1, b]
+                + w2 * nodes[k, first + 2, b]
+                + w3 * nodes[k, first + 3, b]
+            )
 
 
 @njit(cache=True)

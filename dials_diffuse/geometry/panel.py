@@ -76,7 +76,9 @@ class PanelGeometry:
         x, y, z = self.planes
         return np.sqrt(x * x + y * y + z * z)
 
-    def restrict(self, mask: np.ndarray, d_min: float | None = None, d_max: float | None = None) -> None:
+    def restrict(
+        self, mask: np.ndarray, d_min: float | None = None, d_max: float | None = None
+    ) -> None:
         """Set the pixels of a mask (n_slow, n_fast) that are beyond the limits (Angstrom), or have no E, to False."""
         if d_min or d_max:
             q = self.q_length()
@@ -202,7 +204,9 @@ def compute_panel(panel, beam, settings: CorrectionSettings) -> PanelGeometry:
     if not (smooth and _fill_from_nodes(panel, constants, planes)):
         shift, step = pixel_shifts(panel)
         ratio = _area_ratio(shift, step, pixel_size) if step else np.zeros((0, 0))
-        geometry_of_panel(planes[:3], planes[3], np.ascontiguousarray(shift), step, ratio, *constants)
+        geometry_of_panel(
+            planes[:3], planes[3], np.ascontiguousarray(shift), step, ratio, *constants
+        )
     return PanelGeometry(planes[:3], planes[3])
 
 
@@ -223,10 +227,19 @@ def _constants_of(panel, beam, settings: CorrectionSettings) -> tuple:
     )
     normal = np.array(beam.get_polarization_normal(), dtype=float)
     return (
-        frame, np.array(panel.get_pixel_size(), dtype=float), np.array(beam.get_unit_s0()), float(wavelength),
-        normal / np.linalg.norm(normal), float(beam.get_polarization_fraction()), np.array(sensor or (0.0, 0.0)),
-        np.array([air, medium]), float(length), settings.solid_angle, settings.polarization, settings.lorentz_code,
-    )  # fmt: skip
+        frame,
+        np.array(panel.get_pixel_size(), dtype=float),
+        np.array(beam.get_unit_s0()),
+        float(wavelength),
+        normal / np.linalg.norm(normal),
+        float(beam.get_polarization_fraction()),
+        np.array(sensor or (0.0, 0.0)),
+        np.array([air, medium]),
+        float(length),
+        settings.solid_angle,
+        settings.polarization,
+        settings.lorentz_code,
+    )
 
 
 def _exact_geometry(panel, fast: np.ndarray, slow: np.ndarray, constants: tuple) -> np.ndarray:
@@ -251,7 +264,9 @@ def _fill_from_nodes(panel, constants: tuple, planes: np.ndarray) -> bool:
     for step in NODE_STEPS:
         fast, slow = (node_positions(n, step) for n in (n_fast, n_slow))
         nodes = _exact_geometry(panel, fast, slow, constants)
-        exact = _exact_geometry(panel, fast[:-1] + step / 2, slow[:-1] + step / 2, constants)[:, 1:-1, 1:-1]
+        exact = _exact_geometry(panel, fast[:-1] + step / 2, slow[:-1] + step / 2, constants)[
+            :, 1:-1, 1:-1
+        ]
         found = at_middles(nodes)
         pixel = np.linalg.norm(np.diff(nodes[:3], axis=2), axis=0).min() / step
         # written so that NaN is not within
@@ -269,7 +284,9 @@ def warn_of_unknown_sensors(detector, beam, settings: CorrectionSettings) -> boo
     """Log a warning if the efficiency of some panel can't be known; True if so."""
     if not settings.efficiency:
         return False
-    names = [p.get_name() for p in detector if sensor_of(p, beam.get_wavelength(), settings) is None]
+    names = [
+        p.get_name() for p in detector if sensor_of(p, beam.get_wavelength(), settings) is None
+    ]
     if names:
         logger.warning(
             "Warning: sensor material or thickness of %d panel(s) is not known: efficiency taken as 1 "
@@ -289,7 +306,9 @@ class GeometryCache:
         max_bytes: beyond this, what was used longest ago is forgotten
     """
 
-    def __init__(self, settings: CorrectionSettings, folder: str | None = None, max_bytes: int = 400_000_000):
+    def __init__(
+        self, settings: CorrectionSettings, folder: str | None = None, max_bytes: int = 400_000_000
+    ):
         self.settings = settings
         self.folder = folder
         self.max_bytes = max_bytes
@@ -313,7 +332,10 @@ class GeometryCache:
                     [compute_panel(panel, beam, self.settings) for panel in detector]
                 )
             self._known[key] = geometry
-            while len(self._known) > 1 and sum(g.nbytes for g in self._known.values()) > self.max_bytes:
+            while (
+                len(self._known) > 1
+                and sum(g.nbytes for g in self._known.values()) > self.max_bytes
+            ):
                 self._known.popitem(last=False)
         self._known.move_to_end(key)
         return geometry
@@ -355,7 +377,9 @@ class GeometryCache:
         return DetectorGeometry(panels)
 
 
-def detector_geometry(detector, beam, settings: CorrectionSettings | None = None) -> DetectorGeometry:
+def detector_geometry(
+    detector, beam, settings: CorrectionSettings | None = None
+) -> DetectorGeometry:
     """q and E of every pixel of a detector; see PanelGeometry.
 
     Raises:

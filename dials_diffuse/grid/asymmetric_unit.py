@@ -36,7 +36,11 @@ def _map_rows(indices, start, forms, operator_of_signs, operators, out):
         if chosen == _UNKNOWN:
             return row
         for i in range(3):
-            out[row, i] = operators[chosen, i, 0] * h + operators[chosen, i, 1] * k + operators[chosen, i, 2] * l
+            out[row, i] = (
+                operators[chosen, i, 0] * h
+                + operators[chosen, i, 1] * k
+                + operators[chosen, i, 2] * l
+            )
     return indices.shape[0]
 
 
@@ -74,7 +78,9 @@ class AsymmetricUnit:
         out = np.empty((len(indices), 3), dtype=np.int32)
         row = 0
         while True:
-            row = _map_rows(indices, row, self._forms, self._operator_of_signs, self._operators, out)
+            row = _map_rows(
+                indices, row, self._forms, self._operator_of_signs, self._operators, out
+            )
             if row == len(indices):
                 return out
             index = indices[row].astype(np.int64)

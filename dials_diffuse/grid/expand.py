@@ -22,7 +22,12 @@ def check_voxels(voxel: np.ndarray) -> None:
 @njit(cache=True)
 def pack_voxel(h, k, l):
     """pack_voxels of one voxel, for compiled loops; unchecked"""
-    return ((np.int64(h) + _HALF) << 2 * _BITS) + ((np.int64(k) + _HALF) << _BITS) + np.int64(l) + _HALF
+    return (
+        ((np.int64(h) + _HALF) << 2 * _BITS)
+        + ((np.int64(k) + _HALF) << _BITS)
+        + np.int64(l)
+        + _HALF
+    )
 
 
 @njit(cache=True, nogil=True)

@@ -60,7 +60,9 @@ def _fixed_voxels(metric, reach, differences, limits):
             for i in range(limits.size):
                 if whole and limits[i] > least:
                     half = np.sqrt((limits[i] - least) / metric[2, 2])
-                    found[i] += whole * (int(np.floor(middle + half)) - int(np.ceil(middle - half)) + 1)
+                    found[i] += whole * (
+                        int(np.floor(middle + half)) - int(np.ceil(middle - half)) + 1
+                    )
     return found
 
 

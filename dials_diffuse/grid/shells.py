@@ -27,7 +27,9 @@ class ResolutionShells:
             ValueError: an empty range.
         """
         if not 0 <= q_min < q_max:
-            raise ValueError(f"There is no resolution range between |q| = {q_min:g} and {q_max:g}/A")
+            raise ValueError(
+                f"There is no resolution range between |q| = {q_min:g} and {q_max:g}/A"
+            )
         edges = np.linspace(q_min**3, q_max**3, n + 1) ** (1 / 3)
         # voxels on the limits belong to the first and last shell whatever the rounding
         edges[0] *= 1 - 1e-9
@@ -43,7 +45,7 @@ class ResolutionShells:
         return np.where(shell < len(self), shell, -1)
 
     def labels(self) -> list[str]:
-        """"d_max - d_min" of each shell in Angstrom"""
+        """ "d_max - d_min" of each shell in Angstrom"""
         with np.errstate(divide="ignore"):
             d = 1 / self.edges
         return [

@@ -27,7 +27,9 @@ def laue_group_from_symbol(symbol: str, friedel: bool = True) -> sgtbx.space_gro
     try:
         info = sgtbx.space_group_info(symbol)
     except RuntimeError as error:
-        raise ValueError(f"Unknown symmetry {symbol!r}: give a space or Laue group symbol") from error
+        raise ValueError(
+            f"Unknown symmetry {symbol!r}: give a space or Laue group symbol"
+        ) from error
     return laue_group_of(info.group(), friedel)
 
 

@@ -177,14 +177,14 @@ def grid_of(experiments: Sequence, any_cell: bool = False) -> VoxelGrid:
                 "that the earlier command wrote (output.json) as a further input, or repeat that command"
             )
         definition = model.configdict["grid"]
-        key = {name: value for name, value in definition.items() if name != "unit_cell" or not any_cell}
+        key = {
+            name: value for name, value in definition.items() if name != "unit_cell" or not any_cell
+        }
         if key not in keys:
             keys.append(key)
             definitions.append(definition)
     if not definitions:
         raise ValueError("There are no experiments in the input")
     if len(definitions) > 1:
-        raise ValueError(
-            "The experiments carry different grids: extract and grid them together"
-        )
+        raise ValueError("The experiments carry different grids: extract and grid them together")
     return VoxelGrid.from_dict(definitions[0])

@@ -59,7 +59,9 @@ class Setting:
         return self.operator.as_hkl()
 
 
-def possible_settings(grid: VoxelGrid, space_group: sgtbx.space_group, max_delta: float = 2.0) -> list[Setting]:
+def possible_settings(
+    grid: VoxelGrid, space_group: sgtbx.space_group, max_delta: float = 2.0
+) -> list[Setting]:
     """The settings that the lattice allows and the Laue group tells apart.
 
     They are the cosets of the Laue group in the symmetry of the lattice (Le Page 1982).
@@ -137,9 +139,13 @@ class Departures:
     def select(self, rows: np.ndarray) -> Departures:
         """Some of the observations."""
         return Departures(
-            self.still[rows], self.keys[:, rows], self.z[rows], self.strength[rows],
-            self.check[rows], self.orbit[rows],
-        )  # fmt: skip
+            self.still[rows],
+            self.keys[:, rows],
+            self.z[rows],
+            self.strength[rows],
+            self.check[rows],
+            self.orbit[rows],
+        )
 
 
 @dataclass
@@ -166,7 +172,8 @@ class CommonPart:
         z = np.concatenate([p.z for p in parts])
         return cls(
             orbits,
-            np.bincount(inverse, z * strength) / np.maximum(np.bincount(inverse, strength**2), 1e-300),
+            np.bincount(inverse, z * strength)
+            / np.maximum(np.bincount(inverse, strength**2), 1e-300),
         )
 
     def remove_from(self, part: Departures) -> None:
@@ -208,9 +215,13 @@ def departures(table, grid: VoxelGrid, settings: Sequence[Setting]) -> Departure
     sigma = np.sqrt(variance[keep])
     row = inverse[keep]
     return Departures(
-        still[keep], keys[:, row], (signal - expected)[keep] / sigma, expected[keep] / sigma,
-        check[row], orbit[row],
-    )  # fmt: skip
+        still[keep],
+        keys[:, row],
+        (signal - expected)[keep] / sigma,
+        expected[keep] / sigma,
+        check[row],
+        orbit[row],
+    )
 
 
 @dataclass
@@ -254,7 +265,9 @@ def _ascend(products: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, float]
     return chosen, float(field_[np.arange(n), chosen].sum())
 
 
-def _products(parts: list[Departures], use: Callable[[Departures], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _products(
+    parts: list[Departures], use: Callable[[Departures], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     """Sums of products of departures between stills in all settings, (n, K, n, K), and the
     variance that noise gives them."""
     from scipy.sparse import csr_matrix
@@ -281,7 +294,9 @@ def _products(parts: list[Departures], use: Callable[[Departures], np.ndarray]) 
     return products, squares
 
 
-def _in_fewest_changes(chosen: np.ndarray, settings: Sequence[Setting], grid: VoxelGrid) -> np.ndarray:
+def _in_fewest_changes(
+    chosen: np.ndarray, settings: Sequence[Setting], grid: VoxelGrid
+) -> np.ndarray:
     """The same choice with all stills turned alike so that most stay as they are."""
     most = int(np.bincount(chosen, minlength=len(settings)).argmax())
     if most == 0:
@@ -361,9 +376,14 @@ def resolve(
         at = np.arange(len(parts))
         new = checks[at[:, None], chosen[:, None], at[None, :], chosen[None, :]]
         old = checks[:, 0, :, 0]
-        noise = squares[at[:, None], chosen[:, None], at[None, :], chosen[None, :]] + squares[:, 0, :, 0]
+        noise = (
+            squares[at[:, None], chosen[:, None], at[None, :], chosen[None, :]]
+            + squares[:, 0, :, 0]
+        )
         upper = np.triu(new != old)
-        result.significance = float((new - old)[upper].sum() / np.sqrt(max(noise[upper].sum(), 1e-12)))
+        result.significance = float(
+            (new - old)[upper].sum() / np.sqrt(max(noise[upper].sum(), 1e-12))
+        )
         if result.significance < _SIGNIFICANT:
             logger.info(
                 "No setting is significantly better than the present one (%.1f sigma): all stills stay as they are",
@@ -394,7 +414,9 @@ class _Reference:
     def of(cls, sums: list[tuple[np.ndarray, ...]], setting_of: dict[int, int]) -> _Reference:
         """From (keys, num, den) of files or stills"""
         keys, inverse = np.unique(np.concatenate([s[0] for s in sums]), return_inverse=True)
-        num, den = (np.bincount(inverse, np.concatenate([s[i] for s in sums]), len(keys)) for i in (1, 2))
+        num, den = (
+            np.bincount(inverse, np.concatenate([s[i] for s in sums]), len(keys)) for i in (1, 2)
+        )
         return cls(keys, num, den, setting_of)
 
     def at(self, key: np.ndarray) -> np.ndarray:
@@ -523,7 +545,9 @@ def reindex_experiments(experiments, chosen: np.ndarray, settings: Sequence[Sett
             note_reindexing(experiment, settings[number].operator)
 
 
-def reindex_rows(columns: dict[str, np.ndarray], chosen: np.ndarray, settings: Sequence[Setting]) -> None:
+def reindex_rows(
+    columns: dict[str, np.ndarray], chosen: np.ndarray, settings: Sequence[Setting]
+) -> None:
     """Put the voxels of observations of one file into the settings chosen.
 
     Args:

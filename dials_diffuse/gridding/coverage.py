@@ -31,7 +31,10 @@ def _add_rows(voxel, still, first, bragg, counts, background, exposure, start, t
     Returns:
         (first row that there was no room for or the number of rows, size)
     """
-    shift, mask = np.uint64(64 - np.int64(np.log2(table.shape[0]) + 0.5)), np.uint64(table.shape[0] - 1)
+    shift, mask = (
+        np.uint64(64 - np.int64(np.log2(table.shape[0]) + 0.5)),
+        np.uint64(table.shape[0] - 1),
+    )
     for i in range(start, still.size):
         if bragg[i] or not exposure[i] > 0:
             continue
@@ -61,7 +64,10 @@ def _add_rows(voxel, still, first, bragg, counts, background, exposure, start, t
 @njit(cache=True, nogil=True)
 def _refill(table, larger):
     """Put the keys of a table into a larger one."""
-    shift, mask = np.uint64(64 - np.int64(np.log2(larger.shape[0]) + 0.5)), np.uint64(larger.shape[0] - 1)
+    shift, mask = (
+        np.uint64(64 - np.int64(np.log2(larger.shape[0]) + 0.5)),
+        np.uint64(larger.shape[0] - 1),
+    )
     for old in range(table.shape[0]):
         if table[old, 1] != 0:
             slot = (np.uint64(table[old, 0]) * _GOLDEN) >> shift
@@ -99,13 +105,22 @@ class VoxelAccumulator:
         row = 0
         while True:
             row, self._size = _add_rows(
-                columns["asu_voxel"], columns["id"], self._stills, *(columns[name] for name in _SUMMED),
-                row, self._table, self._sums, self._size,
-            )  # fmt: skip
+                columns["asu_voxel"],
+                columns["id"],
+                self._stills,
+                *(columns[name] for name in _SUMMED),
+                row,
+                self._table,
+                self._sums,
+                self._size,
+            )
             if row == len(ids):
                 break
             # Made by numpy, whose large arrays get large pages of memory: rows are added in any order
-            table, sums = np.zeros((2 * len(self._table), 2), dtype=np.int64), np.empty((2 * len(self._sums), 5))
+            table, sums = (
+                np.zeros((2 * len(self._table), 2), dtype=np.int64),
+                np.empty((2 * len(self._sums), 5)),
+            )
             _refill(self._table, table)
             sums[: self._size] = self._sums[: self._size]
             self._table, self._sums = table, sums

@@ -27,9 +27,17 @@ logger = logging.getLogger("dials.diffuse.grid.gridding")
 MOST_THREADS = 4
 
 OBSERVATION_COLUMNS = (
-    "id", "panel", "voxel", "xyzobs.px.value", "bragg", "num_pixels.valid", "counts",
-    "background", "background.variance", "exposure",
-)  # fmt: skip
+    "id",
+    "panel",
+    "voxel",
+    "xyzobs.px.value",
+    "bragg",
+    "num_pixels.valid",
+    "counts",
+    "background",
+    "background.variance",
+    "exposure",
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,10 @@ def _joined(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     sorted_ = {name: columns[name][order] for name in names}
     first = np.ones(len(order), dtype=bool)
     first[1:] = np.any(
-        [np.any(np.atleast_2d(np.diff(sorted_[name].astype(np.int64), axis=0).T) != 0, axis=0) for name in names],
+        [
+            np.any(np.atleast_2d(np.diff(sorted_[name].astype(np.int64), axis=0).T) != 0, axis=0)
+            for name in names
+        ],
         axis=0,
     )
     starts = np.flatnonzero(first)
@@ -116,7 +127,9 @@ def _joined(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     exposure = columns["exposure"]
     total = summed(exposure)
     joined = {name: values[starts] for name, values in sorted_.items()}
-    joined["xyzobs.px.value"] = summed(columns["xyzobs.px.value"] * exposure[:, None]) / total[:, None]
+    joined["xyzobs.px.value"] = (
+        summed(columns["xyzobs.px.value"] * exposure[:, None]) / total[:, None]
+    )
     for name in ("num_pixels.valid", "counts", "background"):
         joined[name] = summed(columns[name])
     joined["background.variance"] = summed(np.sqrt(columns["background.variance"])) ** 2
@@ -141,13 +154,21 @@ def whole_stills(ids: np.ndarray, most: int = 1_000_000) -> Iterator[slice | np.
     ends = np.append(np.flatnonzero(ids[1:] != ids[:-1]) + 1, len(ids))
     start = 0
     while start < len(ids):
-        end = ends[max(np.searchsorted(ends, start + most, "right") - 1, np.searchsorted(ends, start, "right"))]
+        end = ends[
+            max(
+                np.searchsorted(ends, start + most, "right") - 1,
+                np.searchsorted(ends, start, "right"),
+            )
+        ]
         yield slice(start, end) if order is None else order[start:end]
         start = end
 
 
 def grid_rows(
-    columns: dict[str, np.ndarray], extracted: VoxelGrid, grid: VoxelGrid, excluded: Sequence[int] = ()
+    columns: dict[str, np.ndarray],
+    extracted: VoxelGrid,
+    grid: VoxelGrid,
+    excluded: Sequence[int] = (),
 ) -> dict[str, np.ndarray]:
     """Put observations on the grid.
 
@@ -165,7 +186,9 @@ def grid_rows(
         columns = _selected(columns, ~np.isin(columns["id"], list(excluded)))
     factor = coarsening(extracted.subdivide, grid.subdivide)
     if len(columns["id"]) and np.any(factor > 1):
-        columns = _joined(columns | {"voxel": coarser_voxels(columns["voxel"], factor).astype(np.int32)})
+        columns = _joined(
+            columns | {"voxel": coarser_voxels(columns["voxel"], factor).astype(np.int32)}
+        )
     columns["asu_voxel"] = grid.to_asu(columns["voxel"])
     inside = grid.contains(columns["asu_voxel"])
     return columns if inside.all() else _selected(columns, inside)
@@ -323,7 +346,9 @@ def define_grid_of(lists: list, settings: GridSettings) -> GridDefinition:
             f"The cell {grid.unit_cell!s} does not have the symmetry of Laue group {grid.laue_group.info()}"
         )
     coarsening(extracted.subdivide, grid.subdivide)
-    outlier = cell.outlier if settings.max_cell_deviation is not None else np.zeros(len(everything), bool)
+    outlier = (
+        cell.outlier if settings.max_cell_deviation is not None else np.zeros(len(everything), bool)
+    )
     if outlier.all():
         raise ValueError(
             f"All stills deviate from the reference cell by more than {settings.max_cell_deviation:g}: "

@@ -70,7 +70,18 @@ def log_cells(definition: GridDefinition) -> None:
 
 
 def _coverage_table(rows: list[CoverageRow]) -> list[list[str]]:
-    table = [["d (A)", "voxels", "seen", "complete", "observations", "multiplicity", "stills", "3 or more"]]
+    table = [
+        [
+            "d (A)",
+            "voxels",
+            "seen",
+            "complete",
+            "observations",
+            "multiplicity",
+            "stills",
+            "3 or more",
+        ]
+    ]
     for row in rows:
         table.append(
             [
@@ -250,9 +261,7 @@ def report_sections(
     return [
         cells,
         ReportSection(
-            "Coverage",
-            tables=[_coverage_table(rows)],
-            plots={"coverage": _coverage_plot(rows)},
+            "Coverage", tables=[_coverage_table(rows)], plots={"coverage": _coverage_plot(rows)}
         ),
         ReportSection(
             "Preview of the map",

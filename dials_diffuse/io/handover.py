@@ -56,7 +56,9 @@ class Handover:
             with open(self.path, "rb") as file:
                 # Private copies of the pages that are written to
                 view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-            starts = itertools.accumulate((size + -size % _ALIGNED for size in self.sizes), initial=0)
+            starts = itertools.accumulate(
+                (size + -size % _ALIGNED for size in self.sizes), initial=0
+            )
             views = [view[start : start + size] for start, size in zip(starts, self.sizes)]
         os.unlink(self.path)
         return pickle.loads(self.pickled, buffers=views)

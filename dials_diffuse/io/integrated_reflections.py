@@ -61,7 +61,12 @@ def relative_times(exposure: np.ndarray, n_pixels: np.ndarray) -> np.ndarray:
 
 
 def read_integrated(
-    table, name: str, experiments: Sequence, grid: VoxelGrid, relative_time: np.ndarray, min_partiality: float
+    table,
+    name: str,
+    experiments: Sequence,
+    grid: VoxelGrid,
+    relative_time: np.ndarray,
+    min_partiality: float,
 ) -> IntegratedReflections:
     """The usable reflections of a table of DIALS integration.
 
@@ -81,7 +86,9 @@ def read_integrated(
     """
     for column in ("miller_index", "id"):
         if column not in table:
-            raise ValueError(f"{name} has no column {column}: it does not hold integrated reflections")
+            raise ValueError(
+                f"{name} has no column {column}: it does not hold integrated reflections"
+            )
     kinds = [f"intensity.{kind}" for kind in ("sum", "prf")]
     kind = next((k for k in kinds if f"{k}.value" in table and f"{k}.variance" in table), None)
     if kind is None:

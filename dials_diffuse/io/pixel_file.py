@@ -95,9 +95,7 @@ def pixel_file(path: str | os.PathLike) -> Iterator[PixelFileWriter]:
         yield PixelFileWriter(handle)
 
 
-def read_pixels(
-    path: str | os.PathLike,
-) -> Iterator[tuple[str, CorrectedDiffusePixelList]]:
+def read_pixels(path: str | os.PathLike) -> Iterator[tuple[str, CorrectedDiffusePixelList]]:
     """The stills of a pixel file, one after the other.
 
     Yields:

@@ -26,8 +26,15 @@ class ColumnScratch:
         most_rows: that a place can hold
     """
 
-    def __init__(self, folder: str | os.PathLike, kinds: Mapping[str, tuple[type, Sequence[int]]], most_rows: int):
-        self._kinds = {name: (np.dtype(kind), tuple(shape)) for name, (kind, shape) in kinds.items()}
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        kinds: Mapping[str, tuple[type, Sequence[int]]],
+        most_rows: int,
+    ):
+        self._kinds = {
+            name: (np.dtype(kind), tuple(shape)) for name, (kind, shape) in kinds.items()
+        }
         self._most_rows = most_rows
         self._files: dict[str, IO[bytes]] = {}
         self._paths: dict[str, str] = {}
@@ -43,7 +50,12 @@ class ColumnScratch:
             self._files[name], self._paths[name] = file, path
 
     def __getstate__(self) -> dict:
-        return {"_kinds": self._kinds, "_most_rows": self._most_rows, "_paths": self._paths, "_files": {}}
+        return {
+            "_kinds": self._kinds,
+            "_most_rows": self._most_rows,
+            "_paths": self._paths,
+            "_files": {},
+        }
 
     def __enter__(self) -> ColumnScratch:
         return self
@@ -63,7 +75,9 @@ class ColumnScratch:
         """What is stored there is not needed any more."""
         self._unused.append(place)
 
-    def store(self, place: int, columns: Mapping[str, np.ndarray], repeated: Collection[str] = ()) -> int:
+    def store(
+        self, place: int, columns: Mapping[str, np.ndarray], repeated: Collection[str] = ()
+    ) -> int:
         """Store rows; returns how many.
 
         Args:
@@ -98,7 +112,9 @@ class ColumnScratch:
         return {
             name: np.broadcast_to(kind.type(repeated[name]), (n_rows, *shape))
             if name in repeated
-            else StoredColumn(kind, (n_rows, *shape), self._files[name], self._offset(name, place), temporary=True)
+            else StoredColumn(
+                kind, (n_rows, *shape), self._files[name], self._offset(name, place), temporary=True
+            )
             for name, (kind, shape) in self._kinds.items()
         }
 

@@ -160,7 +160,9 @@ class ColumnWriter:
         if not self._kinds:
             unknown = [name for name, kind in kinds.items() if kind not in _NAMES]
             if unknown:
-                raise ValueError(f"Column {unknown[0]} has no type of reflection tables: {kinds[unknown[0]]}")
+                raise ValueError(
+                    f"Column {unknown[0]} has no type of reflection tables: {kinds[unknown[0]]}"
+                )
             self._kinds = kinds
         if kinds != self._kinds:
             raise ValueError("These rows have other columns than those before")
@@ -186,7 +188,9 @@ class ColumnWriter:
         if isinstance(piece, StoredColumn) or is_repeated(piece):
             return piece
         if name not in self._files:
-            self._files[name] = tempfile.TemporaryFile(dir=self._folder, prefix=".columns-", buffering=0)
+            self._files[name] = tempfile.TemporaryFile(
+                dir=self._folder, prefix=".columns-", buffering=0
+            )
         file = self._files[name]
         stored = StoredColumn(piece.dtype, piece.shape, file, file.tell(), temporary=True)
         write_all(file, piece)
@@ -202,13 +206,22 @@ class ColumnWriter:
             OSError: the disk is full, or the folder can't be written to.
         """
         with open(path, "wb", buffering=0) as out:
-            write_all(out, b"\x93" + _text(_MAGIC) + _number(_VERSION) + b"\x83" + _text("identifiers"))
+            write_all(
+                out, b"\x93" + _text(_MAGIC) + _number(_VERSION) + b"\x83" + _text("identifiers")
+            )
             write_all(out, _map(len(identifiers)))
-            write_all(out, b"".join(_number(number) + _text(name) for number, name in identifiers.items()))
-            write_all(out, _text("nrows") + _number(self.n_rows) + _text("data") + _map(len(self._kinds)))
+            write_all(
+                out, b"".join(_number(number) + _text(name) for number, name in identifiers.items())
+            )
+            write_all(
+                out, _text("nrows") + _number(self.n_rows) + _text("data") + _map(len(self._kinds))
+            )
             for name, kind in sorted(self._kinds.items()):
                 size = self.n_rows * _row_bytes(kind)
-                write_all(out, _text(name) + b"\x92" + _text(_NAMES[kind]) + b"\x92" + _number(self.n_rows))
+                write_all(
+                    out,
+                    _text(name) + b"\x92" + _text(_NAMES[kind]) + b"\x92" + _number(self.n_rows),
+                )
                 write_all(out, b"\xc6" + struct.pack(">I", size))
                 for piece in self._pieces.get(name, ()):
                     if isinstance(piece, StoredColumn):
@@ -284,7 +297,9 @@ class Columns:
             self.table.as_file(os.fspath(path))
             return
         with ColumnWriter(Path(path).absolute().parent) as writer:
-            writer.append({name: self.stored(array) for name, array in {**self.columns, **more}.items()})
+            writer.append(
+                {name: self.stored(array) for name, array in {**self.columns, **more}.items()}
+            )
             writer.write(path, identifiers)
 
 
@@ -307,7 +322,10 @@ def read_columns(path: str | os.PathLike, names: Sequence[str] | None = None) ->
     except (ValueError, KeyError, IndexError, struct.error, UnicodeDecodeError):
         # Another version, or no reflection file at all: DIALS has the last word
         table = load_reflections(path)
-        keys, values = table.experiment_identifiers().keys(), table.experiment_identifiers().values()
+        keys, values = (
+            table.experiment_identifiers().keys(),
+            table.experiment_identifiers().values(),
+        )
         columns = {}
         for name in table.keys() if names is None else names:
             with contextlib.suppress(KeyError, TypeError, ValueError):

@@ -86,7 +86,9 @@ class LearntMasks:
 
     def check(self, experiments) -> None:
         """Raises ValueError if stills are of another detector or space group."""
-        space_group = str(common_space_group([experiment.crystal for experiment in experiments]).info())
+        space_group = str(
+            common_space_group([experiment.crystal for experiment in experiments]).info()
+        )
         if space_group != self.space_group:
             raise ValueError(
                 f"The crystals' space group is {space_group}, that of the survey {self.space_group}: "
@@ -94,7 +96,9 @@ class LearntMasks:
             )
         static.check_same_panels(experiments.imagesets())
         if panel_sizes(experiments[0].detector) != [mask.shape for mask in self.good]:
-            raise ValueError("The detector is not that of the survey: reduce these stills separately")
+            raise ValueError(
+                "The detector is not that of the survey: reduce these stills separately"
+            )
 
     @property
     def needs_images(self) -> bool:

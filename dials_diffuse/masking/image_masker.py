@@ -56,14 +56,20 @@ class ImageMasker:
 
     def __init__(self, learnt: LearntMasks, reflections, stills: Sequence[Still]):
         if reflections is not None and ELLIPSE in reflections:
-            raise ValueError("These stills are masked already: leave out survey=, or give the integrated ones")
+            raise ValueError(
+                "These stills are masked already: leave out survey=, or give the integrated ones"
+            )
         if learnt.method == "shoebox":
-            raise ValueError("The survey was made with bragg.method=shoebox: mask the stills with dials.diffuse_mask")
+            raise ValueError(
+                "The survey was made with bragg.method=shoebox: mask the stills with dials.diffuse_mask"
+            )
         self._settings = learnt.settings
         self._integrated = integrated_spots(reflections, list(stills))
         self._others = OtherSpots(learnt.good, learnt.settings.padding if learnt.settings else 0.0)
 
-    def mask(self, stills: Sequence[Still], raw: Sequence[np.ndarray]) -> tuple[list[np.ndarray], ImageSpots]:
+    def mask(
+        self, stills: Sequence[Still], raw: Sequence[np.ndarray]
+    ) -> tuple[list[np.ndarray], ImageSpots]:
         """Pixels under spots.
 
         Args:
@@ -85,7 +91,9 @@ class ImageMasker:
         if self._settings is not None and self._settings.other_spots:
             others = self._others.find_in(raw, stills[0], flat)
             self._others.painted([others], flat)
-        return self._others.of_panels(flat), ImageSpots([part.for_table() for part in rows], others.for_table())
+        return self._others.of_panels(flat), ImageSpots(
+            [part.for_table() for part in rows], others.for_table()
+        )
 
     def _predicted(self, still: Still) -> SpotRows:
         try:

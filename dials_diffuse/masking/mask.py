@@ -179,7 +179,9 @@ class BraggSettings:
 def integrated_spots(reflections, stills: list[Still]) -> dict:
     """Index of a still -> (miller_index (N, 3), counts (N,)) of its integrated reflections,
     or None where the table does not hold them."""
-    if reflections is None or not {"id", "miller_index", "intensity.sum.value"} <= set(reflections.keys()):
+    if reflections is None or not {"id", "miller_index", "intensity.sum.value"} <= set(
+        reflections.keys()
+    ):
         return {still.index: None for still in stills}
     done = as_numpy(reflections.get_flags(reflections.flags.integrated_sum))
     ids = as_numpy(reflections["id"])[done]
@@ -392,12 +394,13 @@ def leave_out_unmasked(experiments, table, failures: dict[str, str]):
             continue
         for still in group:
             logger.warning(
-                "Still %d (%s) is left out: %s", still.index, still.path,
+                "Still %d (%s) is left out: %s",
+                still.index,
+                still.path,
                 failures.setdefault(
-                    still.experiment.identifier,
-                    spots_of_another_unknown(unknown[0].index),
+                    still.experiment.identifier, spots_of_another_unknown(unknown[0].index)
                 ),
-            )  # fmt: skip
+            )
     if not keep:
         raise ValueError(f"No still could be masked. {next(iter(failures.values()))}")
     if len(keep) == len(experiments):
@@ -412,8 +415,10 @@ def look_at_images(groups, good, params, nproc) -> Survey | None:
         ValueError: none of these images can be read.
     """
     bragg = params.bragg
-    want_spots = bragg.method in ("predicted", "halo") and bragg.size != "model" and (
-        bragg.mosaicity is None or bragg.domain_size is None
+    want_spots = (
+        bragg.method in ("predicted", "halo")
+        and bragg.size != "model"
+        and (bragg.mosaicity is None or bragg.domain_size is None)
     )
     if not (want_spots or params.dynamic.enable or params.dynamic.shadow):
         return None
@@ -421,9 +426,7 @@ def look_at_images(groups, good, params, nproc) -> Survey | None:
     still = subset[0][0]
     q_max = 1 / detector_d_min(still.detector, still.beam)
     # Half way to the next node
-    window = 0.5 * min(
-        np.linalg.norm(group[0].setting_matrix(), axis=0).min() for group in subset
-    )
+    window = 0.5 * min(np.linalg.norm(group[0].setting_matrix(), axis=0).min() for group in subset)
     logger.info("Looking at %d of %d images", len(subset), len(groups))
     survey = run_survey(subset, good, q_max, window, want_spots, resolve_nproc(nproc, len(subset)))
     for path, reason in survey.failures.items():
@@ -504,10 +507,11 @@ def make_masks(experiments, reflections, params) -> MaskResult:
         settings = BraggSettings.from_params(bragg, fit, residual)
         log_size(fit, settings, stills[0])
         if fit is not None:
-            logger.info("About %.2g %% of the Bragg photons are left", 100 * fit.bragg_left(residual, bragg.padding))
-        table, failed = bragg_rows(
-            stills, reflections, settings, good, min(nproc, len(groups))
-        )
+            logger.info(
+                "About %.2g %% of the Bragg photons are left",
+                100 * fit.bragg_left(residual, bragg.padding),
+            )
+        table, failed = bragg_rows(stills, reflections, settings, good, min(nproc, len(groups)))
         experiments, table = leave_out_unmasked(experiments, table, failed)
         failures.update(failed)
     as_flex = static.set_lookup_mask(imagesets, good, params.output.mask)

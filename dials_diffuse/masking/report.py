@@ -137,16 +137,25 @@ def checks_table(checks: list[ImageCheck]) -> list[list]:
     """Rows of the images that were looked at."""
     rows = [
         [
-            "image", "% under Bragg", "untrusted pixels", "bright groups at nodes, before",
-            "after", "brightest (sigma), before", "after",
+            "image",
+            "% under Bragg",
+            "untrusted pixels",
+            "bright groups at nodes, before",
+            "after",
+            "brightest (sigma), before",
+            "after",
         ]
     ]
     for check in checks:
         rows.append(
             [
-                check.path.rsplit("/", 1)[-1], f"{100 * check.bragg:.1f}", check.untrusted,
-                check.before, check.after,
-                f"{check.brightest_before:.1f}", f"{check.brightest_after:.1f}",
+                check.path.rsplit("/", 1)[-1],
+                f"{100 * check.bragg:.1f}",
+                check.untrusted,
+                check.before,
+                check.after,
+                f"{check.brightest_before:.1f}",
+                f"{check.brightest_after:.1f}",
             ]
         )
     return rows
@@ -226,7 +235,9 @@ def make_report(
                 f"Mean of {sums.images} images, Bragg spots left out; blue: removed from every image.",
                 images={
                     f"panel {number}": image_with_masks(
-                        total / np.maximum(valid, 1), mask | (valid == 0), None,
+                        total / np.maximum(valid, 1),
+                        mask | (valid == 0),
+                        None,
                         1000 if len(bad) == 1 else 400,
                     )
                     for number, (total, valid, mask) in enumerate(
@@ -244,7 +255,9 @@ def make_report(
         )
     panels = panel_sizes(stills_of(result.experiments)[0].detector)
     logger.info(
-        "%d spots a still (median) on %d panels", int(np.median(spots)) if len(spots) else 0, len(panels)
+        "%d spots a still (median) on %d panels",
+        int(np.median(spots)) if len(spots) else 0,
+        len(panels),
     )
     return sections, numbers
 

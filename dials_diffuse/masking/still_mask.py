@@ -31,9 +31,7 @@ class StillMasker:
         Returns:
             a (n_slow, n_fast) bool array a panel, True = under Bragg
         """
-        return self._rows.paint(
-            [still.index for still in stills], panel_sizes(stills[0].detector)
-        )
+        return self._rows.paint([still.index for still in stills], panel_sizes(stills[0].detector))
 
 
 def complete_mask(

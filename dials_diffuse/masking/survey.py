@@ -56,8 +56,26 @@ def _sample_pixels(raw, blocked, low, high, ring, samples, value, of_ring):
 
 @numba.njit(cache=True)
 def _add_pixels(
-    raw, bad, bragg, near, ring, mean, sigma, low, high, threshold,
-    valid, n_high, n_near, n_negative, n_over, total, expected, variance, least, most,
+    raw,
+    bad,
+    bragg,
+    near,
+    ring,
+    mean,
+    sigma,
+    low,
+    high,
+    threshold,
+    valid,
+    n_high,
+    n_near,
+    n_negative,
+    n_over,
+    total,
+    expected,
+    variance,
+    least,
+    most,
 ):
     square = np.rint(sigma**2 / EXACT) * EXACT
     limit = (mean + threshold * sigma).astype(np.float32)
@@ -91,8 +109,23 @@ def _add_pixels(
 
 @numba.njit(cache=True)
 def _add_spots(
-    raw, bad, low, high, ring, mean, centre, to_pixels, q_bin, excitation_bin, window,
-    excess, pixels, level, strength, plane_excess, plane_pixels,
+    raw,
+    bad,
+    low,
+    high,
+    ring,
+    mean,
+    centre,
+    to_pixels,
+    q_bin,
+    excitation_bin,
+    window,
+    excess,
+    pixels,
+    level,
+    strength,
+    plane_excess,
+    plane_pixels,
 ):
     n_slow, n_fast = raw.shape
     n_plane = plane_excess.shape[1]
@@ -223,10 +256,26 @@ def survey_images(task: SurveyTask) -> Share:
             mean = np.rint(mean / EXACT) * EXACT
             means.append(mean)
             _add_pixels(
-                pixels, bad[number], bragg[number], near[number], ring, mean, sigma, low, high,
-                HIGH_SIGMA, sums.valid[number], sums.high[number], sums.near[number],
-                sums.negative[number], sums.overloaded[number], sums.total[number],
-                sums.expected[number], sums.variance[number], sums.least[number], sums.most[number],
+                pixels,
+                bad[number],
+                bragg[number],
+                near[number],
+                ring,
+                mean,
+                sigma,
+                low,
+                high,
+                HIGH_SIGMA,
+                sums.valid[number],
+                sums.high[number],
+                sums.near[number],
+                sums.negative[number],
+                sums.overloaded[number],
+                sums.total[number],
+                sums.expected[number],
+                sums.variance[number],
+                sums.least[number],
+                sums.most[number],
             )
         sums.images += 1
         share.spots.append(SpotSums(task.q_max, task.window))
@@ -264,9 +313,22 @@ def _stack(rows, raw, bad, task, bounds, rings, means, sums: SpotSums) -> None:
     for number, pixels in enumerate(raw):
         here = inside & (rows.panel == number)
         _add_spots(
-            pixels, bad[number], *bounds[number], rings[number], means[number], rows.centre[here], rows.to_pixels[here],
-            q_bin[here], excitation_bin[here], task.window,
-            sums.excess, sums.pixels, sums.level, sums.strength, sums.plane_excess, sums.plane_pixels,
+            pixels,
+            bad[number],
+            *bounds[number],
+            rings[number],
+            means[number],
+            rows.centre[here],
+            rows.to_pixels[here],
+            q_bin[here],
+            excitation_bin[here],
+            task.window,
+            sums.excess,
+            sums.pixels,
+            sums.level,
+            sums.strength,
+            sums.plane_excess,
+            sums.plane_pixels,
         )
 
 
@@ -291,7 +353,9 @@ def run_survey(groups, good, q_max, window, want_spots, nproc) -> Survey:
     spots: list[SpotSums | None] = [None] * len(groups)
     with tempfile.TemporaryDirectory(prefix="diffuse_mask-") as folder:
         tasks = [
-            SurveyTask(groups[i::n_tasks], good, q_max, window, want_spots, folder if n_tasks > 1 else None)
+            SurveyTask(
+                groups[i::n_tasks], good, q_max, window, want_spots, folder if n_tasks > 1 else None
+            )
             for i in range(n_tasks)
         ]
         for i, share in enumerate(map_in_processes(_hand_over_survey, tasks, n_tasks)):

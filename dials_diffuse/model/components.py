@@ -350,7 +350,10 @@ class Sensitivity(SelectedData):
                 f"{self.n_params} sensitivity parameters do not fill a grid of {self.shape}"
             )
         self.smoother = GaussianSmoother2D(
-            self.extent[:2], intervals_of(self.shape[0]), self.extent[2:], intervals_of(self.shape[1])
+            self.extent[:2],
+            intervals_of(self.shape[0]),
+            self.extent[2:],
+            intervals_of(self.shape[1]),
         )
 
     def calculate_scales_and_derivatives(self, block_id=0):

@@ -69,8 +69,7 @@ class DiffuseScalingModel(ScalingModelBase):
     def unscaled(cls, grid: dict) -> DiffuseScalingModel:
         """The model of a still before scaling (b = 1), which carries the grid."""
         return cls(
-            {"scale": {"parameters": flex.double([1.0])}},
-            {"corrections": ["scale"], "grid": grid},
+            {"scale": {"parameters": flex.double([1.0])}}, {"corrections": ["scale"], "grid": grid}
         )
 
     @classmethod
@@ -203,11 +202,7 @@ class DiffuseScalingModel(ScalingModelBase):
         def add(name: str, data: dict, title: str, x: str, y: str, text: str) -> None:
             plots[f"diffuse_{name}"] = {
                 "data": [data],
-                "layout": {
-                    "title": title,
-                    "xaxis": {"title": x},
-                    "yaxis": {"title": y},
-                },
+                "layout": {"title": title, "xaxis": {"title": x}, "yaxis": {"title": y}},
                 "help": text,
             }
 
@@ -222,24 +217,36 @@ class DiffuseScalingModel(ScalingModelBase):
             y = factor * (series.table_weights() @ series.values())
             curve = {"type": "scatter", "x": x.tolist(), "y": y.tolist()}
             add(
-                "series", curve, "Scale b of the series", "p_order", "b",
+                "series",
+                curve,
+                "Scale b of the series",
+                "p_order",
+                "b",
                 "The smooth function that the scales of all stills of the series lie on.",
-            )  # fmt: skip
+            )
         if "offset" in self.components:
             offset = self.components["offset"]
             table = offset.table_weights() @ offset.values()
             curve = {"type": "scatter", "x": offset.bin_centres().tolist(), "y": table.tolist()}
             add(
-                "offset", curve, "Offset c of the diffuse model", "|q| (1/Angstrom)", "photons/(s sr)",
+                "offset",
+                curve,
+                "Offset c of the diffuse model",
+                "|q| (1/Angstrom)",
+                "photons/(s sr)",
                 "What this still scatters besides b times the merged intensity.",
-            )  # fmt: skip
+            )
         if self.series_of("offset", []) is not None:
             image = self._offset_over_p_order()
             add(
-                "offset_series", image, "Offset c over p_order", "|q| (1/Angstrom)", "p_order",
+                "offset_series",
+                image,
+                "Offset c over p_order",
+                "|q| (1/Angstrom)",
+                "p_order",
                 "What a still with b = 1 at this p_order scatters besides the merged intensity, in "
                 "photons/(s sr).",
-            )  # fmt: skip
+            )
         if "panel" in self.components:
             values = self.components["panel"].values()
             points = {
@@ -249,9 +256,13 @@ class DiffuseScalingModel(ScalingModelBase):
                 "y": values.tolist(),
             }
             add(
-                "panel", points, "Panel factors d of the diffuse model", "panel", "d",
+                "panel",
+                points,
+                "Panel factors d of the diffuse model",
+                "panel",
+                "d",
                 "Relative sensitivity of the panels, the same for all stills.",
-            )  # fmt: skip
+            )
         if "sensitivity" in self.components:
             sensitivity = self.components["sensitivity"]
             x, y = sensitivity.bin_centres()
@@ -272,10 +283,14 @@ class DiffuseScalingModel(ScalingModelBase):
                 else f"at the place of this still, p_order {series['p_order']:.6g}."
             )
             add(
-                "sensitivity", image, "Sensitivity a of the diffuse model", "x", "y",
+                "sensitivity",
+                image,
+                "Sensitivity a of the diffuse model",
+                "x",
+                "y",
                 "A smooth factor over the direction of s1 around the beam (2 sin(theta) from the "
                 f"centre), {whose}",
-            )  # fmt: skip
+            )
         return plots
 
     def _offset_over_p_order(self) -> dict:

@@ -38,7 +38,9 @@ class _Series(SelectedData):
     def _set_places(self, places: np.ndarray, n_p: int) -> None:
         if n_p < 3:
             # with one interval along an axis, DIALS's smoothers average over fewer positions on all axes
-            raise ValueError("A function of p_order and more needs two or more intervals along p_order")
+            raise ValueError(
+                "A function of p_order and more needs two or more intervals along p_order"
+            )
         self.p_order = np.asarray(places, dtype=float)
         self.n_p = n_p
         self.range = (float(self.p_order.min()), float(self.p_order.max()))
@@ -144,7 +146,12 @@ class OffsetSeries(_Series):
     def to_dict(self) -> dict:
         """As a scaling model keeps it, without the place of the still"""
         n_radial = self.n_params // self.n_p
-        return {"parameters": self.values().tolist(), "n_radial": n_radial, "q_max": self.q_max, "range": list(self.range)}
+        return {
+            "parameters": self.values().tolist(),
+            "n_radial": n_radial,
+            "q_max": self.q_max,
+            "range": list(self.range),
+        }
 
     @classmethod
     def from_dict(cls, kept: dict, p_order: np.ndarray) -> OffsetSeries:
@@ -237,9 +244,13 @@ class SensitivitySeries(_Series):
         self.plane = Sensitivity(flex.double(n, 1.0), extent, shape)
         self.extent, self.shape = self.plane.extent, self.plane.shape
         self.smoother = GaussianSmoother3D(
-            self.extent[:2], intervals_of(self.shape[0]), self.extent[2:], intervals_of(self.shape[1]),
-            self.range, intervals_of(self.n_p),
-        )  # fmt: skip
+            self.extent[:2],
+            intervals_of(self.shape[0]),
+            self.extent[2:],
+            intervals_of(self.shape[1]),
+            self.range,
+            intervals_of(self.n_p),
+        )
         self.places, self.place = places_of(self.p_order, intervals_of(self.n_p))
         self.weights = self.weights_at(self.places)
 

@@ -41,7 +41,9 @@ def most_stills_of_a_batch(experiment, subdivide: Sequence[int], d_min: float | 
     """
     detector, s0 = experiment.detector, experiment.beam.get_s0()
     d_min = max(d_min or 0.0, min(panel.get_max_resolution_at_corners(s0) for panel in detector))
-    reciprocal = np.array(experiment.crystal.get_unit_cell().reciprocal().orthogonalization_matrix()).reshape(3, 3)
+    reciprocal = np.array(
+        experiment.crystal.get_unit_cell().reciprocal().orthogonalization_matrix()
+    ).reshape(3, 3)
     edges = reciprocal / np.array(subdivide)
     n_rows = np.pi / d_min**2 * np.linalg.norm(edges, axis=0).sum() / np.linalg.det(edges)
     n_pixels = sum(int(np.prod(panel.get_image_size())) for panel in detector)

@@ -108,7 +108,9 @@ class DaskExecutor:
 
         name = uuid.uuid4().hex
         futures = {
-            self._client.submit(_run_on_worker, name, task, self.retries, pure=False, retries=self.retries): task
+            self._client.submit(
+                _run_on_worker, name, task, self.retries, pure=False, retries=self.retries
+            ): task
             for task in tasks
         }
         try:

@@ -47,6 +47,7 @@ from dials_diffuse.pipeline.tasks import Task, TaskResult
 
 logger = logging.getLogger("dials.diffuse.pipeline")
 
+
 @dataclass
 class _Stills:
     """What is in some .expt files.
@@ -95,13 +96,17 @@ class Pipeline:
         self.images = [str(Path(image).absolute()) for image in images]
         self.pairs = []
         for pair in pairs:
-            expt, refl = (pair.experiments, pair.reflections) if isinstance(pair, DataPair) else pair
+            expt, refl = (
+                (pair.experiments, pair.reflections) if isinstance(pair, DataPair) else pair
+            )
             if refl is None:
                 raise ValueError(f"There is no .refl file for {expt}: give both files")
             self.pairs.append((str(Path(expt).absolute()), str(Path(refl).absolute())))
         self.params = with_short_forms(params)
         self.folder = Path(folder).absolute()
-        self.steps = [step for step in STEPS if step in self.params.steps and (images or step != "index")]
+        self.steps = [
+            step for step in STEPS if step in self.params.steps and (images or step != "index")
+        ]
         if not self.steps:
             raise ValueError("steps: no step was chosen")
         if "absolute" in self.steps and not has_composition(self.params):
@@ -117,7 +122,9 @@ class Pipeline:
             from dials_diffuse.adapters.stills_processor import check_available
 
             check_available()
-            if (params.unit_cell is None or params.space_group is None) and params.step_phil.index is None:
+            if (
+                params.unit_cell is None or params.space_group is None
+            ) and params.step_phil.index is None:
                 raise ValueError("Images are indexed with unit_cell= and space_group=: give both")
         self._result = PipelineResult()
 
@@ -146,7 +153,10 @@ class Pipeline:
 
     def _check_map(self) -> None:
         """Name the maps that are there now."""
-        for step, table, volume in (("scale", "merged", "map"), ("absolute", "absolute", "absolute_map")):
+        for step, table, volume in (
+            ("scale", "merged", "map"),
+            ("absolute", "absolute", "absolute_map"),
+        ):
             if step not in self.steps:
                 continue
             stem = f"diffuse_{'merged' if step == 'scale' else 'absolute'}"
@@ -247,7 +257,9 @@ class Pipeline:
                     watched=() if reference is None else (str(Path(self.folder, reference)),),
                 )
             )
-        return self._batches_left(tasks, self._run("index", tasks), "Not one image could be integrated")
+        return self._batches_left(
+            tasks, self._run("index", tasks), "Not one image could be integrated"
+        )
 
     def _batches_to_index(self) -> list[tuple[list[str], tuple[int, int] | None]]:
         """Files that are indexed together, or one file of several images and which of them: from, to."""
@@ -327,9 +339,7 @@ class Pipeline:
                 runs.append([number])
             else:
                 runs[-1].append(number)
-        batches = [
-            batches_of([key for i in run for key in stills.keys[i]], size) for run in runs
-        ]
+        batches = [batches_of([key for i in run for key in stills.keys[i]], size) for run in runs]
         n = sum(len(parts) for parts in batches)
         logger.info("The stills are processed in %d batches of at most %d", n, size)
         names: list[Files] = []
@@ -339,7 +349,10 @@ class Pipeline:
                 names.append(pairs[run[0]])
                 continue
             numbers = range(len(names), len(names) + len(parts))
-            made = [self._numbered(("diffuse_stills.expt", "diffuse_stills.refl"), i, n) for i in numbers]
+            made = [
+                self._numbered(("diffuse_stills.expt", "diffuse_stills.refl"), i, n)
+                for i in numbers
+            ]
             inputs = tuple(name for i in run for name in pairs[i])
             outputs = tuple(name for pair in made for name in pair)
             more = ("--size", str(size)) if len(run) == 1 else ()
@@ -357,9 +370,14 @@ class Pipeline:
         for number, (name, batch) in enumerate(zip(names, (b for parts in batches for b in parts))):
             out = self._batch_files("mask", number, n)
             task = self._task(
-                "mask", batch_name("mask", number, n), [name], out, batch=True, stills=len(batch),
+                "mask",
+                batch_name("mask", number, n),
+                [name],
+                out,
+                batch=True,
+                stills=len(batch),
                 nproc=self._executor.processes_for(n),
-            )  # fmt: skip
+            )
             tasks.append(
                 dataclasses.replace(
                     task,
@@ -384,10 +402,14 @@ class Pipeline:
         for number, name in enumerate(names):
             masked = self._batch_files("mask", number, n)
             more = (
-                f"survey={survey}", f"output.masked_experiments={masked[0]}", f"output.masked_reflections={masked[1]}"
-            )  # fmt: skip
+                f"survey={survey}",
+                f"output.masked_experiments={masked[0]}",
+                f"output.masked_reflections={masked[1]}",
+            )
             tasks.append(self._extraction(number, n, name, more, (survey,), masked))
-        extracted = self._batches_left(tasks, self._run("extract", tasks), "Not one still could be extracted")
+        extracted = self._batches_left(
+            tasks, self._run("extract", tasks), "Not one still could be extracted"
+        )
         self._extracted = extracted
         self._summary("mask").stills = sum(task.stills for task in tasks)
         return [task.outputs[2:4] for task in tasks if task.outputs[:2] in extracted]
@@ -396,9 +418,15 @@ class Pipeline:
         """Mask some stills of all batches; the file of what was learnt."""
         files = tuple(name for pair in names for name in pair)
         chosen = ("diffuse_survey.expt", "diffuse_survey.refl")
-        self._run("mask", [self._rearrange("survey", "mask", files, chosen, ("--spread", str(n_images)))])
+        self._run(
+            "mask", [self._rearrange("survey", "mask", files, chosen, ("--spread", str(n_images)))]
+        )
         survey = "diffuse_survey.pickle"
-        out = tuple(self._in_batches(("diffuse_survey_masked.expt", "diffuse_survey_masked.refl"), len(names)))
+        out = tuple(
+            self._in_batches(
+                ("diffuse_survey_masked.expt", "diffuse_survey_masked.refl"), len(names)
+            )
+        )
         task = self._task("mask", "mask", [chosen], out, more=("pixels.mask", survey))
         # All processors for this one task
         task = dataclasses.replace(task, arguments=(*task.arguments, f"output.survey={survey}"))
@@ -445,7 +473,10 @@ class Pipeline:
         extract = step_values("extract", self.params, self.folder)
         most = most_stills_of_a_batch(first, extract.subdivide, extract.d_min)
         if size > most:
-            logger.info("Batches of %d stills at most: the observations of more don't fit into one file", most)
+            logger.info(
+                "Batches of %d stills at most: the observations of more don't fit into one file",
+                most,
+            )
         return min(size, most)
 
     def _as_stills(self, pairs: list[Files]) -> list[Files]:
@@ -460,7 +491,9 @@ class Pipeline:
                 converted.append(pair)
                 continue
             _check_sweep(experiments, pair[0])
-            out = tuple(batch_name(name, number, len(pairs)) for name in ("stills.expt", "stills.refl"))
+            out = tuple(
+                batch_name(name, number, len(pairs)) for name in ("stills.expt", "stills.refl")
+            )
             converted.append(out)
             tasks.append(
                 Task(
@@ -474,7 +507,9 @@ class Pipeline:
                 )
             )
         if tasks:
-            logger.info("%d of %d inputs are sweeps, which are converted to stills", len(tasks), len(pairs))
+            logger.info(
+                "%d of %d inputs are sweeps, which are converted to stills", len(tasks), len(pairs)
+            )
             self._run("stills", tasks)
         return converted
 
@@ -487,13 +522,22 @@ class Pipeline:
             n = len(batches_of(stills.keys[0], size))
             if n > 1:
                 files = self._split(files[0], size, n)
-        tasks = [self._extraction(number, len(files), masked) for number, masked in enumerate(files)]
-        return self._batches_left(tasks, self._run("extract", tasks), "Not one still could be extracted")
+        tasks = [
+            self._extraction(number, len(files), masked) for number, masked in enumerate(files)
+        ]
+        return self._batches_left(
+            tasks, self._run("extract", tasks), "Not one still could be extracted"
+        )
 
     def _extraction(
-        self, number: int, n: int, files: Files, arguments: tuple[str, ...] = (),
-        watched: tuple[str, ...] = (), outputs: tuple[str, ...] = (),
-    ) -> Task:  # fmt: skip
+        self,
+        number: int,
+        n: int,
+        files: Files,
+        arguments: tuple[str, ...] = (),
+        watched: tuple[str, ...] = (),
+        outputs: tuple[str, ...] = (),
+    ) -> Task:
         """The task that extracts batch `number` of n.
 
         Args:
@@ -511,7 +555,9 @@ class Pipeline:
             nproc=self._executor.processes_for(n),
         )
         return dataclasses.replace(
-            task, arguments=(*task.arguments, *arguments), watched=(*task.watched, *watched, *images_of(contents))
+            task,
+            arguments=(*task.arguments, *arguments),
+            watched=(*task.watched, *watched, *images_of(contents)),
         )
 
     def _split(self, masked: Files, size: int, n: int) -> list[Files]:
@@ -520,7 +566,9 @@ class Pipeline:
         names = [self._batch_files("mask", i, n) for i in range(n)]
         logger.info("The stills are processed in %d batches of at most %d", n, size)
         flat = tuple(name for pair in names for name in pair)
-        self._run("extract", [self._rearrange("split", "extract", masked, flat, ("--size", str(size)))])
+        self._run(
+            "extract", [self._rearrange("split", "extract", masked, flat, ("--size", str(size)))]
+        )
         return names
 
     def _grid(self, files: list[Files]) -> list[Files]:
@@ -534,7 +582,12 @@ class Pipeline:
         n = len(files)
         outputs = [self._batch_files(step, i, n) for i in range(n)]
         task = self._task(
-            step, step, files, self._in_batches(STEP_FILES[step], n), more=more, stills=self._number_of_stills(files)
+            step,
+            step,
+            files,
+            self._in_batches(STEP_FILES[step], n),
+            more=more,
+            stills=self._number_of_stills(files),
         )
         flat = tuple(name for pair in outputs for name in pair)
         self._run(step, [dataclasses.replace(task, outputs=(*flat, *more))])
@@ -543,7 +596,9 @@ class Pipeline:
     def _absolute(self, files: list[Files]) -> list[Files]:
         merged = "diffuse_merged.refl"
         if not Path(self.folder, merged).is_file():
-            raise ValueError(f"steps: absolute needs {merged}, which is not in {self.folder}: run scale too")
+            raise ValueError(
+                f"steps: absolute needs {merged}, which is not in {self.folder}: run scale too"
+            )
         out, volume = STEP_FILES["absolute"], "diffuse_absolute.h5"
         task = self._task(
             "absolute", "absolute", files, out, more=(volume,), stills=self._number_of_stills(files)
@@ -566,7 +621,12 @@ class Pipeline:
         return tuple(batch_name(name, number, n) for name in self._in_batches(files, n))
 
     def _rearrange(
-        self, name: str, step: str, inputs: Sequence[str], outputs: Sequence[str], more: Sequence[str] = ()
+        self,
+        name: str,
+        step: str,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        more: Sequence[str] = (),
     ) -> Task:
         return Task(
             name=name,
@@ -659,14 +719,22 @@ class Pipeline:
             else:
                 results[task.name] = found
         if results:
-            logger.info("%s: %s from an earlier run", step, _count(len(results), "task is", "tasks are"))
-        for result in progress(self._executor.run(to_run), desc=step, total=len(to_run)) if to_run else ():
+            logger.info(
+                "%s: %s from an earlier run", step, _count(len(results), "task is", "tasks are")
+            )
+        for result in (
+            progress(self._executor.run(to_run), desc=step, total=len(to_run)) if to_run else ()
+        ):
             results[result.name] = result
             self._state.add(result, keys[result.name])
             logger.info(
                 "%s in %.1f s, %.0f Mbyte (%d of %d)",
-                result.name, result.seconds, result.memory, len(results), len(tasks),
-            )  # fmt: skip
+                result.name,
+                result.seconds,
+                result.memory,
+                len(results),
+                len(tasks),
+            )
         summary.tasks += [results[task.name] for task in tasks]
         summary.jsons += [task.path(task.json) for task in tasks if task.json]
         summary.stills = sum(task.stills for task in tasks) or summary.stills
@@ -678,7 +746,9 @@ def _check_sweep(experiments, name: str) -> None:
     for index, experiment in enumerate(experiments):
         n_images = experiment.scan.get_num_images() if experiment.scan is not None else 0
         if experiment.crystal is None:
-            raise ValueError(f"Experiment {index} of {name} has no crystal: index and integrate it first")
+            raise ValueError(
+                f"Experiment {index} of {name} has no crystal: index and integrate it first"
+            )
         if experiment.crystal.num_scan_points != n_images + 1:
             raise ValueError(
                 f"Experiment {index} of {name} is a sweep without a scan-varying crystal, which "

@@ -47,11 +47,15 @@ class _Pair:
         spans = [(self._edges[i], self._edges[i + 1]) for i in indices]
         rows = np.concatenate([self._order[a:b] for a, b in spans])
         table = self._table.select(size_t_column(rows))
-        table["id"] = int_column(np.repeat(np.arange(len(indices)) + first, [b - a for a, b in spans]))
+        table["id"] = int_column(
+            np.repeat(np.arange(len(indices)) + first, [b - a for a, b in spans])
+        )
         return table
 
 
-def _extend(table: flex.reflection_table | None, more: flex.reflection_table) -> flex.reflection_table:
+def _extend(
+    table: flex.reflection_table | None, more: flex.reflection_table
+) -> flex.reflection_table:
     """Rows of two tables. Those of different programs or versions: what both have."""
     if table is None:
         return more
@@ -83,7 +87,9 @@ def split(pair: DataPair, size: int, names: Sequence[tuple[Path, Path]]) -> None
     whole = _Pair(pair)
     batches = batches_of(image_keys(whole.contents), size)
     if len(batches) != len(names):
-        raise ValueError(f"{pair.experiments} makes {len(batches)} batches, {len(names)} were asked for")
+        raise ValueError(
+            f"{pair.experiments} makes {len(batches)} batches, {len(names)} were asked for"
+        )
     for indices, name in zip(batches, names):
         part = combined([whole.contents], [indices], [whole.identifiers])
         _write(part, whole.rows(indices), name)

@@ -77,7 +77,9 @@ def _size(folder: Path, names: list[str]) -> str:
 
 def summary_rows(result: PipelineResult, folder: Path) -> list[list[str]]:
     """A row a step, column names first."""
-    rows = [["step", "stills", "tasks", "from earlier runs", "time (s)", "memory (MB)", "output", "MB"]]
+    rows = [
+        ["step", "stills", "tasks", "from earlier runs", "time (s)", "memory (MB)", "output", "MB"]
+    ]
     for summary in result.steps:
         names = summary.outputs
         shown = names[0] if names else ""
@@ -123,7 +125,11 @@ def _plots_of_step(summary: StepSummary) -> dict[str, dict]:
     if len(summary.jsons) > 1:
         for plot in together.values():
             n = len(plot["data"])
-            plot["data"] = [plot["data"][i * n // _MOST_CURVES] for i in range(_MOST_CURVES)] if n > _MOST_CURVES else plot["data"]
+            plot["data"] = (
+                [plot["data"][i * n // _MOST_CURVES] for i in range(_MOST_CURVES)]
+                if n > _MOST_CURVES
+                else plot["data"]
+            )
     return together
 
 
@@ -148,7 +154,9 @@ def write_summary(
     rows = summary_rows(result, folder)
     failures = failed_stills(result)
     failure_rows = [["step", "image", "reason"]]
-    failure_rows += [[f.step, os.path.basename(f.image), f.reason] for f in failures[:_MOST_FAILURES]]
+    failure_rows += [
+        [f.step, os.path.basename(f.image), f.reason] for f in failures[:_MOST_FAILURES]
+    ]
     if failures:
         logger.warning(
             "Warning: %d still(s) could not be used:\n%s",
@@ -162,13 +170,19 @@ def write_summary(
     sections = [ReportSection("Summary", text=error or "", tables=[rows])]
     if failures:
         sections.append(
-            ReportSection("Stills that could not be used", text=f"{len(failures)} in all.", tables=[failure_rows])
+            ReportSection(
+                "Stills that could not be used",
+                text=f"{len(failures)} in all.",
+                tables=[failure_rows],
+            )
         )
     for summary in result.steps:
         plots = _plots_of_step(summary)
         if plots:
             sections.append(ReportSection(f"dials.diffuse_{summary.step}", plots=plots))
-    sections.append(ReportSection("Citations", tables=[[["Please cite"], *([c] for c in citations(result))]]))
+    sections.append(
+        ReportSection("Citations", tables=[[["Please cite"], *([c] for c in citations(result))]])
+    )
     if html:
         logger.info("Saving the report to %s", html)
         write_report(html, "dials.diffuse_process", sections)

@@ -158,7 +158,9 @@ def folder_lock(folder: Path) -> Iterator[int]:
                     ) from error
                 time.sleep(0.2)
         os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+        os.pwrite(
+            handle, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0
+        )
         yield handle
     finally:
         os.close(handle)

@@ -66,7 +66,10 @@ def with_short_forms(params):
         ),
     ]
     defaults = phil_scope.extract()
-    default_of = {"extract": defaults.extract, "absolute.composition": defaults.absolute.composition}
+    default_of = {
+        "extract": defaults.extract,
+        "absolute.composition": defaults.absolute.composition,
+    }
     for general, special, path, names in pairs:
         for name in names:
             value = getattr(general, name)
@@ -74,7 +77,9 @@ def with_short_forms(params):
                 continue
             there = getattr(special, name)
             if there not in (getattr(default_of[path], name), value):
-                raise ValueError(f"{name}={value} contradicts {path}.{name}={there}: give one of them")
+                raise ValueError(
+                    f"{name}={value} contradicts {path}.{name}={there}: give one of them"
+                )
             setattr(special, name, value)
     return params
 

@@ -71,7 +71,11 @@ class Task:
 
     def remove_leftovers(self) -> None:
         """Remove what an attempt that was killed has not finished writing."""
-        for name in (*self.outputs, self.json, self.log and str(Path(self.log).with_suffix(".html"))):
+        for name in (
+            *self.outputs,
+            self.json,
+            self.log and str(Path(self.log).with_suffix(".html")),
+        ):
             if name:
                 remove_leftovers(self.path(name))
 
@@ -99,8 +103,13 @@ class Task:
         if nproc is not None:
             arguments.append(f"nproc={nproc}")
         return [
-            sys.executable, "-m", "dials_diffuse.pipeline.child", str(os.getpid()), self.module, *arguments
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "dials_diffuse.pipeline.child",
+            str(os.getpid()),
+            self.module,
+            *arguments,
+        ]
 
 
 @dataclass
@@ -264,7 +273,12 @@ def run_task(
             )
         if code == NOTHING_LEFT and task.may_be_empty:
             return TaskResult(
-                task.name, time.monotonic() - start, attempt, memory, empty=True, reason=_last_line(errors)
+                task.name,
+                time.monotonic() - start,
+                attempt,
+                memory,
+                empty=True,
+                reason=_last_line(errors),
             )
         if code < 0:
             why = f"its process was killed by {_signal_name(-code)}"
@@ -273,7 +287,9 @@ def run_task(
         else:
             why = None
         if why is None:
-            raise TaskError(f"{task.name} failed: {_last_line(errors) or f'exit code {code}'}{where}")
+            raise TaskError(
+                f"{task.name} failed: {_last_line(errors) or f'exit code {code}'}{where}"
+            )
         if attempt <= retries:
             logger.warning("Warning: %s: %s, trying again", task.name, why)
     raise TaskError(

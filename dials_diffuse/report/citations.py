@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 _MAPS = "S. P. Meisburger, D. A. Case & N. Ando (2020) Nat. Commun. 11, 1271 (three-dimensional maps, total scattering)"
-_SCALING = "S. P. Meisburger, D. A. Case & N. Ando (2023) Nat. Commun. 14, 1228 (scaling of diffuse maps)"
+_SCALING = (
+    "S. P. Meisburger, D. A. Case & N. Ando (2023) Nat. Commun. 14, 1228 (scaling of diffuse maps)"
+)
 _ABSOLUTE_ALONE = (
     "J. Krogh-Moe (1956) Acta Cryst. 9, 951-953 (absolute scale)",
     "N. Norman (1957) Acta Cryst. 10, 370-373 (absolute scale)",

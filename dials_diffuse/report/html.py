@@ -60,10 +60,7 @@ def write_report(path: str | os.PathLike, title: str, sections: list[ReportSecti
     )
     environment.filters["base64"] = lambda data: base64.b64encode(data).decode()
     html = environment.get_template("report.html").render(
-        title=title,
-        sections=sections,
-        plotly=_plotly_script(),
-        version=dials_diffuse.__version__,
+        title=title, sections=sections, plotly=_plotly_script(), version=dials_diffuse.__version__
     )
     with replacing(path) as temporary, open(temporary, "wb") as handle:
         handle.write(html.encode("utf-8", "xmlcharrefreplace"))

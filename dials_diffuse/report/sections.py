@@ -62,7 +62,9 @@ def parse_section(name: str) -> tuple[int, float]:
     return fixed[0], float(match.group(fixed[0] + 1))
 
 
-def map_section(voxel: np.ndarray, values: np.ndarray, grid: VoxelGrid, name: str) -> MapSection | None:
+def map_section(
+    voxel: np.ndarray, values: np.ndarray, grid: VoxelGrid, name: str
+) -> MapSection | None:
     """The plane of the expanded map that is nearest to a section.
 
     Args:
@@ -164,7 +166,9 @@ def section_plots(
     """
     kind = "_anisotropic" if remove_isotropic else ""
     return {
-        f"{prefix}_{column}_{section.name}{kind}": _heatmap(section, column, units, remove_isotropic)
+        f"{prefix}_{column}_{section.name}{kind}": _heatmap(
+            section, column, units, remove_isotropic
+        )
         for section in map_sections(voxel, columns[column], grid, which, remove_isotropic)
         if np.isfinite(section.image).any()
     }

@@ -47,14 +47,7 @@ def _plot(traces: list[dict], title: str, x: str, y: str, text: str, **layout) -
 
 
 def _lines(x, y, name: str, mode: str = "lines", **more) -> dict:
-    return {
-        "type": "scatter",
-        "x": rounded(x),
-        "y": rounded(y),
-        "mode": mode,
-        "name": name,
-        **more,
-    }
+    return {"type": "scatter", "x": rounded(x), "y": rounded(y), "mode": mode, "name": name, **more}
 
 
 def still_plots(scaled) -> dict[str, dict]:
@@ -103,9 +96,7 @@ def offset_plots(scaled) -> dict[str, dict]:
     q = offset.bin_centres()[::8]
     profile = scaled.merger.prior_of_q(q)
     traces = [_lines(q, scaled.merger.tables.c[i][::8], f"still {i}") for i in some]
-    traces.append(
-        _lines(q, profile, "mean intensity", line={"color": "black", "dash": "dot"})
-    )
+    traces.append(_lines(q, profile, "mean intensity", line={"color": "black", "dash": "dot"}))
     plots = {
         "scale_offset": _plot(
             traces,
@@ -215,7 +206,11 @@ def detector_plots(scaled) -> dict[str, dict]:
     )
     if scaled.survey.n_panels > 1:
         plots["scale_residuals_panel"] = _plot(
-            [_lines(np.arange(scaled.survey.n_panels), found.panel_residual, "residual", "markers")],
+            [
+                _lines(
+                    np.arange(scaled.survey.n_panels), found.panel_residual, "residual", "markers"
+                )
+            ],
             "Residuals by panel",
             "panel",
             "(obs - calc)/calc",
@@ -229,7 +224,9 @@ def shell_plots(found: Statistics, unscaled: Statistics) -> dict[str, dict]:
     labels = [s.label for s in found.shells]
 
     def over_shells(statistics: Statistics, name: str, title: str, **more) -> dict:
-        trace = _lines(range(len(labels)), [getattr(s, name) for s in statistics.shells], title, **more)
+        trace = _lines(
+            range(len(labels)), [getattr(s, name) for s in statistics.shells], title, **more
+        )
         trace["x"] = labels
         return trace
 
@@ -334,7 +331,9 @@ def report_sections(scaled) -> list[ReportSection]:
             plots=shell_plots(found, scaled.unscaled),
         ),
         ReportSection(
-            "Stills", tables=[still_table(scaled)], plots={**still_plots(scaled), **offset_plots(scaled)}
+            "Stills",
+            tables=[still_table(scaled)],
+            plots={**still_plots(scaled), **offset_plots(scaled)},
         ),
         ReportSection("Detector", tables=[panel_table(scaled)], plots=detector_plots(scaled)),
         ReportSection(

@@ -148,8 +148,9 @@ def scale(
     else:
         logger.warning(
             "Stills were left out %d times, and among those that are kept some may still not agree with "
-            "the others: run again with more of them in stills.exclude", MOST_ROUNDS,
-        )  # fmt: skip
+            "the others: run again with more of them in stills.exclude",
+            MOST_ROUNDS,
+        )
     return scaled
 
 
@@ -303,7 +304,8 @@ def scale_columns(scaled: Scaled, number: int) -> dict[str, np.ndarray]:
     columns = {
         "inverse_scale_factor": g,
         "offset": h,
-        "excluded": scaled.merger.tables.excluded[obs.still] | ~(obs.usable | (obs.bragg & obs.finite)),
+        "excluded": scaled.merger.tables.excluded[obs.still]
+        | ~(obs.usable | (obs.bragg & obs.finite)),
         "outlier": scaled.merger.outliers(number, len(obs)),
     }
     return {name: scaled.source.in_table_order(number, values) for name, values in columns.items()}

@@ -23,9 +23,20 @@ BEFORE_IS_NO_MEASURE = (
 def shell_table(found: Statistics) -> list[list]:
     """Rows of the table by resolution shell, the column names first"""
     rows = [
-        ["d (A)", "Observations", "Voxels", "Complete", "Multiplicity", "I", "I/sigma", "R_meas",
-         "CC1/2", "CC1/2 aniso", "chi2"]
-    ]  # fmt: skip
+        [
+            "d (A)",
+            "Observations",
+            "Voxels",
+            "Complete",
+            "Multiplicity",
+            "I",
+            "I/sigma",
+            "R_meas",
+            "CC1/2",
+            "CC1/2 aniso",
+            "chi2",
+        ]
+    ]
     for s in [*found.shells, found.overall]:
         rows.append(
             [
@@ -47,7 +58,18 @@ def shell_table(found: Statistics) -> list[list]:
 
 def convergence_table(cycles: list[dict]) -> list[list]:
     """Rows of the convergence table, the column names first"""
-    rows = [["Components", "Cycle", "Parameters", "Steps", "Outliers", "RMSD before", "after", "Shift/sigma"]]
+    rows = [
+        [
+            "Components",
+            "Cycle",
+            "Parameters",
+            "Steps",
+            "Outliers",
+            "RMSD before",
+            "after",
+            "Shift/sigma",
+        ]
+    ]
     for c in cycles:
         rows.append(
             [
@@ -85,9 +107,7 @@ def still_table(scaled) -> list[list]:
     off = set(found.misoriented().tolist())
     nothing = set(without_scale(scaled).tolist())
     patches = scaled.fit.bad_patches.sum(axis=1)
-    for number, (experiment, model) in enumerate(
-        zip(scaled.source.experiments, scaled.fit.models)
-    ):
+    for number, (experiment, model) in enumerate(zip(scaled.source.experiments, scaled.fit.models)):
         remarks = ["does not follow the map"] if number in off else []
         if number in nothing:
             remarks.append("b not above 0")
@@ -154,39 +174,57 @@ def log_summary(scaled) -> None:
         logger.warning(
             "%d stills do not follow the map of all others: they are misindexed, off their orientation or not "
             "of this crystal (stills.exclude_misoriented=True leaves them out): %s%s",
-            len(off), ", ".join(map(str, off[:20])), " ..." if len(off) > 20 else "",
-        )  # fmt: skip
+            len(off),
+            ", ".join(map(str, off[:20])),
+            " ..." if len(off) > 20 else "",
+        )
     nothing = without_scale(scaled)
     if len(nothing):
         logger.warning(
             "The scales of %d stills are not above 0 by three standard deviations: they have nothing of the map of all others "
             "(off their orientation, or no crystal; stills.exclude_misoriented=True leaves them out): %s%s",
-            len(nothing), ", ".join(map(str, nothing[:20])), " ..." if len(nothing) > 20 else "",
-        )  # fmt: skip
+            len(nothing),
+            ", ".join(map(str, nothing[:20])),
+            " ..." if len(nothing) > 20 else "",
+        )
     patches = scaled.fit.bad_patches.any(axis=1)
     if patches.any():
         logger.info(
             "Patches of %d stills deviate from all other stills: something besides the crystal in the beam (loop, ice) or "
-            "a shadow. Their observations are outliers (outliers.patch_cutoff).", patches.sum(),
-        )  # fmt: skip
+            "a shadow. Their observations are outliers (outliers.patch_cutoff).",
+            patches.sum(),
+        )
     b = scaled.merger.tables.b[~scaled.merger.tables.excluded]
     model = scaled.error_model
     logger.info(
         "\nScales b from %.3f to %.3f with mean %.3f. Error model a = %.3f, b = %.4f; chi2 %.3f with "
         "counting statistics alone",
-        b.min(), b.max(), b.mean(), model.a, model.b, scaled.chi2_before_error_model,
-    )  # fmt: skip
+        b.min(),
+        b.max(),
+        b.mean(),
+        model.a,
+        model.b,
+        scaled.chi2_before_error_model,
+    )
     logger.info(
-        "%d of %d usable observations are outliers", scaled.merger.n_outliers(), scaled.survey.n_usable
+        "%d of %d usable observations are outliers",
+        scaled.merger.n_outliers(),
+        scaled.survey.n_usable,
     )
     show("Merged intensities", shell_table(scaled.statistics))
     after, before = scaled.statistics.overall, scaled.unscaled.overall
     logger.info(
         "Before scaling: R_meas %.4f, CC1/2 %.4f, of the anisotropic part %.4f, chi2 %.3f\n"
         "After scaling:  R_meas %.4f, CC1/2 %.4f, of the anisotropic part %.4f, chi2 %.3f\n",
-        before.r_meas, before.cc_half, before.cc_half_anisotropic, before.chi2,
-        after.r_meas, after.cc_half, after.cc_half_anisotropic, after.chi2,
-    )  # fmt: skip
+        before.r_meas,
+        before.cc_half,
+        before.cc_half_anisotropic,
+        before.chi2,
+        after.r_meas,
+        after.cc_half,
+        after.cc_half_anisotropic,
+        after.chi2,
+    )
     if before.cc_half_anisotropic > after.cc_half_anisotropic:
         logger.info(BEFORE_IS_NO_MEASURE)
 

@@ -63,9 +63,7 @@ def wilson_intensities(truth: DiffuseTruth, d_min: float, seed) -> StructureFact
         d_min: Angstrom.
         seed: SeedSequence or int.
     """
-    symmetry = crystal.symmetry(
-        unit_cell=truth.unit_cell, space_group_symbol=truth.space_group
-    )
+    symmetry = crystal.symmetry(unit_cell=truth.unit_cell, space_group_symbol=truth.space_group)
     unique = miller.build_set(symmetry, anomalous_flag=False, d_min=d_min)
     generator = np.random.default_rng(seed)
     n = unique.size()
@@ -97,9 +95,7 @@ def model_intensities(
         ValueError: the model has no crystal symmetry or another one.
     """
     structure = read_structure(path)
-    expected = crystal.symmetry(
-        unit_cell=truth.unit_cell, space_group_symbol=truth.space_group
-    )
+    expected = crystal.symmetry(unit_cell=truth.unit_cell, space_group_symbol=truth.space_group)
     if not structure.crystal_symmetry().is_similar_symmetry(expected):
         raise ValueError(
             f"{path} has the symmetry {structure.unit_cell()}, "
@@ -162,9 +158,7 @@ def peak_widths(
     return along, across
 
 
-def nodes_near_sphere(
-    setting: np.ndarray, s0: np.ndarray, d_min: float, reach, extent: float
-):
+def nodes_near_sphere(setting: np.ndarray, s0: np.ndarray, d_min: float, reach, extent: float):
     """Nodes whose peak touches the Ewald sphere.
 
     Args:
@@ -206,9 +200,7 @@ def towards_sphere(s0: np.ndarray, domain_size, mosaicity, bandwidth):
     def reach(g, length):
         along, across = peak_widths(length, domain_size, mosaicity, bandwidth)
         s1 = s0 + g
-        cosine2 = (
-            np.einsum("ni,ni->n", g, s1) / (length * np.linalg.norm(s1, axis=1))
-        ) ** 2
+        cosine2 = (np.einsum("ni,ni->n", g, s1) / (length * np.linalg.norm(s1, axis=1))) ** 2
         return np.sqrt(along**2 * cosine2 + across**2 * (1 - cosine2))
 
     return reach
@@ -216,7 +208,19 @@ def towards_sphere(s0: np.ndarray, domain_size, mosaicity, bandwidth):
 
 @numba.njit(cache=True)
 def draw_peaks(
-    centre, half, g, along, across, weight, extent, directions, step_fast, step_slow, s0, wavelength, image
+    centre,
+    half,
+    g,
+    along,
+    across,
+    weight,
+    extent,
+    directions,
+    step_fast,
+    step_slow,
+    s0,
+    wavelength,
+    image,
 ):
     """Add peaks to an image of mean intensity per pixel.
 

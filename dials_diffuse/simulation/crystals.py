@@ -105,7 +105,9 @@ def during_exposure(still: StillState, samples: int) -> list[Lattice]:
     return moments
 
 
-def make_crystal(unit_cell, space_group, rotation: np.ndarray, mosaicity: float, domain_size: float):
+def make_crystal(
+    unit_cell, space_group, rotation: np.ndarray, mosaicity: float, domain_size: float
+):
     """A dxtbx crystal as dials.stills_process leaves it (mosaicity and domain size set)."""
     direct = np.array(unit_cell.orthogonalization_matrix()).reshape(3, 3)
     a, b, c = (tuple(rotation @ direct[:, i]) for i in range(3))

@@ -76,9 +76,7 @@ def make_detector(settings: DetectorSettings, wavelength: float) -> Detector:
     if settings.gain <= 0:
         raise ValueError("detector.gain must be positive")
     mu = atoms.silicon_attenuation(wavelength)
-    swing = matrix.col((1, 0, 0)).axis_and_angle_as_r3_rotation_matrix(
-        settings.two_theta, deg=True
-    )
+    swing = matrix.col((1, 0, 0)).axis_and_angle_as_r3_rotation_matrix(settings.two_theta, deg=True)
     detector = Detector()
     if settings.type in ("single", "pilatus_6m"):
         size = settings.image_size
@@ -103,9 +101,7 @@ def _add_tilted_panels(detector, settings: DetectorSettings, mu: float, swing) -
     n_groups, n_panels = settings.groups
     n_fast, n_slow = settings.image_size[0] // n_groups, settings.image_size[1] // n_panels
     if min(n_groups, n_panels) < 1 or n_groups * n_panels < 2 or min(n_fast, n_slow) < 8:
-        raise ValueError(
-            "detector.groups must make at least two panels of at least 8 by 8 pixels"
-        )
+        raise ValueError("detector.groups must make at least two panels of at least 8 by 8 pixels")
     width, height = n_fast * settings.pixel_size, n_slow * settings.pixel_size
     gap = 4 * settings.pixel_size
     root = detector.hierarchy()

@@ -334,7 +334,11 @@ class Simulator:
         truth = self.settings.truth
         centre = np.array([truth.solvent_position])
         height = self.settings.scale.offset * float(
-            (self.truth.envelope(centre) + self.truth.isotropic(centre) + self.truth.compton(centre))[0]
+            (
+                self.truth.envelope(centre)
+                + self.truth.isotropic(centre)
+                + self.truth.compton(centre)
+            )[0]
         )
         return height * np.exp(-((q - centre) ** 2) / (2 * truth.solvent_width**2))
 
@@ -343,18 +347,10 @@ class Simulator:
         if self.structure_factors is None:
             return None
         settings = self.settings
-        shape = (
-            settings.crystal.domain_size,
-            settings.crystal.mosaicity,
-            settings.beam.bandwidth,
-        )
+        shape = (settings.crystal.domain_size, settings.crystal.mosaicity, settings.beam.bandwidth)
         s0 = np.array((0.0, 0.0, -1.0)) / still.wavelength
         hkl, g, excitation, sigma = bragg.nodes_near_sphere(
-            lattice.setting,
-            s0,
-            self.d_min,
-            bragg.towards_sphere(s0, *shape),
-            settings.bragg.extent,
+            lattice.setting, s0, self.d_min, bragg.towards_sphere(s0, *shape), settings.bragg.extent
         )
         intensity = self.structure_factors(hkl) * settings.bragg.scale
         s1 = s0 + g
@@ -369,7 +365,20 @@ class Simulator:
         # one pixel spans at least (pixel / ray length) * cos(obliquity) of direction
         cosine = np.abs(np.einsum("ni,ni->n", s1, normals)) * still.wavelength
         pixels_per_q = still.wavelength * distances / (sizes * cosine**2)
-        arrays = (hkl, g, excitation, sigma, along, across, intensity, panel, pixel, millimetre, s1, pixels_per_q)
+        arrays = (
+            hkl,
+            g,
+            excitation,
+            sigma,
+            along,
+            across,
+            intensity,
+            panel,
+            pixel,
+            millimetre,
+            s1,
+            pixels_per_q,
+        )
         return Peaks(*(np.ascontiguousarray(array[keep]) for array in arrays))
 
     def _draw(self, still, lattice, peaks: Peaks, number: int, pixels: PanelPixels) -> np.ndarray:
@@ -422,7 +431,9 @@ class Simulator:
         for number, panel in enumerate(total):
             photons = generator.poisson(panel) if settings.exposure.noise else panel
             hot = self.defects["hot"][number]
-            photons = np.where(hot, generator.poisson(settings.defects.hot_counts, panel.shape), photons)
+            photons = np.where(
+                hot, generator.poisson(settings.defects.hot_counts, panel.shape), photons
+            )
             photons = np.where(self.defects["dead"][number], 0, photons)
             adu = photons * detector.gain + detector.pedestal
             if detector.readout_noise > 0:

@@ -205,13 +205,7 @@ class NexusWriter:
         moves = self._group(sample, "transformations", "NXtransformations")
         self._axis(moves, "omega", 0.0, "rotation", (-1, 0, 0), ".", "deg")
         self._axis(
-            moves,
-            "x",
-            np.zeros(n_images),
-            "translation",
-            (1, 0, 0),
-            f"{moves.name}/omega",
-            "mm",
+            moves, "x", np.zeros(n_images), "translation", (1, 0, 0), f"{moves.name}/omega", "mm"
         )
         sample["depends_on"] = f"{moves.name}/x"
 
@@ -224,9 +218,7 @@ class NexusWriter:
         self._with_units(group, "count_time", exposure_time, "s")
         group["sensor_material"] = "Si"
         # NXmx knows no ideal sensor: one of no thickness is written as thin as can be
-        self._with_units(
-            group, "sensor_thickness", max(panel.get_thickness(), 1e-9) / 1000, "m"
-        )
+        self._with_units(group, "sensor_thickness", max(panel.get_thickness(), 1e-9) / 1000, "m")
         group["saturation_value"] = int(panel.get_trusted_range()[1])
         group["underload_value"] = int(np.ceil(panel.get_trusted_range()[0]))
         group["bit_depth_readout"] = 32

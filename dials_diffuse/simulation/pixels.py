@@ -40,17 +40,13 @@ def pixel_positions(panel, fast: np.ndarray, slow: np.ndarray) -> np.ndarray:
     pixel = np.array(panel.get_pixel_size())
     knots_fast, knots_slow = _knots(size_fast), _knots(size_slow)
     x, y = np.meshgrid(knots_fast, knots_slow)
-    points = flumpy.vec_from_numpy(
-        np.ascontiguousarray(np.stack([x.ravel(), y.ravel()], axis=1))
-    )
+    points = flumpy.vec_from_numpy(np.ascontiguousarray(np.stack([x.ravel(), y.ravel()], axis=1)))
     exact = flumpy.to_numpy(panel.pixel_to_millimeter(points)).reshape(*x.shape, 2)
     naive = np.stack([x, y], axis=-1) * pixel
     result = np.empty((len(slow), len(fast), 2))
     plain = (fast * pixel[0], slow * pixel[1])
     for axis in range(2):
-        shift = RectBivariateSpline(
-            knots_slow, knots_fast, (exact - naive)[..., axis], kx=3, ky=3
-        )
+        shift = RectBivariateSpline(knots_slow, knots_fast, (exact - naive)[..., axis], kx=3, ky=3)
         result[..., axis] = shift(slow, fast)
     result[..., 0] += plain[0][None, :]
     result[..., 1] += plain[1][:, None]
@@ -170,8 +166,7 @@ def panel_pixels(panel, beam) -> PanelPixels:
     fast, slow = np.arange(size_fast), np.arange(size_slow)
     centres = lab_positions(panel, pixel_positions(panel, fast + 0.5, slow + 0.5))
     corners = lab_positions(
-        panel,
-        pixel_positions(panel, np.arange(size_fast + 1.0), np.arange(size_slow + 1.0)),
+        panel, pixel_positions(panel, np.arange(size_fast + 1.0), np.arange(size_slow + 1.0))
     )
     distance = np.linalg.norm(centres, axis=-1)
     directions = centres / distance[..., None]
@@ -220,9 +215,7 @@ def rays_to_pixels(detector, directions: np.ndarray):
         size = np.array(panel.get_image_size_mm())
         # parallax moves a point by less than two pixels or so: decide after it
         margin = 3 * max(panel.get_pixel_size())
-        near = np.flatnonzero(
-            ahead & np.all((xy > -margin) & (xy < size + margin), axis=1)
-        )
+        near = np.flatnonzero(ahead & np.all((xy > -margin) & (xy < size + margin), axis=1))
         if not len(near):
             continue
         points = flumpy.vec_from_numpy(np.ascontiguousarray(xy[near]))

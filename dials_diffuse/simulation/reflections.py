@@ -152,7 +152,9 @@ def integrate(
     flags = table.flags
     value = np.full(n, int(flags.predicted), dtype=np.uint64)
     value[measured] |= np.uint64(int(flags.integrated_sum))
-    value[strong] |= np.uint64(int(flags.strong) | int(flags.indexed) | int(flags.used_in_refinement))
+    value[strong] |= np.uint64(
+        int(flags.strong) | int(flags.indexed) | int(flags.used_in_refinement)
+    )
     table["flags"] = size_t_column(value)
     if settings.bragg.shoeboxes:
         table["shoebox"] = _shoeboxes(table, image, peaks, radius, settings)

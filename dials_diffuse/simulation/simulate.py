@@ -136,7 +136,7 @@ def simulator_from_file(path: str | Path) -> Simulator:
 
 
 def image_format(simulator: Simulator) -> str:
-    """"cbf" or "nexus": as set, or what the detector allows.
+    """ "cbf" or "nexus": as set, or what the detector allows.
 
     Raises:
         ValueError: unknown format, or one that can't hold the detector.
@@ -180,11 +180,7 @@ def _simulate_still(task: tuple[StillState, str | None]):
     settings = simulator.settings
     tables = [
         integrate(
-            simulator,
-            still,
-            lattice,
-            image,
-            experiment_identifier(settings, lattice.experiment),
+            simulator, still, lattice, image, experiment_identifier(settings, lattice.experiment)
         )
         for lattice in still.lattices
     ]
@@ -357,7 +353,9 @@ def simulate(
     directory = Path(directory).resolve()
     simulator = Simulator(settings)
     kind = image_format(simulator)
-    logger.debug("One electron^2 per unit cell gives %g photons/(s sr)", simulator.photons_per_electron2)
+    logger.debug(
+        "One electron^2 per unit cell gives %g photons/(s sr)", simulator.photons_per_electron2
+    )
     places, means, tables = _write_images(
         simulator, simulator.stills, directory / images, "still", kind
     )

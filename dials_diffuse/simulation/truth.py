@@ -52,7 +52,11 @@ def _waves(hkl, displacements, weights, lengths, q, out):
         for t in range(n_terms):
             squares = 0.0
             for o in range(n_ops):
-                turns = h * displacements[t, 0, o] + k * displacements[t, 1, o] + l * displacements[t, 2, o]
+                turns = (
+                    h * displacements[t, 0, o]
+                    + k * displacements[t, 1, o]
+                    + l * displacements[t, 2, o]
+                )
                 x = turns - np.floor(turns + 0.5)
                 y = x * x
                 sine = SINE[9]
@@ -140,9 +144,7 @@ class DiffuseTruth:
         direction = generator.normal(size=(settings.terms, 3))
         direction /= np.linalg.norm(direction, axis=1)[:, None]
         # not shorter than 0.4 of the longest: shorter waves hardly vary at all
-        self._lengths = settings.correlation_length * generator.uniform(
-            0.4, 1.0, settings.terms
-        )
+        self._lengths = settings.correlation_length * generator.uniform(0.4, 1.0, settings.terms)
         cartesian = direction * self._lengths[:, None]
         fractional = cartesian @ self._reciprocal.T
         # h -> h R for indices is r -> R r for the displacement
@@ -168,9 +170,7 @@ class DiffuseTruth:
     def _waves_at(self, hkl: np.ndarray) -> np.ndarray:
         hkl = np.ascontiguousarray(hkl, dtype=float)
         out = np.empty(len(hkl))
-        _waves(
-            hkl, self._displacements, self._weights, self._lengths, self.q(hkl), out
-        )
+        _waves(hkl, self._displacements, self._weights, self._lengths, self.q(hkl), out)
         return out
 
     def envelope(self, q: np.ndarray) -> np.ndarray:
@@ -220,9 +220,7 @@ class DiffuseTruth:
         envelope = self.envelope(self.q(hkl))
         factor = np.ones(len(hkl))
         if settings.anisotropy > 0 and settings.terms:
-            factor = np.maximum(
-                1.0 + settings.anisotropy * self._waves_at(hkl), LOWEST_FACTOR
-            )
+            factor = np.maximum(1.0 + settings.anisotropy * self._waves_at(hkl), LOWEST_FACTOR)
         if settings.halo > 0:
             factor = factor + settings.halo * self.halo(hkl)
         return envelope * factor

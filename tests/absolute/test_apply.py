@@ -60,7 +60,9 @@ def test_impossible_scale(inventory, scale):
 def test_map(data, absolute):
     table = absolute_map(data.merged, data.grid, absolute)
     # the coherent part of the truth comes from xraylib's tables
-    assert as_numpy(table["intensity"]) == pytest.approx(data.truth, rel=0.02, abs=0.005 * data.truth.max())
+    assert as_numpy(table["intensity"]) == pytest.approx(
+        data.truth, rel=0.02, abs=0.005 * data.truth.max()
+    )
     for name in ("variance", "variance_scatter"):
         before, after = (as_numpy(t[name]) for t in (data.merged, table))
         assert after == pytest.approx(25 * before, nan_ok=True)
@@ -98,7 +100,9 @@ def test_models_reproduce_the_map_from_the_observations(data, absolute):
             model = experiment.scaling_model
             rows = ids == i
             n = int(rows.sum())
-            own, offset = model.factors(np.zeros(n, dtype=int), np.zeros(n), np.zeros(n), np.zeros(n))
+            own, offset = model.factors(
+                np.zeros(n, dtype=int), np.zeros(n), np.zeros(n), np.zeros(n)
+            )
             offset = offset + as_numpy(table["offset"])[rows]
             g[rows], h[rows] = absolute_factors(model, own, offset, incoherent[rows])
         return g, h

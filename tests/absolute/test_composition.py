@@ -25,11 +25,27 @@ THAUMATIN = (
 )
 # neutral amino acids, as any table of them has
 AMINO_ACID_FORMULAS = {
-    "A": "C3H7NO2", "R": "C6H14N4O2", "N": "C4H8N2O3", "D": "C4H7NO4", "C": "C3H7NO2S",
-    "Q": "C5H10N2O3", "E": "C5H9NO4", "G": "C2H5NO2", "H": "C6H9N3O2", "I": "C6H13NO2",
-    "L": "C6H13NO2", "K": "C6H14N2O2", "M": "C5H11NO2S", "F": "C9H11NO2", "P": "C5H9NO2",
-    "S": "C3H7NO3", "T": "C4H9NO3", "W": "C11H12N2O2", "Y": "C9H11NO3", "V": "C5H11NO2",
-}  # fmt: skip
+    "A": "C3H7NO2",
+    "R": "C6H14N4O2",
+    "N": "C4H8N2O3",
+    "D": "C4H7NO4",
+    "C": "C3H7NO2S",
+    "Q": "C5H10N2O3",
+    "E": "C5H9NO4",
+    "G": "C2H5NO2",
+    "H": "C6H9N3O2",
+    "I": "C6H13NO2",
+    "L": "C6H13NO2",
+    "K": "C6H14N2O2",
+    "M": "C5H11NO2S",
+    "F": "C9H11NO2",
+    "P": "C5H9NO2",
+    "S": "C3H7NO3",
+    "T": "C4H9NO3",
+    "W": "C11H12N2O2",
+    "Y": "C9H11NO3",
+    "V": "C5H11NO2",
+}
 CHARGE = {"R": 1, "K": 1, "D": -1, "E": -1}
 
 
@@ -89,7 +105,9 @@ def test_formula():
     assert parse_formula("Zn Cl 2.5") == {"Zn": 1, "Cl": 2.5}
     inventory = inventory_from_formula("C 613 H 959 N 193 O 185 S 10", 8, tetragonal())
     assert inventory.electrons == 8 * (613 * 6 + 959 + 193 * 7 + 185 * 8 + 10 * 16)
-    mass = sum(n * xraylib.AtomicWeight(xraylib.SymbolToAtomicNumber(e)) for e, n in expected.items())
+    mass = sum(
+        n * xraylib.AtomicWeight(xraylib.SymbolToAtomicNumber(e)) for e, n in expected.items()
+    )
     assert inventory.mass == pytest.approx(8 * mass, rel=1e-3)
     assert not inventory.has_pairs
 
@@ -98,7 +116,12 @@ def test_solvent_and_ligands():
     symmetry = tetragonal()
     dry = inventory_from_formula("C 613 H 959 N 193 O 185 S 10", 8, symmetry, solvent_content=0)
     wet = inventory_from_formula(
-        "C 613 H 959 N 193 O 185 S 10", 8, symmetry, solvent_content=0.5, density=0.4, ligands="Ca 1 Cl 2"
+        "C 613 H 959 N 193 O 185 S 10",
+        8,
+        symmetry,
+        solvent_content=0.5,
+        density=0.4,
+        ligands="Ca 1 Cl 2",
     )
     added = wet.electrons - dry.electrons
     assert added == pytest.approx(0.5 * 0.4 * symmetry.unit_cell().volume() + 8 * (20 + 34))
@@ -136,7 +159,9 @@ def test_bad_formula(text, message):
         parse_formula(text)
 
 
-@pytest.mark.parametrize("text, message", [(">only a title\n", "empty"), ("ACDX", "no amino acid: X")])
+@pytest.mark.parametrize(
+    "text, message", [(">only a title\n", "empty"), ("ACDX", "no amino acid: X")]
+)
 def test_bad_sequence(text, message):
     with pytest.raises(ValueError, match=message):
         read_sequences(text)

@@ -26,7 +26,8 @@ def of_xraylib(function, q, power):
 def test_sum_f_squared_against_hubbell(table):
     q = np.linspace(0.01, 1.2, 60)
     ours = sum(
-        n * np.abs(form_factor(e, q, AtomicTables(form_factor=table))) ** 2 for e, n in PROTEIN.items()
+        n * np.abs(form_factor(e, q, AtomicTables(form_factor=table))) ** 2
+        for e, n in PROTEIN.items()
     )
     assert ours == pytest.approx(of_xraylib(xraylib.FF_Rayl, q, 2), rel=0.01)
 
@@ -54,9 +55,7 @@ def test_recoil_is_the_klein_nishina_energy_ratio():
     tables = AtomicTables(wavelength=0.7, recoil=2)
     q = np.array([0.2, 1.0, 2.0])
     energy = 12.398419843 / 0.7
-    ratio = [
-        xraylib.ComptonEnergy(energy, 2 * np.arcsin(0.7 * x / 2)) / energy for x in q
-    ]
+    ratio = [xraylib.ComptonEnergy(energy, 2 * np.arcsin(0.7 * x / 2)) / energy for x in q]
     assert recoil_factor(q, tables) == pytest.approx(np.array(ratio) ** 2, rel=1e-5)
     assert (recoil_factor(q, AtomicTables()) == 1).all()
 
@@ -80,7 +79,9 @@ def test_anomalous(source):
     f = form_factor("S", [0.3], tables)[0]
     energy = 12.398419843 / 1.2
     assert f.imag == pytest.approx(-xraylib.Fii(16, energy), abs=0.03)
-    assert f.real - form_factor("S", [0.3])[0].real == pytest.approx(xraylib.Fi(16, energy), abs=0.05)
+    assert f.real - form_factor("S", [0.3])[0].real == pytest.approx(
+        xraylib.Fi(16, energy), abs=0.05
+    )
 
 
 @pytest.mark.parametrize("symbol", ["Xx", "Q", "", "Carbon"])

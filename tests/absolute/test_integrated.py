@@ -29,7 +29,9 @@ TIMES = np.array([0.4, 1.6, 0.8, 1.2])
 
 
 def merge(data, table, min_partiality=0.0, times=TIMES):
-    return merge_integrated(table, "integrated.refl", data.experiments, data.grid, times, min_partiality)
+    return merge_integrated(
+        table, "integrated.refl", data.experiments, data.grid, times, min_partiality
+    )
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +117,9 @@ def test_indices_of_stills_that_were_reindexed(integrated, data):
     experiments = copy.deepcopy(data.experiments)
     for number in (1, 2):
         mine = table["id"] == number
-        table["miller_index"].set_selected(mine, swap.inverse().apply(table["miller_index"].select(mine)))
+        table["miller_index"].set_selected(
+            mine, swap.inverse().apply(table["miller_index"].select(mine))
+        )
         note_reindexing(experiments[number], swap)
     for experiment in experiments:
         experiment.scaling_model.components["scale"].parameters[0] = 1.0
@@ -134,7 +138,12 @@ def test_unit_of_the_map(data, integrated):
     assert found.correlation == pytest.approx(1.0)
     assert found.common == half.sum()
     assert found.nodes.intensity == pytest.approx(0.01 * truth)
-    few = Nodes(*(getattr(in_grid, name)[:5] for name in ("miller_index", "intensity", "variance", "weight", "q")))
+    few = Nodes(
+        *(
+            getattr(in_grid, name)[:5]
+            for name in ("miller_index", "intensity", "variance", "weight", "q")
+        )
+    )
     with pytest.raises(ValueError, match="Only 5 integrated reflections"):
         compare_with_grid(nodes, few, what, 0.0)
 

@@ -116,7 +116,11 @@ def test_distant_pairs_against_a_plain_loop(space_group):
     total = np.array(
         [
             sum(
-                2 * n * it1992(a).fetch().at_stol(x / 2) * it1992(b).fetch().at_stol(x / 2) * np.sinc(2 * x * r)
+                2
+                * n
+                * it1992(a).fetch().at_stol(x / 2)
+                * it1992(b).fetch().at_stol(x / 2)
+                * np.sinc(2 * x * r)
                 for (a, b), items in expected.items()
                 for r, n in items
             )

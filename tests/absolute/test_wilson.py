@@ -77,9 +77,9 @@ def test_nodes_of_a_large_cell_keep_their_indices(data):
     integrator = NodeIntegrator()
     integrator.start(data.grid.replace(d_min=None))
     integrator.add(stills_of(data.experiments), table)
-    assert {tuple(sorted(abs(i) for i in index)) for index in integrator.nodes().miller_index.tolist()} == {
-        (1, 2500, 3000)
-    }
+    assert {
+        tuple(sorted(abs(i) for i in index)) for index in integrator.nodes().miller_index.tolist()
+    } == {(1, 2500, 3000)}
 
 
 def test_nodes_against_a_plain_loop(data):
@@ -123,7 +123,9 @@ def test_no_bragg_peaks(data, inventory):
 def test_bragg_that_does_not_stand_out(inventory):
     rng = np.random.default_rng(0)
     n = 4000
-    nodes = Nodes(np.zeros((n, 3), int), rng.normal(size=n), np.ones(n), np.ones(n), rng.uniform(0.1, 0.8, n))
+    nodes = Nodes(
+        np.zeros((n, 3), int), rng.normal(size=n), np.ones(n), np.ones(n), rng.uniform(0.1, 0.8, n)
+    )
     with pytest.raises(ValueError, match="less than 3 shells"):
         wilson_scale(nodes, inventory)
 

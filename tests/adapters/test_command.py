@@ -63,7 +63,10 @@ def test_experiments_alone_and_tables_apart(files, phil):
     "args, message",
     [
         (["absent.expt"], "No such file: absent.expt"),
-        (["a.expt", "notes.txt"], "'notes.txt'.*neither a parameter nor a file of type .expt, .refl, .json"),
+        (
+            ["a.expt", "notes.txt"],
+            "'notes.txt'.*neither a parameter nor a file of type .expt, .refl, .json",
+        ),
         (["a.expt", "model.pdb"], "model.pdb"),
         (["a.expt", "colour=red"], "colour=red"),
         (["a.expt", "b.expt", "a.refl"], "2 .expt and 1 .refl files"),
@@ -178,10 +181,15 @@ def test_the_word_none_of_a_choice_is_that_word(files, tmp_path, text):
     """PHIL takes it for None, as if nothing were chosen"""
     command = parsed(["a.expt", f"method={text}"], parse(SCOPE + CHOICES))
     assert command.params.method == "none"
-    (tmp_path / "more.phil").write_text("group { kind = None\n other = none }\ngroup { other = some }")
+    (tmp_path / "more.phil").write_text(
+        "group { kind = None\n other = none }\ngroup { other = some }"
+    )
     command = parsed(["a.expt", str(tmp_path / "more.phil")], parse(SCOPE + CHOICES))
     assert command.params.method == "radial"
-    assert [(part.kind, part.other) for part in command.params.group[-2:]] == [(None, "none"), ("one", "some")]
+    assert [(part.kind, part.other) for part in command.params.group[-2:]] == [
+        (None, "none"),
+        ("one", "some"),
+    ]
 
 
 def test_every_choice_of_a_command_can_be_none():
@@ -189,9 +197,11 @@ def test_every_choice_of_a_command_can_be_none():
     from dials_diffuse.phil import absolute, extract, mask
 
     for module, name in (
-        (extract, "background_smoothing"), (extract, "corrections.lorentz"), (mask, "bragg.method"),
+        (extract, "background_smoothing"),
+        (extract, "corrections.lorentz"),
+        (mask, "bragg.method"),
         (absolute, "pairs"),
-    ):  # fmt: skip
+    ):
         scope = module.phil_scope
         path = next(item.path for item in scope.all_definitions() if item.path.endswith(name))
         interpreter = scope.command_line_argument_interpreter()

@@ -103,7 +103,9 @@ def test_identifiers_are_made_also_without_a_table(tmp_path):
 
 
 def test_empty_identifiers_name_nothing():
-    matched = match_to_experiments(table_of(["", "", ""], [(0, 1.0), (2, 3.0)]), experiment_list(["a", "b", "c"]))
+    matched = match_to_experiments(
+        table_of(["", "", ""], [(0, 1.0), (2, 3.0)]), experiment_list(["a", "b", "c"])
+    )
     assert list(matched["id"]) == [0, 2]
     assert list(matched.experiment_identifiers().values()) == ["a", "b", "c"]
 

@@ -127,7 +127,9 @@ def test_lookup_mask_of_another_detector_is_refused(single):
     imageset = experiments[0].imageset
     imageset.external_lookup.mask.filename = "pixels.mask"
     imageset.external_lookup.mask.data = ImageBool((flex.bool(flex.grid(50, 61), True),))
-    with pytest.raises(ValueError, match=r"pixels.mask has \(61, 50\) pixels on panel 0.*\(60, 50\)"):
+    with pytest.raises(
+        ValueError, match=r"pixels.mask has \(61, 50\) pixels on panel 0.*\(60, 50\)"
+    ):
         static_mask(imageset)
     two = (flex.bool(flex.grid(50, 60), True),) * 2
     imageset.external_lookup.mask.data = ImageBool(two)
@@ -139,7 +141,9 @@ def test_lookup_mask_of_another_detector_is_refused(single):
 def test_exposure_time_comes_from_the_header_of_a_still(kind, request):
     _, experiments = request.getfixturevalue(kind)
     for experiment in experiments:
-        bare = Experiment(imageset=experiment.imageset, detector=experiment.detector, beam=experiment.beam)
+        bare = Experiment(
+            imageset=experiment.imageset, detector=experiment.detector, beam=experiment.beam
+        )
         assert exposure_time(bare) == pytest.approx(0.25)
         assert exposure_time(bare, override=2) == 2.0
 
@@ -157,7 +161,9 @@ def test_exposure_time_of_the_scan_comes_first(single):
 def test_exposure_time_that_nobody_knows_names_the_parameter(single):
     _, experiments = single
     path = Path(experiments[0].imageset.get_path(0))
-    path.write_bytes(path.read_bytes().replace(b"# Exposure_period 0.25", b"# Exposure_period 0.00"))
+    path.write_bytes(
+        path.read_bytes().replace(b"# Exposure_period 0.25", b"# Exposure_period 0.00")
+    )
     bare = ExperimentListFactory.from_filenames([str(path)])[0]
     bare.scan = None
     assert isinstance(bare.imageset, ImageSet)

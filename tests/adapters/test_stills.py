@@ -68,8 +68,7 @@ def turned_experiment(crystal, fixed=True, setting=True, oscillation=(25.0, 3.0)
         return col(axis).normalize().axis_and_angle_as_r3_rotation_matrix(angle, deg=True).elems
 
     goniometer = GoniometerFactory.make_goniometer(
-        (0.8, 0.0, 0.6),
-        rotation((1, 2, 3), 40) if fixed else (1, 0, 0, 0, 1, 0, 0, 0, 1),
+        (0.8, 0.0, 0.6), rotation((1, 2, 3), 40) if fixed else (1, 0, 0, 0, 1, 0, 0, 0, 1)
     )
     if setting:
         goniometer.set_setting_rotation(rotation((-1, 1, 0.5), 25))
@@ -160,10 +159,16 @@ def test_images_that_share_an_imageset_are_found_by_their_scan(cbf_files, crysta
     experiments = ExperimentList()
     first = imageset.get_scan().get_array_range()[0] if imageset.get_scan() else 0
     for number in (2, 0):
-        scan = ScanFactory.make_scan((first + number + 1,) * 2, [0.1], (0.0, 0.0), {first + number + 1: 0.0})
+        scan = ScanFactory.make_scan(
+            (first + number + 1,) * 2, [0.1], (0.0, 0.0), {first + number + 1: 0.0}
+        )
         experiments.append(
             Experiment(
-                imageset=imageset, beam=sequence.beam, detector=sequence.detector, scan=scan, crystal=crystal
+                imageset=imageset,
+                beam=sequence.beam,
+                detector=sequence.detector,
+                scan=scan,
+                crystal=crystal,
             )
         )
     assert [still.image_index for still in stills_of(experiments)] == [2, 0]
@@ -176,7 +181,10 @@ def test_images_that_share_an_imageset_are_found_by_their_scan(cbf_files, crysta
 def test_lattices_of_one_image_come_together(nexus):
     second = ExperimentList(nexus)
     other = Experiment(
-        imageset=nexus[1].imageset, beam=nexus[1].beam, detector=nexus[1].detector, crystal=nexus[0].crystal
+        imageset=nexus[1].imageset,
+        beam=nexus[1].beam,
+        detector=nexus[1].detector,
+        crystal=nexus[0].crystal,
     )
     second.append(other)
     groups = group_by_image(stills_of(second))
@@ -194,7 +202,11 @@ def test_what_is_missing_is_named(nexus, name):
 def test_a_sweep_is_refused_with_the_way_out(nexus):
     scan = ScanFactory.make_scan((1, 3), [0.1] * 3, (0.0, 0.5), {1: 0.0, 2: 1.0, 3: 2.0})
     sweep = Experiment(
-        crystal=nexus[0].crystal, detector=nexus[0].detector, beam=nexus[0].beam, imageset=nexus[0].imageset, scan=scan
+        crystal=nexus[0].crystal,
+        detector=nexus[0].detector,
+        beam=nexus[0].beam,
+        imageset=nexus[0].imageset,
+        scan=scan,
     )
     with pytest.raises(ValueError, match="sweep of 3 images.*dials.sequence_to_stills"):
         stills_of(ExperimentList([sweep]))

@@ -66,8 +66,7 @@ def test_images_that_cannot_be_read_are_collected(tmp_path):
 def test_real_stills_and_an_empty_shot(thaumatin_images, run_in_tmp_path):
     images = [thaumatin_images / f"thau_3_2_{n:04d}.cbf.bz2" for n in (5, 18)]
     result = process_stills(
-        images,
-        "indexing.known_symmetry { space_group=P41212\n unit_cell=58,58,150,90,90,90 }",
+        images, "indexing.known_symmetry { space_group=P41212\n unit_cell=58,58,150,90,90,90 }"
     )
     assert len(result.experiments) == 1
     assert list(result.failures) == [str(images[1])]

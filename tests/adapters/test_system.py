@@ -101,7 +101,9 @@ def algebra_threads(_=None):
     import numpy as np
 
     np.ones((2, 2)) @ np.ones((2, 2))
-    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+    return {
+        library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"
+    }
 
 
 def test_linear_algebra_has_one_thread():
@@ -124,6 +126,8 @@ for _ in range(10):
     numpy.ones(10_000_000)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     # of 4 kbyte; 80 Mbyte are 20,000
     assert int(result.stdout) < 1000

@@ -29,7 +29,11 @@ KINDS = {
     "bool": (bool_column, flex.bool, RNG.random(50) < 0.5),
     "vec2": (vec2_column, flex.vec2_double, RNG.normal(size=(50, 2))),
     "vec3": (vec3_column, flex.vec3_double, RNG.normal(size=(50, 3))),
-    "miller_index": (miller_index_column, flex.miller_index, RNG.integers(-(2**31), 2**31 - 1, (50, 3))),
+    "miller_index": (
+        miller_index_column,
+        flex.miller_index,
+        RNG.integers(-(2**31), 2**31 - 1, (50, 3)),
+    ),
     "int6": (int6_column, flex.int6, RNG.integers(-(2**31), 2**31 - 1, (50, 6))),
 }
 

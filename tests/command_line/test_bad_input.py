@@ -18,7 +18,12 @@ def small(tmp_path_factory):
     """Three small stills with mask and observations, made once; tests copy them."""
     folder = tmp_path_factory.mktemp("small")
     for arguments in (
-        ["dials.diffuse_simulate", "stills=3", "detector.image_size=100,100", "detector.pixel_size=1.2"],
+        [
+            "dials.diffuse_simulate",
+            "stills=3",
+            "detector.image_size=100,100",
+            "detector.pixel_size=1.2",
+        ],
         ["dials.diffuse_mask", "simulated.expt", "simulated.refl", "nproc=1"],
         ["dials.diffuse_extract", "diffuse_masked.expt", "diffuse_masked.refl", "nproc=1"],
         ["dials.diffuse_grid", "diffuse_extracted.expt", "diffuse_extracted.refl"],
@@ -116,7 +121,9 @@ def test_no_reflections(folder, step):
     assert ".refl" in message or "reflection" in message
 
 
-@pytest.mark.parametrize("step, stem", [("grid", "diffuse_extracted"), ("scale", "diffuse_gridded")])
+@pytest.mark.parametrize(
+    "step, stem", [("grid", "diffuse_extracted"), ("scale", "diffuse_gridded")]
+)
 def test_empty_table(folder, step, stem):
     table = flex.reflection_table.from_file(str(folder / f"{stem}.refl"))
     table = table.select(flex.bool(table.size(), False))

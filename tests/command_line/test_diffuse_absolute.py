@@ -87,7 +87,15 @@ def test_scale_by_hand(data, files):
 
 
 def test_sequence_longer_than_a_file_name(files):
-    run([*files, f"composition.sequence={75 * 'GAVL'}", "scale=2.5", "output.map=None", "output.html=None"])
+    run(
+        [
+            *files,
+            f"composition.sequence={75 * 'GAVL'}",
+            "scale=2.5",
+            "output.map=None",
+            "output.html=None",
+        ]
+    )
     assert "sequence of 300 residues" in pathlib.Path("dials.diffuse_absolute.log").read_text()
 
 

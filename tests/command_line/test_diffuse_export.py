@@ -26,7 +26,9 @@ def folder(tmp_path):
         identifier="one", crystal=crystal, beam=Beam((0, 0, 1), 1.1), detector=Detector()
     )
     experiments = ExperimentList([experiment])
-    grid = VoxelGrid((3, 3, 2), crystal.get_unit_cell(), laue_group_of(crystal.get_space_group()), d_min=9)
+    grid = VoxelGrid(
+        (3, 3, 2), crystal.get_unit_cell(), laue_group_of(crystal.get_space_group()), d_min=9
+    )
     voxel = np.indices((41, 41, 41)).reshape(3, -1).T - 20
     voxel = np.unique(grid.to_asu(voxel[grid.contains(voxel)]), axis=0)
     attach_grid(experiments, grid)
@@ -46,15 +48,23 @@ def folder(tmp_path):
 
 def export(folder, *arguments):
     return subprocess.run(
-        [shutil.which("dials.diffuse_export"), *arguments], cwd=folder, capture_output=True, text=True
+        [shutil.which("dials.diffuse_export"), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
     )
 
 
 def test_all_formats_report_and_pictures(folder):
     result = export(
-        folder, "scaled.expt", "merged.refl", "format=mtz+ccp4+h5+npz+hkl", "output.png=True",
-        "output.json=numbers.json", "section=hk0 h0.333l",
-    )  # fmt: skip
+        folder,
+        "scaled.expt",
+        "merged.refl",
+        "format=mtz+ccp4+h5+npz+hkl",
+        "output.png=True",
+        "output.json=numbers.json",
+        "section=hk0 h0.333l",
+    )
     assert not result.returncode and not result.stderr
     names = {path.name for path in folder.iterdir()}
     assert {f"merged.{kind}" for kind in ("mtz", "ccp4", "h5", "npz", "hkl")} <= names
@@ -71,9 +81,14 @@ def test_all_formats_report_and_pictures(folder):
 
 def test_isotropic_part_removed_and_limits(folder):
     result = export(
-        folder, "scaled.expt", "merged.refl", "format=hkl", "remove_isotropic=True", "d_min=12",
+        folder,
+        "scaled.expt",
+        "merged.refl",
+        "format=hkl",
+        "remove_isotropic=True",
+        "d_min=12",
         "output.prefix=rest",
-    )  # fmt: skip
+    )
     assert not result.returncode and not result.stderr
     table = np.loadtxt(folder / "rest.hkl")
     assert abs(table[:, 3].mean()) < 2 and table[:, 3].std() > 3
@@ -93,7 +108,9 @@ def test_isotropic_part_removed_and_limits(folder):
 )
 def test_changed_content_does_not_replace_the_map_of_the_input(folder, arguments, name):
     (folder / "merged.h5").write_text("what dials.diffuse_scale wrote")
-    result = export(folder, "scaled.expt", "merged.refl", "format=h5", "output.json=numbers.json", *arguments)
+    result = export(
+        folder, "scaled.expt", "merged.refl", "format=h5", "output.json=numbers.json", *arguments
+    )
     assert not result.returncode and not result.stderr
     assert (folder / "merged.h5").read_text() == "what dials.diffuse_scale wrote"
     assert (folder / f"{name}.h5").is_file()
@@ -122,9 +139,14 @@ def test_all_batches_at_once_with_their_observations(folder):
 def test_a_section_of_another_column_has_its_units(folder):
     for column, units in (("n_obs", ""), ("sigma", "photons/(s sr)")):
         result = export(
-            folder, "scaled.expt", "merged.refl", "format=hkl", f"column={column}", "output.json=column.json",
+            folder,
+            "scaled.expt",
+            "merged.refl",
+            "format=hkl",
+            f"column={column}",
+            "output.json=column.json",
             "output.prefix=column",
-        )  # fmt: skip
+        )
         assert not result.returncode and not result.stderr
         plots = json.loads((folder / "column.json").read_text())["plots"]
         (plot,) = (plots[name] for name in plots if "hk0" in name)

@@ -89,9 +89,16 @@ def result(stem="diffuse_extracted"):
 
 def test_files_and_columns(folder):
     process = subprocess.run(
-        ["dials.diffuse_extract", "diffuse_masked.expt", "diffuse_masked.refl", "output.json=out.json"],
-        cwd=folder, capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            "dials.diffuse_extract",
+            "diffuse_masked.expt",
+            "diffuse_masked.refl",
+            "output.json=out.json",
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
     assert not process.returncode and not process.stderr, process.stderr
     assert "photons/pixel" in process.stdout
     experiments, table = result()
@@ -118,11 +125,21 @@ def test_files_and_columns(folder):
 
 
 def test_derived_columns_and_pixels(folder):
-    extract("output.derived=True", "output.pixels=pixels.h5", "d_min=2", "subdivide=2,2,1", "output.html=None")
+    extract(
+        "output.derived=True",
+        "output.pixels=pixels.h5",
+        "d_min=2",
+        "subdivide=2,2,1",
+        "output.html=None",
+    )
     experiments, table = result()
     assert set(table.keys()) == set(COLUMNS) | {
-        "miller_index", "s1", "d", "intensity.sum.value", "intensity.sum.variance",
-    }  # fmt: skip
+        "miller_index",
+        "s1",
+        "d",
+        "intensity.sum.value",
+        "intensity.sum.variance",
+    }
     assert grid_of(experiments).subdivide == (2, 2, 1)
     assert min(table["d"]) > 1.9
     assert not (folder / "dials.diffuse_extract.html").exists()
@@ -173,7 +190,9 @@ def test_several_pairs_of_files(folder):
     for number, chosen in enumerate(([0, 1], [2, 3])):
         part = type(experiments)([experiments[i] for i in chosen])
         part.as_file(f"part{number}.expt")
-        table.select_on_experiment_identifiers(list(part.identifiers())).as_file(f"part{number}.refl")
+        table.select_on_experiment_identifiers(list(part.identifiers())).as_file(
+            f"part{number}.refl"
+        )
         names += [f"part{number}.expt", f"part{number}.refl"]
     run([*names, "nproc=1"])
     _, twice = result()
@@ -259,7 +278,10 @@ def test_saturated_pixels_are_not_counted(folder):
     )
     extract("output.pixels=pixels.h5", "corrections.air=False")
     _, table = result()
-    raw = [e.imageset.get_raw_data(0)[0].as_numpy_array() for e in load_experiments("diffuse_masked.expt")]
+    raw = [
+        e.imageset.get_raw_data(0)[0].as_numpy_array()
+        for e in load_experiments("diffuse_masked.expt")
+    ]
     allowed = np.ones((150, 150), dtype=bool)
     allowed[:, 60:70] = False
     good = [(r >= 0) & (r <= 3) & allowed for r in raw]
@@ -279,7 +301,9 @@ def test_a_bad_image_does_not_stop_the_others(folder):
 
 
 def test_a_missing_first_image_does_not_stop_a_run_with_background(folder):
-    Path(load_experiments("diffuse_masked.expt", check_format=False)[0].imageset.get_path(0)).unlink()
+    Path(
+        load_experiments("diffuse_masked.expt", check_format=False)[0].imageset.get_path(0)
+    ).unlink()
     extract("background=0.1")
     _, table = result()
     assert set(table["id"]) == {1, 2, 3}
@@ -317,10 +341,16 @@ def test_thaumatin(thaumatin, run_in_tmp_path):
     files = [str(thaumatin / name) for name in ("integrated.expt", "integrated.refl")]
     subprocess.run(["dials.diffuse_mask", *files], check=True, capture_output=True)
     subprocess.run(
-        ["dials.diffuse_extract", "diffuse_masked.expt", "diffuse_masked.refl", "output.json=out.json",
-         f"background={thaumatin / 'background.expt'}"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "dials.diffuse_extract",
+            "diffuse_masked.expt",
+            "diffuse_masked.refl",
+            "output.json=out.json",
+            f"background={thaumatin / 'background.expt'}",
+        ],
+        check=True,
+        capture_output=True,
+    )
     stills = json.loads((run_in_tmp_path / "out.json").read_text())["stills"]
     profiles = [
         {name: np.array(values, dtype=float) for name, values in stills[i]["profile"].items()}

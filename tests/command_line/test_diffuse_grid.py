@@ -74,10 +74,15 @@ def test_derived_columns(make_extracted, tmp_path):
 def test_pairs_give_what_one_pair_gives(make_extracted, tmp_path):
     for folder, n_files in ((tmp_path / "one", 1), (tmp_path / "three", 3)):
         folder.mkdir()
-        names, *_ = make_extracted(folder, 6, n_files, space_group="P 3", cell=(40, 40, 60, 90, 90, 120))
+        names, *_ = make_extracted(
+            folder, 6, n_files, space_group="P 3", cell=(40, 40, 60, 90, 90, 120)
+        )
         result = run(folder, *names, "output.json=grid.json", "ambiguity.resolve=False")
         assert not result.returncode and not result.stderr
-    coverage = [json.loads((tmp_path / part / "grid.json").read_text())["coverage"] for part in ("one", "three")]
+    coverage = [
+        json.loads((tmp_path / part / "grid.json").read_text())["coverage"]
+        for part in ("one", "three")
+    ]
     assert coverage[0] == coverage[1]
     whole = load(tmp_path / "one")[1]
     parts = [load(tmp_path / "three", f"diffuse_gridded_{i:04d}") for i in (1, 2, 3)]
@@ -100,22 +105,36 @@ def test_coarser_grid_keeps_every_count(make_extracted, tmp_path):
     grid = grid_of(experiments)
     inside = np.floor(as_numpy(fine["voxel"]) / 3 + 0.5).astype(int)
     rows = zip(
-        as_numpy(fine["id"]), as_numpy(fine["bragg"]), inside, as_numpy(fine["counts"]),
-        as_numpy(fine["exposure"]), as_numpy(fine["num_pixels.valid"]), grid.contains(inside),
-    )  # fmt: skip
+        as_numpy(fine["id"]),
+        as_numpy(fine["bragg"]),
+        inside,
+        as_numpy(fine["counts"]),
+        as_numpy(fine["exposure"]),
+        as_numpy(fine["num_pixels.valid"]),
+        grid.contains(inside),
+    )
     for still, bragg, voxel, counts, exposure, pixels, kept in rows:
         if kept:
             key = (still, bragg, *voxel)
             expected[key] = expected.get(key, 0) + np.array([counts, exposure, pixels])
     assert coarse.size() == len(expected)
-    columns = (as_numpy(coarse[n]) for n in ("id", "bragg", "voxel", "counts", "exposure", "num_pixels.valid"))
+    columns = (
+        as_numpy(coarse[n])
+        for n in ("id", "bragg", "voxel", "counts", "exposure", "num_pixels.valid")
+    )
     for still, bragg, voxel, *sums in zip(*columns):
         assert sums == pytest.approx(expected[(still, bragg, *voxel)], rel=1e-9)
 
 
 def test_stills_in_two_settings_come_out_in_one(make_extracted, tmp_path):
     names, voxel, values, grid = make_extracted(
-        tmp_path, 12, 2, subdivide=(2, 2, 2), exposure=0.5, d_min=4, swapped=("k,h,-l", {1, 4, 5, 9})
+        tmp_path,
+        12,
+        2,
+        subdivide=(2, 2, 2),
+        exposure=0.5,
+        d_min=4,
+        swapped=("k,h,-l", {1, 4, 5, 9}),
     )
     result = run(tmp_path, *names, "output.json=grid.json")
     assert not result.returncode and not result.stderr
@@ -152,7 +171,11 @@ def test_outlier_cells(make_extracted, tmp_path):
 
 def test_other_laue_groups(make_extracted, tmp_path):
     names, *_ = make_extracted(tmp_path, 3, space_group="P 41 21 2")
-    for arguments, order in ((["grid.laue_group=P4"], 8), (["grid.laue_group=P1"], 2), (["grid.friedel=False"], 8)):
+    for arguments, order in (
+        (["grid.laue_group=P4"], 8),
+        (["grid.laue_group=P1"], 2),
+        (["grid.friedel=False"], 8),
+    ):
         result = run(tmp_path, *names, *arguments, "ambiguity.resolve=False")
         assert not result.returncode and not result.stderr
         grid = grid_of(load(tmp_path)[0])

@@ -47,8 +47,14 @@ def fails(capsys, *arguments):
 
 def test_files_agree_and_dials_obeys_the_mask(folder):
     run(
-        ["simulated.expt", "simulated.refl", "nproc=2", "border=3", "output.json=mask.json",
-         "output.bragg_mask=bragg.h5"]
+        [
+            "simulated.expt",
+            "simulated.refl",
+            "nproc=2",
+            "border=3",
+            "output.json=mask.json",
+            "output.bragg_mask=bragg.h5",
+        ]
     )
     experiments, reflections = DataPair(
         folder / "diffuse_masked.expt", folder / "diffuse_masked.refl"
@@ -81,8 +87,16 @@ def test_files_agree_and_dials_obeys_the_mask(folder):
 def test_the_result_does_not_depend_on_nproc(folder):
     """To the last bit"""
     for nproc in (1, 2):
-        run(["simulated.expt", "simulated.refl", f"nproc={nproc}", f"output.reflections={nproc}.refl",
-             f"output.mask={nproc}.mask", f"output.survey={nproc}.survey"])  # fmt: skip
+        run(
+            [
+                "simulated.expt",
+                "simulated.refl",
+                f"nproc={nproc}",
+                f"output.reflections={nproc}.refl",
+                f"output.mask={nproc}.mask",
+                f"output.survey={nproc}.survey",
+            ]
+        )
     assert (folder / "1.refl").read_bytes() == (folder / "2.refl").read_bytes()
     assert (folder / "1.mask").read_bytes() == (folder / "2.mask").read_bytes()
     one, two = (LearntMasks.from_file(f"{n}.survey").settings for n in (1, 2))
@@ -91,8 +105,16 @@ def test_the_result_does_not_depend_on_nproc(folder):
 
 def test_without_a_report_no_image_is_checked_for_it(folder):
     run(["simulated.expt", "simulated.refl", "nproc=1"])
-    run(["simulated.expt", "simulated.refl", "nproc=1", "output.html=None", "output.log=short.log",
-         "output.reflections=again.refl"])  # fmt: skip
+    run(
+        [
+            "simulated.expt",
+            "simulated.refl",
+            "nproc=1",
+            "output.html=None",
+            "output.log=short.log",
+            "output.reflections=again.refl",
+        ]
+    )
     checked = "Images looked at with their masks"
     assert checked in (folder / "dials.diffuse_mask.log").read_text()
     assert checked not in (folder / "short.log").read_text()
@@ -184,7 +206,9 @@ def test_a_truncated_image_is_named_and_the_others_go_on(folder, capsys):
 
 def left_in(folder) -> list[str]:
     """Identifiers in the output, which agree in both files"""
-    experiments, table = DataPair(folder / "diffuse_masked.expt", folder / "diffuse_masked.refl").load()
+    experiments, table = DataPair(
+        folder / "diffuse_masked.expt", folder / "diffuse_masked.refl"
+    ).load()
     table.assert_experiment_identifiers_are_consistent(experiments)
     assert set(table["id"]) == set(range(len(experiments)))
     return [experiment.identifier for experiment in experiments]
@@ -214,7 +238,12 @@ def test_stills_whose_spots_are_not_known_are_left_out(folder):
     without_mosaicity(folder, 2)
     experiments = ExperimentList.from_file("simulated.expt", check_format=False)
     names = [experiment.identifier for experiment in experiments]
-    options = ["nproc=1", "bragg.size=model", "output.json=mask.json", "output.survey=survey.pickle"]
+    options = [
+        "nproc=1",
+        "bragg.size=model",
+        "output.json=mask.json",
+        "output.survey=survey.pickle",
+    ]
     run(["simulated.expt", "simulated.refl", *options])
     assert left_in(folder) == [name for name in names if name != names[2]]
     failures = json.loads((folder / "mask.json").read_text())["failures"]
@@ -223,7 +252,15 @@ def test_stills_whose_spots_are_not_known_are_left_out(folder):
     content = json.loads((folder / "simulated.expt").read_text())
     content["experiment"][3]["imageset"] = content["experiment"][2]["imageset"]
     (folder / "simulated.expt").write_text(json.dumps(content))
-    run(["simulated.expt", "simulated.refl", "nproc=1", "survey=survey.pickle", "output.json=mask.json"])
+    run(
+        [
+            "simulated.expt",
+            "simulated.refl",
+            "nproc=1",
+            "survey=survey.pickle",
+            "output.json=mask.json",
+        ]
+    )
     assert left_in(folder) == [names[0], names[1], names[4]]
     failures = json.loads((folder / "mask.json").read_text())["failures"]
     assert set(failures) == {names[2], names[3]} and "another lattice" in failures[names[3]]
@@ -236,20 +273,32 @@ def test_neither_spots_nor_mosaicity(folder, capsys):
             crystal.pop(key)
         crystal["__id__"] = "crystal"
     (folder / "simulated.expt").write_text(json.dumps(content))
-    message = fails(
-        capsys, "simulated.expt", "simulated.refl", "bragg.size=model"
-    )
+    message = fails(capsys, "simulated.expt", "simulated.refl", "bragg.size=model")
     assert "bragg.mosaicity" in message
-    run(["simulated.expt", "nproc=1", "bragg.size=model", "bragg.mosaicity=0.1",
-         "bragg.domain_size=1000", "dynamic.enable=False", "dynamic.shadow=False"])
+    run(
+        [
+            "simulated.expt",
+            "nproc=1",
+            "bragg.size=model",
+            "bragg.mosaicity=0.1",
+            "bragg.domain_size=1000",
+            "dynamic.enable=False",
+            "dynamic.shadow=False",
+        ]
+    )
     assert flex.reflection_table.from_file("diffuse_masked.refl").size() > 0
 
 
 @pytest.mark.regression
 def test_thaumatin(thaumatin, run_in_tmp_path):
     run(
-        [str(thaumatin / "integrated.expt"), str(thaumatin / "integrated.refl"), "nproc=2",
-         "report.n_images=15", "output.json=mask.json"]
+        [
+            str(thaumatin / "integrated.expt"),
+            str(thaumatin / "integrated.refl"),
+            "nproc=2",
+            "report.n_images=15",
+            "output.json=mask.json",
+        ]
     )
     numbers = json.loads((run_in_tmp_path / "mask.json").read_text())
     images = numbers["images"][1:]

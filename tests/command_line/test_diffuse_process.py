@@ -22,7 +22,13 @@ from dials.array_family import flex
 
 MODULE = "dials_diffuse.command_line.diffuse_process"
 # Two batches, one process each; the spots' size is not measured because four small images are too few
-OPTIONS = ["mp.nproc=2", "batch_size=2", "mask.bragg.size=model", "output.html=None", "output.json=run.json"]
+OPTIONS = [
+    "mp.nproc=2",
+    "batch_size=2",
+    "mask.bragg.size=model",
+    "output.html=None",
+    "output.json=run.json",
+]
 PATIENCE = 120  # s, for a machine that is busy
 
 
@@ -33,10 +39,17 @@ def simulate(folder, *options):
     here = os.getcwd()
     os.chdir(folder)
     try:
-        run([
-            "stills=4", "nproc=1", "detector.image_size=100,100", "detector.pixel_size=1.2",
-            "exposure.mean_photons=20", "output.html=None", *options,
-        ])  # fmt: skip
+        run(
+            [
+                "stills=4",
+                "nproc=1",
+                "detector.image_size=100,100",
+                "detector.pixel_size=1.2",
+                "exposure.mean_photons=20",
+                "output.html=None",
+                *options,
+            ]
+        )
     finally:
         os.chdir(here)
     return folder
@@ -67,7 +80,11 @@ def process(stills, folder, *options):
 
 def start(stills, folder, *options):
     return subprocess.Popen(
-        command(stills, *options), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command(stills, *options),
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -76,7 +93,9 @@ def numbers(folder):
 
 
 def same_map(folder, reference):
-    return (folder / "diffuse_merged.refl").read_bytes() == (reference / "diffuse_merged.refl").read_bytes()
+    return (folder / "diffuse_merged.refl").read_bytes() == (
+        reference / "diffuse_merged.refl"
+    ).read_bytes()
 
 
 def processes():
@@ -110,7 +129,9 @@ def wait_for(condition, what, run=None):
         value = condition()
         if value:
             return value
-        assert run is None or run.poll() is None, f"the run ended before {what}: {run.stderr.read()}"
+        assert run is None or run.poll() is None, (
+            f"the run ended before {what}: {run.stderr.read()}"
+        )
         time.sleep(0.005)
     raise AssertionError(f"waited in vain for {what}")
 
@@ -133,7 +154,9 @@ def assert_no_half_files(folder):
             json.loads(path.read_text())
 
 
-needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
+needs_proc = pytest.mark.skipif(
+    not os.path.isdir("/proc/self"), reason="looks for processes in /proc"
+)
 
 
 def test_from_stills_to_a_map(reference):
@@ -150,8 +173,12 @@ def test_from_stills_to_a_map(reference):
     log = (reference / "dials.diffuse_process.log").read_text()
     assert "No composition is given" in log
     assert "Please cite" in log
-    assert (reference / "diffuse_mask.phil").read_text().split() == "bragg { size = auto images *model }".split()
-    experiments = ExperimentList.from_file(str(reference / "batches/diffuse_scaled_0002.expt"), check_format=False)
+    assert (
+        reference / "diffuse_mask.phil"
+    ).read_text().split() == "bragg { size = auto images *model }".split()
+    experiments = ExperimentList.from_file(
+        str(reference / "batches/diffuse_scaled_0002.expt"), check_format=False
+    )
     assert [e.scaling_model.id_ for e in experiments] == ["diffuse", "diffuse"]
     assert_no_half_files(reference)
 
@@ -171,10 +198,11 @@ def test_one_batch_gives_the_same_map_though_a_worker_is_killed(stills, referenc
                     below = descendants(extract, everything)
                     # Not the servers that multiprocessing starts beside them, by the method of starting
                     return [
-                        pid for pid, line in below.items()
+                        pid
+                        for pid, line in below.items()
                         if "resource_tracker" not in line
                         and not ("forkserver" in line and everything.get(pid, (0,))[0] == extract)
-                    ]  # fmt: skip
+                    ]
             return []
 
         while run.poll() is None:
@@ -200,14 +228,22 @@ def test_killed_batch_then_killed_run_then_resume(stills, reference, tmp_path):
     run = start(stills, tmp_path)
 
     def batch():
-        return [pid for pid, line in descendants(run.pid).items() if "diffuse_extracted_0001" in line and "diffuse_extract " in line]
+        return [
+            pid
+            for pid, line in descendants(run.pid).items()
+            if "diffuse_extracted_0001" in line and "diffuse_extract " in line
+        ]
 
     os.kill(wait_for(batch, "the first batch", run)[0], signal.SIGKILL)
 
-    log = (tmp_path / "dials.diffuse_process.log")
+    log = tmp_path / "dials.diffuse_process.log"
     second = process(stills, tmp_path)
     assert second.returncode == 1
-    assert second.stderr.strip().splitlines()[-1].startswith("Sorry: Another dials.diffuse_process is running")
+    assert (
+        second.stderr.strip()
+        .splitlines()[-1]
+        .startswith("Sorry: Another dials.diffuse_process is running")
+    )
     assert f"process {run.pid} " in second.stderr
 
     wait_for(lambda: "grid" in finished_tasks(tmp_path), "the grid", run)
@@ -251,7 +287,13 @@ def test_unreadable_images(stills, tmp_path):
         image.write_bytes(image.read_bytes()[:2000])
     work = tmp_path / "work"
     work.mkdir()
-    result = process(data, work, "steps=mask+extract+grid", "mask.dynamic.enable=False", "mask.dynamic.shadow=False")
+    result = process(
+        data,
+        work,
+        "steps=mask+extract+grid",
+        "mask.dynamic.enable=False",
+        "mask.dynamic.shadow=False",
+    )
     assert result.returncode == 0, result.stderr
     content = numbers(work)
     failed = [os.path.basename(still["image"]) for still in content["failed_stills"]]
@@ -270,7 +312,9 @@ def small_disk(tmp_path):
     mounted = []
 
     def mount(options):
-        action = ["-o", f"remount,{options}"] if mounted else ["-t", "tmpfs", "-o", options, "tmpfs"]
+        action = (
+            ["-o", f"remount,{options}"] if mounted else ["-t", "tmpfs", "-o", options, "tmpfs"]
+        )
         result = subprocess.run(["mount", *action, str(folder)], capture_output=True, text=True)
         if result.returncode and not mounted:
             pytest.skip(f"can't mount a tmpfs: {result.stderr.strip()}")
@@ -295,7 +339,12 @@ def test_full_disk(stills, reference, small_disk):
     result = process(stills, folder, "resume=True")
     assert result.returncode == 0, result.stderr
     assert same_map(folder, reference)
-    skipped = {task["name"] for step in numbers(folder)["steps"] for task in step["tasks"] if task["skipped"]}
+    skipped = {
+        task["name"]
+        for step in numbers(folder)["steps"]
+        for task in step["tasks"]
+        if task["skipped"]
+    }
     assert {"mask", "split_0001"} <= skipped
 
 
@@ -351,18 +400,27 @@ def as_sweep(stills, step):
     scan = ScanFactory.make_scan((1, n), 0.1, (0, step), {i + 1: 0 for i in range(n)})
     first = experiments[0]
     imageset = ImageSetFactory.make_sequence(
-        str(stills / "images" / "still_#####.cbf"), list(range(1, n + 1)),
-        beam=first.beam, detector=first.detector, goniometer=goniometer, scan=scan,
-    )  # fmt: skip
+        str(stills / "images" / "still_#####.cbf"),
+        list(range(1, n + 1)),
+        beam=first.beam,
+        detector=first.detector,
+        goniometer=goniometer,
+        scan=scan,
+    )
     # A still is taken in the middle of its image, half a step after the angle's start
     half_back = matrix.col((1, 0, 0)).axis_and_angle_as_r3_rotation_matrix(-step / 2, deg=True)
     crystal = Crystal(first.crystal)
     crystal.set_A(half_back * matrix.sqr(first.crystal.get_A()))
     crystal.set_A_at_scan_points([crystal.get_A()] * (n + 1))
     sweep = Experiment(
-        identifier="sweep", beam=first.beam, detector=first.detector, goniometer=goniometer, scan=scan,
-        imageset=imageset, crystal=crystal,
-    )  # fmt: skip
+        identifier="sweep",
+        beam=first.beam,
+        detector=first.detector,
+        goniometer=goniometer,
+        scan=scan,
+        imageset=imageset,
+        crystal=crystal,
+    )
     image = list(table["id"])
     boxes = table["shoebox"]
     for i, box in enumerate(boxes):
@@ -382,7 +440,9 @@ def as_sweep(stills, step):
 def test_a_sweep_gives_the_observations_of_its_images_as_stills(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
-    simulate(data, "crystal.orientation=rotation", "crystal.rotation_step=1", "bragg.shoeboxes=True")
+    simulate(
+        data, "crystal.orientation=rotation", "crystal.rotation_step=1", "bragg.shoeboxes=True"
+    )
     as_sweep(data, 1.0)
     tables = {}
     for name in ("simulated", "sweep"):
@@ -390,12 +450,22 @@ def test_a_sweep_gives_the_observations_of_its_images_as_stills(tmp_path):
         work.mkdir()
         result = subprocess.run(
             [
-                sys.executable, "-m", MODULE, str(data / f"{name}.expt"), str(data / f"{name}.refl"), *OPTIONS,
-                "steps=mask+extract", "mask.bragg.mosaicity=0.1", "mask.bragg.domain_size=1000",
-                "mask.dynamic.enable=False", "mask.dynamic.shadow=False",
+                sys.executable,
+                "-m",
+                MODULE,
+                str(data / f"{name}.expt"),
+                str(data / f"{name}.refl"),
+                *OPTIONS,
+                "steps=mask+extract",
+                "mask.bragg.mosaicity=0.1",
+                "mask.bragg.domain_size=1000",
+                "mask.dynamic.enable=False",
+                "mask.dynamic.shadow=False",
             ],
-            cwd=work, capture_output=True, text=True,
-        )  # fmt: skip
+            cwd=work,
+            capture_output=True,
+            text=True,
+        )
         assert result.returncode == 0, result.stderr
         files = [work / f"batches/diffuse_extracted_{i:04d}.refl" for i in (1, 2)]
         tables[name] = [flex.reflection_table.from_file(str(path)) for path in files]
@@ -408,13 +478,18 @@ def test_a_sweep_gives_the_observations_of_its_images_as_stills(tmp_path):
 
 
 def test_a_sweep_without_scan_points_is_refused(tmp_path):
-    simulate(tmp_path, "crystal.orientation=rotation", "crystal.rotation_step=1", "bragg.shoeboxes=True")
+    simulate(
+        tmp_path, "crystal.orientation=rotation", "crystal.rotation_step=1", "bragg.shoeboxes=True"
+    )
     as_sweep(tmp_path, 1.0)
     experiments = ExperimentList.from_file(str(tmp_path / "sweep.expt"), check_format=False)
     experiments[0].crystal.reset_scan_points()
     experiments.as_file(str(tmp_path / "sweep.expt"))
     result = subprocess.run(
-        [sys.executable, "-m", MODULE, "sweep.expt", "sweep.refl"], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-m", MODULE, "sweep.expt", "sweep.refl"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 1
     assert "refine it with dials.refine scan_varying=True" in result.stderr

@@ -69,13 +69,21 @@ def test_report_numbers_and_map_file(make_truth, run_in_tmp_path):
     assert numbers["components"][:2] == ["scale", "offset"]
     assert 0 < numbers["statistics"]["overall"]["cc_half_anisotropic"] <= 1
     assert numbers["statistics"]["overall"]["chi2"] == pytest.approx(1, abs=0.05)
-    assert {"scale_b", "scale_offset", "scale_cc_half", "scale_residuals_xy"} <= set(numbers["plots"])
+    assert {"scale_b", "scale_offset", "scale_cc_half", "scale_residuals_xy"} <= set(
+        numbers["plots"]
+    )
     assert all(plot["help"] for plot in numbers["plots"].values())
     page = pathlib.Path("dials.diffuse_scale.html").read_text()
     assert all(name in page for name in numbers["plots"])
-    assert {"scale_section_intensity_hk0", "scale_section_intensity_hk0_before"} <= set(numbers["plots"])
-    titles = [numbers["plots"][f"scale_anisotropic_intensity_h0l_anisotropic{k}"]["layout"]["title"]["text"]
-              for k in ("", "_before")]  # fmt: skip
+    assert {"scale_section_intensity_hk0", "scale_section_intensity_hk0_before"} <= set(
+        numbers["plots"]
+    )
+    titles = [
+        numbers["plots"][f"scale_anisotropic_intensity_h0l_anisotropic{k}"]["layout"]["title"][
+            "text"
+        ]
+        for k in ("", "_before")
+    ]
     assert titles[1] == titles[0] + ", before scaling"
     log = pathlib.Path("dials.diffuse_scale.log").read_text()
     assert "Before scaling" in log and "Convergence" in log
@@ -181,9 +189,7 @@ def test_a_lost_grid_is_restored_from_the_json_copy(make_truth, run_in_tmp_path)
     assert grid_of(experiments).to_dict() == truth.grid.to_dict()
 
 
-def test_stills_that_cant_be_scaled_are_reported_and_the_rest_goes_on(
-    make_truth, run_in_tmp_path
-):
+def test_stills_that_cant_be_scaled_are_reported_and_the_rest_goes_on(make_truth, run_in_tmp_path):
     truth = make_truth(n_stills=8, n_obs=400, n_voxels=150)
     ids = as_numpy(truth.table["id"])
     counts = as_numpy(truth.table["counts"]).copy()
@@ -213,7 +219,10 @@ def test_groups_without_a_common_voxel_are_reported(make_truth, run_in_tmp_path)
         [0, 1, 2, 3, 4],
         [5, 6, 7],
     ]
-    assert "2 groups that have no voxel in common" in pathlib.Path("dials.diffuse_scale.log").read_text()
+    assert (
+        "2 groups that have no voxel in common"
+        in pathlib.Path("dials.diffuse_scale.log").read_text()
+    )
 
 
 def turn_away(truth, still):
@@ -253,9 +262,7 @@ def test_a_misoriented_still_is_reported_and_left_out_if_asked(make_truth, run_i
     b = np.array([still["b"] for i, still in enumerate(found) if i != wrong])
     assert np.corrcoef(b, np.delete(truth.b, wrong))[0, 1] > 0.999
     table = flex.reflection_table.from_file("diffuse_scaled.refl")
-    np.testing.assert_array_equal(
-        as_numpy(table["excluded"]), as_numpy(table["id"]) == wrong
-    )
+    np.testing.assert_array_equal(as_numpy(table["excluded"]), as_numpy(table["id"]) == wrong)
 
 
 def test_stills_are_left_out_by_number_and_by_identifier(make_truth, run_in_tmp_path, capsys):
@@ -266,7 +273,9 @@ def test_stills_are_left_out_by_number_and_by_identifier(make_truth, run_in_tmp_
     found = json.loads(pathlib.Path("scale.json").read_text())["stills"]
     assert [i for i, still in enumerate(found) if still["excluded"]] == [1, 4]
     table = flex.reflection_table.from_file("diffuse_scaled.refl")
-    np.testing.assert_array_equal(as_numpy(table["excluded"]), np.isin(as_numpy(table["id"]), [1, 4]))
+    np.testing.assert_array_equal(
+        as_numpy(table["excluded"]), np.isin(as_numpy(table["id"]), [1, 4])
+    )
     with pytest.raises(SystemExit, match="stills.exclude=6: there is no still of this number"):
         run([*files, "stills.exclude=6"])
 
@@ -297,11 +306,17 @@ def test_dials_scale_refuses_the_model_for_bragg_reflections(make_truth, run_in_
         table.experiment_identifiers()[i] = experiment.identifier
     table.as_file("integrated.refl")
     refused = subprocess.run(
-        [sys.executable, "-m", "dials.command_line.scale", "integrated.expt", "integrated.refl",
-         "model=diffuse"],
+        [
+            sys.executable,
+            "-m",
+            "dials.command_line.scale",
+            "integrated.expt",
+            "integrated.refl",
+            "model=diffuse",
+        ],
         capture_output=True,
         text=True,
-    )  # fmt: skip
+    )
     assert refused.returncode
     assert "use dials.diffuse_scale" in refused.stderr
     assert "Traceback" not in refused.stderr

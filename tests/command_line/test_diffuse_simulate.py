@@ -81,7 +81,10 @@ def test_names_of_outputs(run_in_tmp_path):
         (["bragg.intensities=model", "bragg.model=missing.pdb"], "missing.pdb"),
         (["truth.composition=water"], "cannot be read"),
         (["truth.composition=C 3 Xx 1"], "Xx is no element"),
-        (["crystal.unit_cell=57,57,38,10,20,170"], "crystal.unit_cell (57.0, 57.0, 38.0, 10.0, 20.0, 170.0) is none"),
+        (
+            ["crystal.unit_cell=57,57,38,10,20,170"],
+            "crystal.unit_cell (57.0, 57.0, 38.0, 10.0, 20.0, 170.0) is none",
+        ),
         (["scale.values=0,0"], "nor all 0"),
         (["background.empty_shots=1", "background.empty_time=0"], "background.empty_time"),
         (["output.images=a_file/images"], "a_file"),
@@ -118,9 +121,7 @@ def test_bad_values_are_refused(run_in_tmp_path, argument, message, capsys):
 @pytest.mark.skipif(shutil.which("dials.diffuse_simulate") is None, reason="not installed")
 def test_installed_command(tmp_path):
     result = subprocess.run(
-        [shutil.which("dials.diffuse_simulate"), *SMALL],
-        cwd=tmp_path,
-        capture_output=True,
+        [shutil.which("dials.diffuse_simulate"), *SMALL], cwd=tmp_path, capture_output=True
     )
     assert not result.returncode and not result.stderr
     assert (tmp_path / "simulated.refl").is_file()

@@ -19,7 +19,12 @@ from dials_diffuse.simulation.settings import Settings
 from dials_diffuse.simulation.simulate import simulate
 
 INPUT = ["simulated.expt", "simulated.refl", "output.html=None"]
-FILES = ["diffuse_masked.expt", "diffuse_masked.refl", "diffuse_extracted.expt", "diffuse_extracted.refl"]
+FILES = [
+    "diffuse_masked.expt",
+    "diffuse_masked.refl",
+    "diffuse_extracted.expt",
+    "diffuse_extracted.refl",
+]
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +60,13 @@ def test_all_files_are_those_of_two_commands(made, nproc, monkeypatch, tmp_path)
     monkeypatch.chdir(made)
     names = [tmp_path / name for name in FILES]
     extract(
-        f"nproc={nproc}", f"output.masked_experiments={names[0]}", f"output.masked_reflections={names[1]}",
-        f"output.experiments={names[2]}", f"output.reflections={names[3]}", f"output.log={tmp_path / 'x.log'}",
-    )  # fmt: skip
+        f"nproc={nproc}",
+        f"output.masked_experiments={names[0]}",
+        f"output.masked_reflections={names[1]}",
+        f"output.experiments={names[2]}",
+        f"output.reflections={names[3]}",
+        f"output.log={tmp_path / 'x.log'}",
+    )
     table = flex.reflection_table.from_file(str(names[1]))
     assert table.size() > 1000 and set(table["id"]) == set(range(8))
     for name in FILES:
@@ -66,14 +75,26 @@ def test_all_files_are_those_of_two_commands(made, nproc, monkeypatch, tmp_path)
         # DIALS writes which command has made a file
         ours, theirs = ((where / name).read_bytes() for where in (tmp_path, made / "apart"))
         if name.endswith(".expt"):
-            ours, theirs = (json.dumps({**json.loads(text), "history": None}) for text in (ours, theirs))
+            ours, theirs = (
+                json.dumps({**json.loads(text), "history": None}) for text in (ours, theirs)
+            )
         assert ours == theirs, name
     # The rows of what no lattice explains have another place among them
-    assert sorted_rows(table) == sorted_rows(flex.reflection_table.from_file(str(made / "apart" / names[1].name)))
+    assert sorted_rows(table) == sorted_rows(
+        flex.reflection_table.from_file(str(made / "apart" / names[1].name))
+    )
 
 
 def sorted_rows(table) -> list[tuple]:
-    assert sorted(table.keys()) == ["bbox", "flags", "id", "mask.ellipse", "miller_index", "panel", "xyzcal.px"]
+    assert sorted(table.keys()) == [
+        "bbox",
+        "flags",
+        "id",
+        "mask.ellipse",
+        "miller_index",
+        "panel",
+        "xyzcal.px",
+    ]
     return sorted(zip(*(list(table[name]) for name in sorted(table.keys()))))
 
 
@@ -81,7 +102,9 @@ def test_batches_are_written_in_pairs(folder):
     extract("output.batch_size=3", "nproc=1")
     for number, n in ((1, 3), (2, 3), (3, 2)):
         for kind in ("masked", "extracted"):
-            experiments = ExperimentList.from_file(f"diffuse_{kind}_{number:04d}.expt", check_format=False)
+            experiments = ExperimentList.from_file(
+                f"diffuse_{kind}_{number:04d}.expt", check_format=False
+            )
             table = flex.reflection_table.from_file(f"diffuse_{kind}_{number:04d}.refl")
             table.assert_experiment_identifiers_are_consistent(experiments)
             assert len(experiments) == n and set(table["id"]) == set(range(n))
@@ -136,17 +159,23 @@ def test_lattices_whose_spots_are_not_known_take_their_image_with_them(folder):
 
 
 def left_in_masked() -> list[str]:
-    return [e.identifier for e in ExperimentList.from_file("diffuse_masked.expt", check_format=False)]
+    return [
+        e.identifier for e in ExperimentList.from_file("diffuse_masked.expt", check_format=False)
+    ]
 
 
 def test_images_of_several_lattices_can_be_left_out(folder):
     """As they were when the survey was made"""
-    experiments, reflections = DataPair(folder / "simulated.expt", folder / "simulated.refl").load(check_format=False)
+    experiments, reflections = DataPair(folder / "simulated.expt", folder / "simulated.refl").load(
+        check_format=False
+    )
     # one lattice less on the first image
     experiments, reflections = select_stills(list(experiments)[1:], reflections)
     experiments.as_file("simulated.expt")
     reflections.as_file("simulated.refl")
-    diffuse_mask.run([*INPUT, "nproc=1", "bragg.multi_lattice=exclude", "output.survey=survey.pickle"])
+    diffuse_mask.run(
+        [*INPUT, "nproc=1", "bragg.multi_lattice=exclude", "output.survey=survey.pickle"]
+    )
     expected = left_in_masked()
     assert len(expected) == 1
     extract("nproc=1")
@@ -176,7 +205,9 @@ def test_bad_surveys(folder, options, text):
 
 def test_stills_that_are_masked_already(folder):
     with pytest.raises(SystemExit, match="masked already"):
-        diffuse_extract.run(["apart/diffuse_masked.expt", "apart/diffuse_masked.refl", "survey=survey.pickle"])
+        diffuse_extract.run(
+            ["apart/diffuse_masked.expt", "apart/diffuse_masked.refl", "survey=survey.pickle"]
+        )
 
 
 def test_saved_shoeboxes(folder):

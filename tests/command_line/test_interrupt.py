@@ -16,9 +16,13 @@ import pytest
 def test_one_line_and_no_half_written_file(tmp_path, nproc):
     command = ["-m", "dials_diffuse.command_line.diffuse_simulate", "stills=2000", f"nproc={nproc}"]
     process = subprocess.Popen(
-        [sys.executable, *command], cwd=tmp_path, start_new_session=True, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, *command],
+        cwd=tmp_path,
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         end = time.monotonic() + 120
         while len(list(tmp_path.glob("images/*.cbf"))) < 3:

@@ -7,7 +7,9 @@ DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
 
 
 def generator():
-    spec = importlib.util.spec_from_file_location("generate_commands", DOCS / "generate_commands.py")
+    spec = importlib.util.spec_from_file_location(
+        "generate_commands", DOCS / "generate_commands.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -15,7 +17,9 @@ def generator():
 
 def test_pages_of_commands_are_up_to_date():
     expected = generator().pages()
-    found = {path.name: path.read_text(encoding="utf-8") for path in (DOCS / "commands").glob("*.md")}
+    found = {
+        path.name: path.read_text(encoding="utf-8") for path in (DOCS / "commands").glob("*.md")
+    }
     assert sorted(found) == sorted(expected)
     outdated = [name for name in expected if found[name] != expected[name]]
     assert not outdated, f"make docs has to be run: {', '.join(outdated)}"

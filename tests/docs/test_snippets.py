@@ -31,7 +31,12 @@ def run_snippets(page: str) -> dict:
 
 def section(heading: str) -> str:
     """What is below a heading of the files page"""
-    return (DOCS / "files.md").read_text(encoding="utf-8").split(f"\n## {heading}")[1].split("\n## ")[0]
+    return (
+        (DOCS / "files.md")
+        .read_text(encoding="utf-8")
+        .split(f"\n## {heading}")[1]
+        .split("\n## ")[0]
+    )
 
 
 def documented(heading: str) -> set[str]:
@@ -47,23 +52,40 @@ def columns(name: str) -> set[str]:
 def test_examples(run_in_tmp_path):
     from dials_diffuse.command_line import diffuse_extract, diffuse_scale, diffuse_simulate
 
-    diffuse_simulate.run([
-        "stills=4", "nproc=1", "detector.image_size=100,100", "detector.pixel_size=1.2",
-        "exposure.mean_photons=20", "output.html=None", "output.experiments=integrated.expt",
-        "output.reflections=integrated.refl",
-    ])  # fmt: skip
+    diffuse_simulate.run(
+        [
+            "stills=4",
+            "nproc=1",
+            "detector.image_size=100,100",
+            "detector.pixel_size=1.2",
+            "exposure.mean_photons=20",
+            "output.html=None",
+            "output.experiments=integrated.expt",
+            "output.reflections=integrated.refl",
+        ]
+    )
     result = run_snippets("python_api.md")["result"]
-    assert result.absolute == run_in_tmp_path / "diffuse_absolute.refl" and result.absolute.is_file()
+    assert (
+        result.absolute == run_in_tmp_path / "diffuse_absolute.refl" and result.absolute.is_file()
+    )
     assert pathlib.Path("run.html").is_file() and pathlib.Path("run.json").is_file()
 
     # what else the examples read
-    diffuse_extract.run([
-        "diffuse_masked.expt", "diffuse_masked.refl", "output.pixels=pixels.h5", "nproc=1", "output.html=None",
-    ])  # fmt: skip
+    diffuse_extract.run(
+        [
+            "diffuse_masked.expt",
+            "diffuse_masked.refl",
+            "output.pixels=pixels.h5",
+            "nproc=1",
+            "output.html=None",
+        ]
+    )
     shutil.copy("dials.diffuse_scale.json", "scale.json")
     left = run_snippets("files.md")
     assert set(left["good"][0].ravel()) == {True, False} and left["bragg"][0].any()
-    assert left["scaled"][left["diffuse"]].mean() == pytest.approx(np.mean(left["merged"]["intensity"]), rel=0.3)
+    assert left["scaled"][left["diffuse"]].mean() == pytest.approx(
+        np.mean(left["merged"]["intensity"]), rel=0.3
+    )
     assert len(left["b"]) == 4 and np.mean(left["b"]) == pytest.approx(1)
     assert left["grid"].subdivide == (1, 1, 1) and left["n"] == [1, 1, 1]
     assert np.isfinite(left["hk0"]).any()
@@ -82,11 +104,19 @@ def test_examples(run_in_tmp_path):
     keys = {key for e in left["experiments"] for key in e.scaling_model.configdict}
     assert keys <= documented("The scaling model")
 
-    diffuse_scale.run([
-        "diffuse_gridded.expt", "diffuse_gridded.refl", "series.intervals=1", "series.offset_intervals=2",
-        "series.sensitivity_intervals=2", "offset=True", "sensitivity=True",
-        "fit.min_observations_per_parameter=0.1", "output.html=None",
-    ])  # fmt: skip
+    diffuse_scale.run(
+        [
+            "diffuse_gridded.expt",
+            "diffuse_gridded.refl",
+            "series.intervals=1",
+            "series.offset_intervals=2",
+            "series.sensitivity_intervals=2",
+            "offset=True",
+            "sensitivity=True",
+            "fit.min_observations_per_parameter=0.1",
+            "output.html=None",
+        ]
+    )
     names = documented("The scaling model")
     for experiment in ExperimentList.from_file("diffuse_scaled.expt", check_format=False):
         config = experiment.scaling_model.configdict

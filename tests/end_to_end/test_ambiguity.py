@@ -23,8 +23,10 @@ STILLS = 40
 def run(folder, command, *arguments):
     result = subprocess.run(
         [sys.executable, "-m", f"dials_diffuse.command_line.diffuse_{command}", *arguments],
-        cwd=folder, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 0 and not result.stderr, result.stdout[-2000:] + result.stderr
 
 
@@ -34,9 +36,16 @@ def setting(experiment):
 
 def test_half_of_the_stills_of_a_p4_crystal_indexed_the_other_way(tmp_path):
     run(
-        tmp_path, "simulate", f"stills={STILLS}", "crystal.space_group=P 4", "crystal.unit_cell=40,40,50,90,90,90",
-        "detector.image_size=160,160", "detector.pixel_size=0.75", "exposure.mean_photons=5", "output.html=None",
-    )  # fmt: skip
+        tmp_path,
+        "simulate",
+        f"stills={STILLS}",
+        "crystal.space_group=P 4",
+        "crystal.unit_cell=40,40,50,90,90,90",
+        "detector.image_size=160,160",
+        "detector.pixel_size=0.75",
+        "exposure.mean_photons=5",
+        "output.html=None",
+    )
     experiments = ExperimentList.from_file(str(tmp_path / "simulated.expt"), check_format=False)
     table = flex.reflection_table.from_file(str(tmp_path / "simulated.refl"))
     true_indices = as_numpy(table["miller_index"])
@@ -59,14 +68,17 @@ def test_half_of_the_stills_of_a_p4_crystal_indexed_the_other_way(tmp_path):
     scaled = ExperimentList.from_file(str(tmp_path / "diffuse_scaled.expt"), check_format=False)
     assert len(scaled) == STILLS
     # the operators of 4/m that leave the setting as it is
-    same = [np.array(op.r().as_double()).reshape(3, 3) for op in sgtbx.space_group_info("P 4/m").group()]
+    same = [
+        np.array(op.r().as_double()).reshape(3, 3) for op in sgtbx.space_group_info("P 4/m").group()
+    ]
     for experiment, before in zip(scaled, as_simulated):
         assert any(np.allclose(setting(experiment), before @ op, atol=1e-8) for op in same)
     comparison = compare_with_truth(
-        tmp_path / "truth.json", scaled,
+        tmp_path / "truth.json",
+        scaled,
         flex.reflection_table.from_file(str(tmp_path / "diffuse_scaled.refl")),
         flex.reflection_table.from_file(str(tmp_path / "diffuse_merged.refl")),
-    )  # fmt: skip
+    )
     assert comparison.anisotropic > 0.97 * comparison.ceiling_anisotropic
     # the integrated reflections, which the user has in both settings, to those of the grid
     grid = grid_of(scaled)

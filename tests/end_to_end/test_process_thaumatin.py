@@ -64,7 +64,9 @@ def test_integrated_stills_to_a_map_in_one_batch_and_in_two(thaumatin, tmp_path)
     for name, size in (("one", 4), ("two", 2)):
         folder = tmp_path / name
         folder.mkdir()
-        run(folder, tmp_path / "four.expt", tmp_path / "four.refl", background, f"batch_size={size}")
+        run(
+            folder, tmp_path / "four.expt", tmp_path / "four.refl", background, f"batch_size={size}"
+        )
         check_map(folder)
         maps.append((folder / "diffuse_merged.refl").read_bytes())
     assert maps[0] == maps[1]
@@ -77,7 +79,11 @@ def test_images_to_a_map(thaumatin_images, tmp_path):
     command = [shutil.which("dials.import"), *empty, "output.experiments=background.expt"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     content = run(
-        tmp_path, *images, "unit_cell=58,58,150,90,90,90", "space_group=P41212", "background=background.expt"
+        tmp_path,
+        *images,
+        "unit_cell=58,58,150,90,90,90",
+        "space_group=P41212",
+        "background=background.expt",
     )
     # The last is an empty shot, which cannot be indexed
     assert [still["image"] for still in content["failed_stills"]] == [str(images[-1])]

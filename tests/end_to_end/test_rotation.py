@@ -26,25 +26,39 @@ def run(folder, module, *arguments):
 
 def test_a_crystal_that_turns_gives_the_map_that_noise_allows(tmp_path):
     run(
-        tmp_path, "dials_diffuse.command_line.diffuse_simulate", "stills=20", "crystal.orientation=rotation",
-        "crystal.rotation_step=1", "crystal.rotation_samples=5", "detector.image_size=160,160",
-        "detector.pixel_size=0.75", "output.html=None", "nproc=2",
-    )  # fmt: skip
+        tmp_path,
+        "dials_diffuse.command_line.diffuse_simulate",
+        "stills=20",
+        "crystal.orientation=rotation",
+        "crystal.rotation_step=1",
+        "crystal.rotation_samples=5",
+        "detector.image_size=160,160",
+        "detector.pixel_size=0.75",
+        "output.html=None",
+        "nproc=2",
+    )
     # the orientation at the start is in sequence.expt: indexing from nothing takes longer
     run(tmp_path, "dials.command_line.find_spots", "sequence.expt", "nproc=1")
     run(tmp_path, "dials.command_line.index", "sequence.expt", "strong.refl")
     run(tmp_path, "dials.command_line.refine", "indexed.expt", "indexed.refl", "scan_varying=True")
     run(
-        tmp_path, "dials_diffuse.command_line.diffuse_process", "refined.expt", "refined.refl", "mp.nproc=2",
+        tmp_path,
+        "dials_diffuse.command_line.diffuse_process",
+        "refined.expt",
+        "refined.refl",
+        "mp.nproc=2",
         "output.html=None",
-    )  # fmt: skip
-    experiments = ExperimentList.from_file(str(tmp_path / "diffuse_scaled.expt"), check_format=False)
+    )
+    experiments = ExperimentList.from_file(
+        str(tmp_path / "diffuse_scaled.expt"), check_format=False
+    )
     assert len(experiments) == 20
     comparison = compare_with_truth(
-        tmp_path / "truth.json", experiments,
+        tmp_path / "truth.json",
+        experiments,
         flex.reflection_table.from_file(str(tmp_path / "diffuse_scaled.refl")),
         flex.reflection_table.from_file(str(tmp_path / "diffuse_merged.refl")),
-    )  # fmt: skip
+    )
     assert comparison.n_voxels > 10000
     assert comparison.correlation == pytest.approx(comparison.ceiling, abs=0.002)
     assert comparison.anisotropic == pytest.approx(comparison.ceiling_anisotropic, abs=0.005)

@@ -31,10 +31,19 @@ def run_chain(folder, simulate=(), mask=(), extract=(), grid=(), scale=(), absol
     run_command(folder, "dials.diffuse_simulate", "nproc=2", *simulate)
     run_command(folder, "dials.diffuse_mask", "simulated.expt", "simulated.refl", "nproc=2", *mask)
     run_command(
-        folder, "dials.diffuse_extract", "diffuse_masked.expt", "diffuse_masked.refl", "nproc=2", *extract
+        folder,
+        "dials.diffuse_extract",
+        "diffuse_masked.expt",
+        "diffuse_masked.refl",
+        "nproc=2",
+        *extract,
     )
-    run_command(folder, "dials.diffuse_grid", "diffuse_extracted.expt", "diffuse_extracted.refl", *grid)
-    run_command(folder, "dials.diffuse_scale", "diffuse_gridded.expt", "diffuse_gridded.refl", *scale)
+    run_command(
+        folder, "dials.diffuse_grid", "diffuse_extracted.expt", "diffuse_extracted.refl", *grid
+    )
+    run_command(
+        folder, "dials.diffuse_scale", "diffuse_gridded.expt", "diffuse_gridded.refl", *scale
+    )
     run_command(
         folder,
         "dials.diffuse_absolute",

@@ -24,7 +24,9 @@ CRYSTAL = ("unit_cell=58.4,58.4,152,90,90,90", "space_group=P41212")
 
 
 def run(folder, command: str, *arguments: str) -> None:
-    result = subprocess.run([shutil.which(command), *arguments], cwd=folder, capture_output=True, text=True)
+    result = subprocess.run(
+        [shutil.which(command), *arguments], cwd=folder, capture_output=True, text=True
+    )
     assert not result.returncode, result.stdout[-2000:] + result.stderr[-2000:]
 
 
@@ -41,7 +43,14 @@ def integrated(thaumatin_images, tmp_path_factory):
     run(folder, "dials.import", *(f"thau_3_2_{number:04d}.cbf" for number in IMAGES))
     run(folder, "dials.find_spots", "imported.expt", "nproc=2", "d_min=2.5")
     run(folder, "dials.ssx_index", "imported.expt", "strong.refl", "nproc=2", *CRYSTAL)
-    run(folder, "dials.ssx_integrate", "indexed.expt", "indexed.refl", "nproc=2", "prediction.d_min=2.5")
+    run(
+        folder,
+        "dials.ssx_integrate",
+        "indexed.expt",
+        "indexed.refl",
+        "nproc=2",
+        "prediction.d_min=2.5",
+    )
     return folder
 
 
@@ -61,7 +70,14 @@ def test_orientation_is_that_of_the_spots(integrated):
 
 def test_spots_are_masked_by_the_ellipsoids(integrated, tmp_path):
     names = [str(integrated / f"integrated_1.{kind}") for kind in ("expt", "refl")]
-    run(tmp_path, "dials.diffuse_mask", *names, "d_min=2.5", "output.json=mask.json", "output.html=None")
+    run(
+        tmp_path,
+        "dials.diffuse_mask",
+        *names,
+        "d_min=2.5",
+        "output.json=mask.json",
+        "output.html=None",
+    )
     header, *rows = json.loads((tmp_path / "mask.json").read_text())["images"]
     assert header[3:5] == ["bright groups at nodes, before", "after"]
     assert len(rows) == len(IMAGES)

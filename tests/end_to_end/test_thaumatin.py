@@ -28,16 +28,29 @@ def chain(thaumatin):
     (thaumatin / "thaumatin.fasta").write_text(SEQUENCE)
     for arguments in (
         ["mask", "integrated.expt", "integrated.refl", "nproc=2", "output.json=mask.json"],
-        ["extract", "diffuse_masked.expt", "diffuse_masked.refl", "background=background.expt", "nproc=2"],
+        [
+            "extract",
+            "diffuse_masked.expt",
+            "diffuse_masked.refl",
+            "background=background.expt",
+            "nproc=2",
+        ],
         ["grid", "diffuse_extracted.expt", "diffuse_extracted.refl", "output.json=grid.json"],
         ["scale", "diffuse_gridded.expt", "diffuse_gridded.refl", "output.json=scale.json"],
         [
-            "absolute", "diffuse_scaled.expt", "diffuse_scaled.refl", "diffuse_merged.refl",
-            "composition.sequence=thaumatin.fasta", "composition.copies=8", "output.json=absolute.json",
+            "absolute",
+            "diffuse_scaled.expt",
+            "diffuse_scaled.refl",
+            "diffuse_merged.refl",
+            "composition.sequence=thaumatin.fasta",
+            "composition.copies=8",
+            "output.json=absolute.json",
         ],
-    ):  # fmt: skip
+    ):
         command = shutil.which(f"dials.diffuse_{arguments[0]}")
-        result = subprocess.run([command, *arguments[1:]], cwd=thaumatin, capture_output=True, text=True)
+        result = subprocess.run(
+            [command, *arguments[1:]], cwd=thaumatin, capture_output=True, text=True
+        )
         assert not result.returncode and not result.stderr, result.stdout[-3000:] + result.stderr
     return thaumatin
 

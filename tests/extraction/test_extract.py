@@ -45,9 +45,7 @@ def settings_of(*changes, **groups) -> Settings:
     values = {"stills": 2}
     for change in (*changes, groups):
         for name, value in change.items():
-            values[name] = (
-                {**values.get(name, {}), **value} if isinstance(value, dict) else value
-            )
+            values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
     return Settings.from_dict(values)
 
 
@@ -99,7 +97,7 @@ def departures(columns, expected, groups) -> np.ndarray:
     n = int(groups.max()) + 1
     found = np.bincount(groups, columns["counts"], n)
     wanted = np.bincount(groups, expected, n)
-    return ((found - wanted) / np.sqrt(np.where(wanted > 0, wanted, np.nan)))
+    return (found - wanted) / np.sqrt(np.where(wanted > 0, wanted, np.nan))
 
 
 @pytest.fixture(scope="module")
@@ -145,9 +143,7 @@ def test_no_trend_with_angle(uniform, tmp_path):
     add_derived_columns(table, [experiment], grid)
     assert np.allclose(as_numpy(table["d"]), d)
     expected = as_numpy(table["exposure"]) * true_intensity(simulator)
-    pulls = departures(
-        {"counts": as_numpy(table["counts"])}, expected, (20 / d).astype(int)
-    )
+    pulls = departures({"counts": as_numpy(table["counts"])}, expected, (20 / d).astype(int))
     assert np.abs(pulls[np.isfinite(pulls)]).max() < 4
     value, variance = intensities(table), intensity_variances(table)
     many = as_numpy(table["num_pixels.valid"]) > 20
@@ -159,12 +155,20 @@ def test_no_trend_with_angle(uniform, tmp_path):
 
 
 def VoxelGridOf(pair) -> VoxelGrid:
-    return reference_grid(load_experiments(pair.experiments, check_format=False), ExtractionSettings())
+    return reference_grid(
+        load_experiments(pair.experiments, check_format=False), ExtractionSettings()
+    )
 
 
 def test_a_tenth_of_a_photon_an_observation(tmp_path):
     simulator, pair = simulated(
-        tmp_path, settings_of(UNIFORM, stills=8, exposure={"mean_photons": 0.1}, detector={"image_size": [560, 560], "pixel_size": 0.2})
+        tmp_path,
+        settings_of(
+            UNIFORM,
+            stills=8,
+            exposure={"mean_photons": 0.1},
+            detector={"image_size": [560, 560], "pixel_size": 0.2},
+        ),
     )
     columns = columns_of(pair, ExtractionSettings(subdivide=(20, 20, 20)))
     assert 0.1 <= columns["counts"].mean() < 0.16
@@ -191,7 +195,8 @@ def test_a_tenth_of_a_photon_an_observation(tmp_path):
 )
 def test_uniform_whatever_the_experiment(tmp_path, change):
     simulator, pair = simulated(
-        tmp_path, settings_of(UNIFORM, change, detector={"image_size": [200, 200], "pixel_size": 0.6})
+        tmp_path,
+        settings_of(UNIFORM, change, detector={"image_size": [200, 200], "pixel_size": 0.6}),
     )
     settings = ExtractionSettings()
     if "background" in change:
@@ -226,8 +231,10 @@ def test_processes_that_start_afresh(uniform, tmp_path):
     )
     subprocess.run(
         [sys.executable, script, pair.experiments, pair.reflections, "nproc=2", "output.html=None"],
-        cwd=tmp_path, check=True, capture_output=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
     table = flex.reflection_table.from_file(str(tmp_path / "diffuse_extracted.refl"))
     columns = columns_of(pair)
     for name in columns:
@@ -251,9 +258,10 @@ def test_bragg_pixels_have_rows_of_their_own(tmp_path):
 
 def test_two_lattices_on_one_image(tmp_path):
     simulator, pair = simulated(
-        tmp_path, settings_of(UNIFORM, stills=1, crystal={"lattices": 2}),
+        tmp_path,
+        settings_of(UNIFORM, stills=1, crystal={"lattices": 2}),
         [(0, 1, 50.0, 50.0, 10.0), (1, 1, 90.0, 50.0, 10.0)],
-    )  # fmt: skip
+    )
     experiments = load_experiments(pair.experiments)
     assert len(experiments) == 2
     columns = columns_of(pair)
@@ -295,11 +303,18 @@ def test_background_of_empty_shots_is_scaled_and_subtracted(tmp_path):
     simulator, pair = simulated(
         tmp_path,
         settings_of(
-            UNIFORM, stills=4, exposure={"mean_photons": 1.0, "transmission": 0.5},
+            UNIFORM,
+            stills=4,
+            exposure={"mean_photons": 1.0, "transmission": 0.5},
             detector={"type": "single"},
-            background={"air": 4.0, "empty_shots": 8, "empty_time": 0.25, "empty_transmission": 0.8},
+            background={
+                "air": 4.0,
+                "empty_shots": 8,
+                "empty_time": 0.25,
+                "empty_transmission": 0.8,
+            },
         ),
-    )  # fmt: skip
+    )
     settings = ExtractionSettings(background=str(tmp_path / "background.expt"))
     background = background_for(pair, settings)
     columns = columns_of(pair, settings, background)
@@ -360,7 +375,9 @@ def test_pixels_as_a_list(uniform):
     assert np.linalg.norm(pixels.q, axis=1).max() <= 0.5 * (1 + 1e-6)
     intensity = true_intensity(simulator)
     assert pixels.intensity.mean(dtype=float) == pytest.approx(intensity, rel=0.01)
-    assert (pixels.sigma**2).mean(dtype=float) == pytest.approx(pixels.intensity.var(dtype=float), rel=0.03)
+    assert (pixels.sigma**2).mean(dtype=float) == pytest.approx(
+        pixels.intensity.var(dtype=float), rel=0.03
+    )
 
 
 def test_profiles_of_a_uniform_cross_section_are_flat(uniform):
@@ -369,6 +386,8 @@ def test_profiles_of_a_uniform_cross_section_are_flat(uniform):
     profile = still.profile
     known = profile.photons > 2000
     assert known.sum() > 30
-    pulls = (profile.diffuse / true_intensity(simulator) - 1)[known] * np.sqrt(profile.photons[known])
+    pulls = (profile.diffuse / true_intensity(simulator) - 1)[known] * np.sqrt(
+        profile.photons[known]
+    )
     assert np.abs(pulls).max() < 4.5
     assert np.allclose(profile.diffuse[known], profile.total[known])

@@ -49,7 +49,9 @@ def sum_panel(raw, use, trusted, panel, matrix, bragg=None, dose=1.0, seconds=1.
     return sums.columns(seconds, 0.5)
 
 
-def brute_force(raw, use, trusted, panel, matrix, bragg, background, variance, shared, gain, pedestal):
+def brute_force(
+    raw, use, trusted, panel, matrix, bragg, background, variance, shared, gain, pedestal
+):
     voxel = np.floor(np.einsum("ij,abj->abi", matrix, panel.q.astype(float)) + 0.5).astype(int)
     with np.errstate(invalid="ignore"):
         good = use & (raw >= trusted[0]) & (raw <= trusted[1])
@@ -59,9 +61,15 @@ def brute_force(raw, use, trusted, panel, matrix, bragg, background, variance, s
         e = float(panel.efficiency[i, j])
         sums.setdefault(key, np.zeros(8))
         sums[key] += (
-            1, (raw[i, j] - pedestal) / gain, background[i, j], variance[i, j], shared[i, j],
-            e, e * (j + 0.5), e * (i + 0.5),
-        )  # fmt: skip
+            1,
+            (raw[i, j] - pedestal) / gain,
+            background[i, j],
+            variance[i, j],
+            shared[i, j],
+            e,
+            e * (j + 0.5),
+            e * (i + 0.5),
+        )
     return sums
 
 
@@ -78,11 +86,30 @@ def test_sums_are_those_of_a_plain_loop(panel, image, kind, gain, pedestal, fine
     generator = np.random.default_rng(4)
     background, variance, shared = generator.random((3, 70, 90)).astype(np.float32)
     found = sum_panel(
-        raw, use, (0, 1000), panel, matrix, bragg, dose=2.0, seconds=3.0,
-        background=(background, variance, shared), gain=gain, pedestal=pedestal,
-    )  # fmt: skip
+        raw,
+        use,
+        (0, 1000),
+        panel,
+        matrix,
+        bragg,
+        dose=2.0,
+        seconds=3.0,
+        background=(background, variance, shared),
+        gain=gain,
+        pedestal=pedestal,
+    )
     expected = brute_force(
-        raw, use, (0, 1000), panel, matrix, bragg, 2 * background, 4 * variance, 2 * shared, gain, pedestal
+        raw,
+        use,
+        (0, 1000),
+        panel,
+        matrix,
+        bragg,
+        2 * background,
+        4 * variance,
+        2 * shared,
+        gain,
+        pedestal,
     )
     keys = [(*map(int, v), bool(b)) for v, b in zip(found["voxel"], found["bragg"])]
     assert len(set(keys)) == len(keys) == len(expected)
@@ -94,14 +121,18 @@ def test_sums_are_those_of_a_plain_loop(panel, image, kind, gain, pedestal, fine
     assert np.allclose(found["background"], table[:, 2], rtol=1e-12)
     assert np.allclose(found["background.variance"], table[:, 3] + table[:, 4] ** 2, rtol=1e-12)
     assert np.allclose(found["exposure"], 3.0 * table[:, 5], rtol=1e-12)
-    position = np.column_stack([table[:, 6] / table[:, 5], table[:, 7] / table[:, 5], [0.5] * len(table)])
+    position = np.column_stack(
+        [table[:, 6] / table[:, 5], table[:, 7] / table[:, 5], [0.5] * len(table)]
+    )
     assert np.allclose(found["xyzobs.px.value"], position, rtol=1e-12)
     assert not found["panel"].any()
 
 
 def test_short_keys_put_pixels_where_long_ones_do():
     """Single precision moves the border between voxels of a whole detector by less than a thousandth of one."""
-    detector = DetectorFactory.simple("PAD", 200.0, (110.0, 100.0), "+x", "-y", (0.4, 0.4), (550, 500), (-1, 1000))
+    detector = DetectorFactory.simple(
+        "PAD", 200.0, (110.0, 100.0), "+x", "-y", (0.4, 0.4), (550, 500), (-1, 1000)
+    )
     whole = detector_geometry(detector, BeamFactory.simple(1.0)).panels[0]
     matrix = 5 * np.linalg.inv(A)
     largest = np.linalg.norm(matrix, axis=1) * whole.largest_q
@@ -110,7 +141,9 @@ def test_short_keys_put_pixels_where_long_ones_do():
     raw, use = np.ones(whole.shape, dtype=np.int32), np.ones(whole.shape, dtype=bool)
     found = sum_panel(raw, use, (0, 10), whole, matrix)
     exact = np.einsum("ij,abj->abi", matrix, whole.q.astype(float)) + 0.5
-    voxels, counts = np.unique(np.floor(exact).astype(int).reshape(-1, 3), axis=0, return_counts=True)
+    voxels, counts = np.unique(
+        np.floor(exact).astype(int).reshape(-1, 3), axis=0, return_counts=True
+    )
     pixels = dict(zip(map(tuple, voxels.tolist()), counts))
     ours = dict(zip(map(tuple, found["voxel"].tolist()), found["num_pixels.valid"]))
     moved = sum(abs(ours.get(v, 0) - pixels.get(v, 0)) for v in ours.keys() | pixels.keys()) / 2
@@ -118,7 +151,10 @@ def test_short_keys_put_pixels_where_long_ones_do():
     assert moved <= near < 1e-3 * raw.size
 
 
-@pytest.mark.parametrize("largest, kind", [([300, 200, 500], np.int32), ([510, 510, 510], np.int32), ([600, 600, 600], np.int64)])
+@pytest.mark.parametrize(
+    "largest, kind",
+    [([300, 200, 500], np.int32), ([510, 510, 510], np.int32), ([600, 600, 600], np.int64)],
+)
 def test_keys_are_short_where_three_indices_fit(largest, kind):
     packing = _Packing.of(np.array(largest))
     assert packing.lowest.dtype == kind
@@ -134,11 +170,22 @@ def test_coarser_voxels_are_those_extracted_so(panel, image):
     background, shared = np.random.default_rng(5).random((2, 70, 90)).astype(np.float32)
     extracted = [
         sum_panel(
-            raw, use, (0, 1000), panel, n * np.linalg.inv(A), bragg, background=(background, None, shared)
+            raw,
+            use,
+            (0, 1000),
+            panel,
+            n * np.linalg.inv(A),
+            bragg,
+            background=(background, None, shared),
         )
         for n in (3, 1)
     ]
-    grids = [VoxelGrid((n, n, n), uctbx.unit_cell((40, 40, 50, 90, 90, 90)), laue_group_from_symbol("P 1")) for n in (3, 1)]
+    grids = [
+        VoxelGrid(
+            (n, n, n), uctbx.unit_cell((40, 40, 50, 90, 90, 90)), laue_group_from_symbol("P 1")
+        )
+        for n in (3, 1)
+    ]
     found = [
         grid_rows(columns | {"id": np.zeros(len(columns["counts"]), np.int32)}, own, grids[1])
         for columns, own in zip(extracted, grids)
@@ -178,8 +225,14 @@ def test_intensity_limits(panel):
     raw[10, 10], raw[20, 20] = 5, 50
     use = np.ones(raw.shape, dtype=bool)
     limit = 20 / panel.efficiency[20, 20]
-    assert sum_panel(raw, use, (0, 100), panel, MATRIX, intensity=(-np.inf, limit))["counts"].sum() == 5
-    assert sum_panel(raw, use, (0, 100), panel, MATRIX, intensity=(limit, np.inf))["counts"].sum() == 50
+    assert (
+        sum_panel(raw, use, (0, 100), panel, MATRIX, intensity=(-np.inf, limit))["counts"].sum()
+        == 5
+    )
+    assert (
+        sum_panel(raw, use, (0, 100), panel, MATRIX, intensity=(limit, np.inf))["counts"].sum()
+        == 50
+    )
     # a background brings the pixel below the limit
     background = (np.full(raw.shape, 40, dtype=np.float32), None, None)
     found = sum_panel(

@@ -151,9 +151,13 @@ def test_solid_angle_and_polarization_agree_with_pyfai(monkeypatch):
     source = beam(0.96859, 0.999)
     ours = detector_geometry(detector, source, settings(solid_angle=True)).panels[0].efficiency
     integrator = integrator_module.AzimuthalIntegrator(
-        dist=distance * 1e-3, poni1=centre[1] * 1e-3, poni2=centre[0] * 1e-3,
-        pixel1=pixel * 1e-3, pixel2=pixel * 1e-3, wavelength=0.96859e-10,
-    )  # fmt: skip
+        dist=distance * 1e-3,
+        poni1=centre[1] * 1e-3,
+        poni2=centre[0] * 1e-3,
+        pixel1=pixel * 1e-3,
+        pixel2=pixel * 1e-3,
+        wavelength=0.96859e-10,
+    )
     shape = size[::-1]
     theirs = integrator.solidAngleArray(shape) * (pixel / distance) ** 2
     assert np.abs(ours / theirs - 1).max() < 1e-4
@@ -240,7 +244,9 @@ def test_geometry_holds_the_product_of_all_factors(pixels):
     every = detector_geometry(detector, source, CorrectionSettings()).panels[0].efficiency
     product = np.ones(every.shape)
     for name in ONLY:
-        product *= detector_geometry(detector, source, settings(**{name: True})).panels[0].efficiency
+        product *= (
+            detector_geometry(detector, source, settings(**{name: True})).panels[0].efficiency
+        )
     assert np.allclose(every, product, rtol=1e-6)
 
 

@@ -42,7 +42,16 @@ def beam(wavelength=0.98):
 def one_panel(two_theta=0.0):
     if two_theta:
         return DetectorFactory.two_theta(
-            "PAD", 180.0, (60.0, 55.0), "+x", "-y", "+x", two_theta, (0.2, 0.2), (620, 560), (-1, 1e6)
+            "PAD",
+            180.0,
+            (60.0, 55.0),
+            "+x",
+            "-y",
+            "+x",
+            two_theta,
+            (0.2, 0.2),
+            (620, 560),
+            (-1, 1e6),
         )
     return DetectorFactory.simple(
         "PAD", 180.0, (60.0, 55.0), "+x", "-y", (0.2, 0.2), (620, 560), (-1, 1e6)
@@ -63,11 +72,14 @@ def hierarchy():
     root.set_frame(*axes((0.999, 0.02, 0.01), (0.02, -0.998, 0.03)), (-1.0, 2.0, -150.0))
     for x in (-1, 1):
         group = root.add_group()
-        group.set_local_frame(*axes((1, 0.01 * x, 0.02), (-0.01 * x, 1, 0.01)), (32.0 * x, 0.0, 0.5 * x))
+        group.set_local_frame(
+            *axes((1, 0.01 * x, 0.02), (-0.01 * x, 1, 0.01)), (32.0 * x, 0.0, 0.5 * x)
+        )
         for y in (-1, 1):
             panel = group.add_panel()
             panel.set_local_frame(
-                *axes((1, 0.02 * y, 0.0), (-0.02 * y, 1, 0.03 * y)), (-30.0, 31.0 * y - 30.0, 0.2 * y)
+                *axes((1, 0.02 * y, 0.0), (-0.02 * y, 1, 0.03 * y)),
+                (-30.0, 31.0 * y - 30.0, 0.2 * y),
             )
             panel.set_image_size((300, 300))
             panel.set_pixel_size((0.2, 0.2))
@@ -119,7 +131,9 @@ def crystal():
 
 def goniometer_with_a_setting():
     return Goniometer(
-        (1.0, 0.0, 0.0), (1, 0, 0, 0, 0.8, -0.6, 0, 0.6, 0.8), (0.96, -0.28, 0, 0.28, 0.96, 0, 0, 0, 1)
+        (1.0, 0.0, 0.0),
+        (1, 0, 0, 0, 0.8, -0.6, 0, 0.6, 0.8),
+        (0.96, -0.28, 0, 0.28, 0.96, 0, 0, 0, 1),
     )
 
 
@@ -144,10 +158,12 @@ def hkl_at(table, geometry, still):
 def goniometer_still(experiment, angle):
     """An image of 0.5 degrees about the angle, with its goniometer and scan."""
     return Experiment(
-        beam=experiment.beam, detector=experiment.detector, crystal=experiment.crystal,
+        beam=experiment.beam,
+        detector=experiment.detector,
+        crystal=experiment.crystal,
         goniometer=experiment.goniometer,
         scan=ScanFactory.make_scan((7, 7), 0.1, (angle - 0.25, 0.5), {7: 0}),
-    )  # fmt: skip
+    )
 
 
 def plain_still(experiment, angle):
@@ -158,9 +174,11 @@ def plain_still(experiment, angle):
     )
     model = Crystal(experiment.crystal)
     model.set_A(
-        turned * matrix.sqr(goniometer.get_setting_rotation())
-        * matrix.sqr(goniometer.get_fixed_rotation()) * matrix.sqr(model.get_A())
-    )  # fmt: skip
+        turned
+        * matrix.sqr(goniometer.get_setting_rotation())
+        * matrix.sqr(goniometer.get_fixed_rotation())
+        * matrix.sqr(model.get_A())
+    )
     return Experiment(beam=experiment.beam, detector=experiment.detector, crystal=model)
 
 
@@ -170,9 +188,12 @@ def test_predicted_centroids_of_a_rotation_image_land_on_nodes(name, on_goniomet
     """Rotation brings nodes onto the Ewald sphere exactly; the still is the image at that angle."""
     detector = DETECTORS[name]()
     experiment = Experiment(
-        beam=beam(), detector=detector, crystal=crystal(), goniometer=goniometer_with_a_setting(),
+        beam=beam(),
+        detector=detector,
+        crystal=crystal(),
+        goniometer=goniometer_with_a_setting(),
         scan=ScanFactory.make_scan((1, 20), 0.1, (10.0, 0.5), dict.fromkeys(range(1, 21), 0)),
-    )  # fmt: skip
+    )
     table = ScanStaticReflectionPredictor(experiment, dmin=2.2).for_ub(experiment.crystal.get_A())
     assert table.size() > 100
     geometry = detector_geometry(detector, experiment.beam, PLAIN)
@@ -263,7 +284,9 @@ def test_a_flight_path_that_ends_before_the_panel_does_needs_every_pixel():
     detector, source = one_panel(), beam()
     ours = compute_panel(detector[0], source, settings).efficiency
     vacuum = compute_panel(detector[0], source, CorrectionSettings(air=False)).efficiency
-    mu = [gas_attenuation(gas, source.get_wavelength(), 1013.25, 293.15) for gas in ("helium", "air")]
+    mu = [
+        gas_attenuation(gas, source.get_wavelength(), 1013.25, 293.15) for gas in ("helium", "air")
+    ]
     for i, j in ((275, 300), (275, 110), (5, 600)):
         distance = np.linalg.norm(detector[0].get_pixel_lab_coord((j + 0.5, i + 0.5)))
         inside = min(distance, 185.0)
@@ -274,7 +297,9 @@ def test_a_flight_path_that_ends_before_the_panel_does_needs_every_pixel():
 def test_parallax_shrinks_the_solid_angle_where_columns_converge():
     detector, source = with_parallax(one_panel(), mu=1.0, thickness=2.0), beam()
     panel = detector[0]
-    ours = compute_panel(panel, source, CorrectionSettings(air=False, efficiency=False, polarization=False))
+    ours = compute_panel(
+        panel, source, CorrectionSettings(air=False, efficiency=False, polarization=False)
+    )
     # corners of a pixel through dxtbx's own conversion, and the area between them
     for i, j in ((10, 15), (300, 20), (550, 600)):
         corners = [

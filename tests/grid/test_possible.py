@@ -29,7 +29,11 @@ CELLS = {
 @pytest.mark.parametrize("symbol", CELLS)
 def test_as_many_as_a_list_has(symbol, friedel):
     grid = VoxelGrid(
-        (2, 2, 2), uctbx.unit_cell(CELLS[symbol]), laue_group_from_symbol(symbol, friedel), d_min=2.03, d_max=9.1
+        (2, 2, 2),
+        uctbx.unit_cell(CELLS[symbol]),
+        laue_group_from_symbol(symbol, friedel),
+        d_min=2.03,
+        d_max=9.1,
     )
     # beyond the limits on both sides
     shells = ResolutionShells.equal_volume(0.0, 0.6, 9)
@@ -43,14 +47,18 @@ def test_as_many_as_a_list_has(symbol, friedel):
 
 
 def test_without_limits_all_but_the_origin_count():
-    grid = VoxelGrid((1, 1, 1), uctbx.unit_cell((10, 10, 10, 90, 90, 90)), laue_group_from_symbol("P 1"))
+    grid = VoxelGrid(
+        (1, 1, 1), uctbx.unit_cell((10, 10, 10, 90, 90, 90)), laue_group_from_symbol("P 1")
+    )
     shells = ResolutionShells.equal_volume(0.0, 0.1, 1)
     assert voxels_possible(grid, shells).tolist() == [3]
 
 
 def test_fine_grids_are_counted_too():
     """A hundred million voxels, which a list of would not fit into a few gigabytes."""
-    grid = VoxelGrid((9, 9, 9), uctbx.unit_cell((100, 100, 150, 90, 90, 90)), laue_group_from_symbol("P 4 2 2"))
+    grid = VoxelGrid(
+        (9, 9, 9), uctbx.unit_cell((100, 100, 150, 90, 90, 90)), laue_group_from_symbol("P 4 2 2")
+    )
     shells = ResolutionShells.equal_volume(0.1, 0.8, 4)
     volume = 4 / 3 * np.pi * (0.8**3 - 0.1**3) * grid.supercell().volume() / 16
     assert volume > 1e8

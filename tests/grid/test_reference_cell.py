@@ -49,7 +49,11 @@ def test_median_that_obeys_the_symmetry(symbol, cell):
 
 def test_outliers_do_not_pull_the_reference_and_are_told():
     cells = cells_around((58, 58, 150, 90, 90, 90), 0.0005)
-    wrong = {7: (61, 58, 150, 90, 90, 90), 30: (58, 58, 150, 90, 92, 90), 64: (116, 58, 150, 90, 90, 90)}
+    wrong = {
+        7: (61, 58, 150, 90, 90, 90),
+        30: (58, 58, 150, 90, 92, 90),
+        64: (116, 58, 150, 90, 90, 90),
+    }
     clean = reference_cell(cells, group("P 43 21 2")).unit_cell
     for number, cell in wrong.items():
         cells[number] = uctbx.unit_cell(cell)
@@ -79,7 +83,9 @@ def test_given_cell_and_given_limit():
     assert not reference_cell(cells, group("P 4"), given=given, max_deviation=0.02).outlier.any()
     with pytest.raises(ValueError, match="against the symmetry of space group P 4"):
         reference_cell(cells, group("P 4"), given=uctbx.unit_cell((59, 62, 151, 90, 90, 90)))
-    nearly = reference_cell(cells, group("P 4"), given=uctbx.unit_cell((58.9, 59.1, 151, 90, 90, 90)))
+    nearly = reference_cell(
+        cells, group("P 4"), given=uctbx.unit_cell((58.9, 59.1, 151, 90, 90, 90))
+    )
     assert nearly.unit_cell.parameters() == pytest.approx(given.parameters(), rel=1e-5)
 
 

@@ -23,11 +23,18 @@ def trigonal():
     crystal = Crystal((40, 0, 0), (-20, 34.64101615, 0), (0, 0, 50), space_group_symbol="P 3")
     experiments = ExperimentList(
         [
-            Experiment(identifier=f"still-{i}", crystal=Crystal(crystal), beam=Beam((0, 0, 1), 1.0), detector=Detector())
+            Experiment(
+                identifier=f"still-{i}",
+                crystal=Crystal(crystal),
+                beam=Beam((0, 0, 1), 1.0),
+                detector=Detector(),
+            )
             for i in range(STILLS)
         ]
     )
-    grid = VoxelGrid((2, 2, 2), uctbx.unit_cell((40, 40, 50, 90, 90, 120)), laue_group_from_symbol("P 3"))
+    grid = VoxelGrid(
+        (2, 2, 2), uctbx.unit_cell((40, 40, 50, 90, 90, 120)), laue_group_from_symbol("P 3")
+    )
     attach_grid(experiments, grid)
     settings = possible_settings(grid, sgtbx.space_group_info("P 3").group())
     assert len(settings) == 4
@@ -60,7 +67,10 @@ def test_indices_follow_the_crystals(trigonal, tmp_path, times):
     for old, new, number in zip(hkl, found, still):
         np.testing.assert_allclose(after[number] @ new, before[number] @ old, atol=1e-9)
     assert (found != hkl).any()
-    assert sum("reindexed" in m["configuration_parameters"] for m in models_to_json(again).values()) >= STILLS - 1
+    assert (
+        sum("reindexed" in m["configuration_parameters"] for m in models_to_json(again).values())
+        >= STILLS - 1
+    )
 
 
 def test_stills_that_stay_keep_their_indices(trigonal):

@@ -58,14 +58,32 @@ def grid_of_case(name, **limits):
 
 def whole_grid(grid):
     """All voxels of the sphere, from a box that surely holds it"""
-    reach = [int(np.ceil(p * n / grid.d_min)) + 1 for p, n in zip(grid.unit_cell.parameters(), grid.subdivide)]
+    reach = [
+        int(np.ceil(p * n / grid.d_min)) + 1
+        for p, n in zip(grid.unit_cell.parameters(), grid.subdivide)
+    ]
     box = np.array(list(itertools.product(*(range(-r, r + 1) for r in reach))))
     return box[grid.contains(box)]
 
 
 def test_eleven_laue_classes_are_there():
-    classes = {laue_group_of(sgtbx.space_group_info(CASES[name][0]).group()).laue_group_type() for name in list(CASES)[:11]}
-    assert classes == {"-1", "2/m", "mmm", "4/m", "4/mmm", "-3", "-3m", "6/m", "6/mmm", "m-3", "m-3m"}
+    classes = {
+        laue_group_of(sgtbx.space_group_info(CASES[name][0]).group()).laue_group_type()
+        for name in list(CASES)[:11]
+    }
+    assert classes == {
+        "-1",
+        "2/m",
+        "mmm",
+        "4/m",
+        "4/mmm",
+        "-3",
+        "-3m",
+        "6/m",
+        "6/mmm",
+        "m-3",
+        "m-3m",
+    }
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -229,7 +247,9 @@ def test_voxels_survive_packing_and_keep_their_order():
 
 
 def test_beyond_the_range_of_indices():
-    assert np.array_equal(unpack_voxels(pack_voxels([[2**20 - 1, -(2**20), 0]])), [[2**20 - 1, -(2**20), 0]])
+    assert np.array_equal(
+        unpack_voxels(pack_voxels([[2**20 - 1, -(2**20), 0]])), [[2**20 - 1, -(2**20), 0]]
+    )
     with pytest.raises(ValueError, match="beyond 2"):
         pack_voxels([[2**20, 0, 0]])
 

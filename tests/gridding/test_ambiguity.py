@@ -59,7 +59,11 @@ def test_a_setting_that_the_subdivision_forbids_is_not_tried():
 
 
 def test_operator_and_matrix_belong_together():
-    for symbol, cell in (("P 31", HEXAGONAL), ("P 4", (40, 40, 60, 90, 90, 90)), ("I 2 3", (40,) * 3 + (90,) * 3)):
+    for symbol, cell in (
+        ("P 31", HEXAGONAL),
+        ("P 4", (40, 40, 60, 90, 90, 90)),
+        ("I 2 3", (40,) * 3 + (90,) * 3),
+    ):
         axes = np.array(uctbx.unit_cell(cell).orthogonalization_matrix()).reshape(3, 3).T
         crystal = Crystal(*(tuple(axis) for axis in axes), sgtbx.space_group_info(symbol).group())
         h = np.array([1, 2, 3])
@@ -116,9 +120,15 @@ def test_four_settings(make_extracted, tmp_path):
     n = 32
     swapped = set(range(1, n, 3))
     names, _, _, _ = make_extracted(
-        tmp_path, n, space_group="P 3", cell=HEXAGONAL, subdivide=(2, 2, 2), d_min=4.5,
-        swapped=("k,h,-l", swapped), exposure=0.3,
-    )  # fmt: skip
+        tmp_path,
+        n,
+        space_group="P 3",
+        cell=HEXAGONAL,
+        subdivide=(2, 2, 2),
+        d_min=4.5,
+        swapped=("k,h,-l", swapped),
+        exposure=0.3,
+    )
     _, _, found = run(tmp_path, names)
     assert len(found.settings) == 4
     changed = found.chosen > 0

@@ -113,10 +113,18 @@ def test_nothing_adds_nothing():
     assert len(sums_of(all_bragg).voxel) == 0
 
 
-@pytest.mark.parametrize("symbol, friedel", [("P 4", True), ("P 4", False), ("P 3 2 1", True), ("P 1", True)])
+@pytest.mark.parametrize(
+    "symbol, friedel", [("P 4", True), ("P 4", False), ("P 3 2 1", True), ("P 1", True)]
+)
 def test_completeness_is_that_of_cctbx(symbol, friedel):
     cell = (20, 20, 30, 90, 90, 120 if "3" in symbol else 90)
-    grid = VoxelGrid((2, 2, 3), uctbx.unit_cell(cell), laue_group_from_symbol(symbol, friedel), d_min=4.0, d_max=15.0)
+    grid = VoxelGrid(
+        (2, 2, 3),
+        uctbx.unit_cell(cell),
+        laue_group_from_symbol(symbol, friedel),
+        d_min=4.0,
+        d_max=15.0,
+    )
     complete = miller.build_set(grid.supercell_symmetry(), anomalous_flag=not friedel, d_min=3.0)
     rng = np.random.default_rng(6)
     chosen = complete.select(bool_column(rng.random(complete.size()) < 0.4))
@@ -140,7 +148,9 @@ def test_completeness_is_that_of_cctbx(symbol, friedel):
     assert sum(row.possible for row in rows[:-1]) == len(within)
     assert rows[-1].multiplicity == 1 and rows[-1].three_stills == 0
     # the same in each shell
-    found = miller.set(grid.supercell_symmetry(), miller_index_column(voxel), anomalous_flag=not friedel)
+    found = miller.set(
+        grid.supercell_symmetry(), miller_index_column(voxel), anomalous_flag=not friedel
+    )
     for row in rows[:-1]:
         low, high = (float(part.replace("inf", "15.0001")) for part in row.label.split(" - "))
         in_shell = found.resolution_filter(d_max=low, d_min=high).size()
@@ -149,7 +159,9 @@ def test_completeness_is_that_of_cctbx(symbol, friedel):
 
 def test_stills_and_observations_a_voxel():
     table = gridded_table(5, n=2000)
-    grid = VoxelGrid((1, 1, 1), uctbx.unit_cell((30, 30, 30, 90, 90, 90)), laue_group_from_symbol("P 1"))
+    grid = VoxelGrid(
+        (1, 1, 1), uctbx.unit_cell((30, 30, 30, 90, 90, 90)), laue_group_from_symbol("P 1")
+    )
     voxel = np.array(list(table["asu_voxel"]))
     table["asu_voxel"] = miller_index_column(grid.to_asu(voxel))
     expected = by_loops([table])
@@ -163,8 +175,8 @@ def test_stills_and_observations_a_voxel():
 
 
 def test_nothing_seen():
-    grid = VoxelGrid((1, 1, 1), uctbx.unit_cell((30, 30, 30, 90, 90, 90)), laue_group_from_symbol("P 1"))
+    grid = VoxelGrid(
+        (1, 1, 1), uctbx.unit_cell((30, 30, 30, 90, 90, 90)), laue_group_from_symbol("P 1")
+    )
     with pytest.raises(ValueError, match="No voxel was seen"):
         coverage(VoxelAccumulator(), grid)
-
-

@@ -40,7 +40,10 @@ from dials_diffuse.io.table_file import ColumnWriter
 
 def grid_with(subdivide, **limits):
     return VoxelGrid(
-        subdivide, uctbx.unit_cell((40, 40, 60, 90, 90, 90)), laue_group_from_symbol("P 4"), **limits
+        subdivide,
+        uctbx.unit_cell((40, 40, 60, 90, 90, 90)),
+        laue_group_from_symbol("P 4"),
+        **limits,
     )
 
 
@@ -49,7 +52,12 @@ def observations(n=500, n_stills=4, reach=9, seed=1):
     rng = np.random.default_rng(seed)
     rows = np.unique(
         np.column_stack(
-            [rng.integers(0, n_stills, n), rng.integers(0, 2, n), rng.integers(0, 2, n), rng.integers(-reach, reach + 1, (n, 3))]
+            [
+                rng.integers(0, n_stills, n),
+                rng.integers(0, 2, n),
+                rng.integers(0, 2, n),
+                rng.integers(-reach, reach + 1, (n, 3)),
+            ]
         ),
         axis=0,
     )
@@ -74,7 +82,9 @@ def as_arrays(table):
     return {name: as_numpy(table[name]) for name in OBSERVATION_COLUMNS}
 
 
-@pytest.mark.parametrize("fine, coarse", [(3, 1), (5, 1), (9, 3), (9, 1), (15, 5), (15, 3), (2, 2), (6, 2)])
+@pytest.mark.parametrize(
+    "fine, coarse", [(3, 1), (5, 1), (9, 3), (9, 1), (15, 5), (15, 3), (2, 2), (6, 2)]
+)
 def test_coarse_voxels_are_where_the_point_would_have_gone(fine, coarse):
     """floor(h n' + 1/2) of every point of a fine voxel is the coarse voxel, its edges included"""
     factor = coarsening((fine,) * 3, (coarse,) * 3)
@@ -87,7 +97,12 @@ def test_coarse_voxels_are_where_the_point_would_have_gone(fine, coarse):
 
 
 def test_subdivisions_that_can_not_be_had():
-    for extracted, wanted in (((3, 3, 3), (2, 2, 2)), ((4, 4, 4), (2, 2, 2)), ((3, 3, 3), (6, 6, 6)), ((6, 6, 3), (3, 3, 3))):
+    for extracted, wanted in (
+        ((3, 3, 3), (2, 2, 2)),
+        ((4, 4, 4), (2, 2, 2)),
+        ((3, 3, 3), (6, 6, 6)),
+        ((6, 6, 3), (3, 3, 3)),
+    ):
         with pytest.raises(ValueError, match="can't be made of the extracted"):
             coarsening(extracted, wanted)
     with pytest.raises(ValueError, match="a: 15 or 5 or 3 or 1, b: 6 or 2, c: 1"):

@@ -43,7 +43,9 @@ def sum_over_atoms(function, q, power):
 class SyntheticCrystal:
     """Observations whose absolute scale is known: intensity = (coherent + incoherent) / scale."""
 
-    def __init__(self, scale=5.0, b_factor=12.0, d_min=1.25, n_stills=6, rows=60000, seed=3, background=0.0):
+    def __init__(
+        self, scale=5.0, b_factor=12.0, d_min=1.25, n_stills=6, rows=60000, seed=3, background=0.0
+    ):
         self.scale = scale
         group = sgtbx.space_group_info("P41212").group()
         self.grid = VoxelGrid((2, 2, 2), uctbx.unit_cell(CELL), laue_group_of(group), d_min=d_min)
@@ -102,7 +104,9 @@ class SyntheticCrystal:
             part["bragg"] = bool_column(node)
             part["num_pixels.valid"] = int_column(np.full(len(v), 4))
             part["counts"] = double_column(
-                rng.poisson(expected + expected_background + background * g * exposure * f2[-1] / scale)
+                rng.poisson(
+                    expected + expected_background + background * g * exposure * f2[-1] / scale
+                )
             )
             part["background"] = double_column(expected_background)
             part["background.variance"] = double_column(np.zeros(len(v)))
@@ -144,4 +148,7 @@ class SyntheticCrystal:
         self.experiments.as_file(folder / "diffuse_scaled.expt")
         self.table.as_file(folder / "diffuse_scaled.refl")
         self.merged.as_file(folder / "diffuse_merged.refl")
-        return [str(folder / n) for n in ("diffuse_scaled.expt", "diffuse_scaled.refl", "diffuse_merged.refl")]
+        return [
+            str(folder / n)
+            for n in ("diffuse_scaled.expt", "diffuse_scaled.refl", "diffuse_merged.refl")
+        ]

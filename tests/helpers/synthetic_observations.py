@@ -132,7 +132,10 @@ def make_extracted(
             table.experiment_identifiers()[local] = experiment.identifier
         attach_grid(experiments, grid)
         suffix = f"_{file_number + 1:04d}" if n_files > 1 else ""
-        for name, data in ((f"extracted{suffix}.expt", experiments), (f"extracted{suffix}.refl", table)):
+        for name, data in (
+            (f"extracted{suffix}.expt", experiments),
+            (f"extracted{suffix}.refl", table),
+        ):
             data.as_file(str(folder / name))
             names.append(name)
     return names, voxel, values, grid

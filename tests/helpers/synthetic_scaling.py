@@ -38,9 +38,7 @@ def make_detector(n_x, n_y, n_pixels=300):
             panel = detector.add_panel()
             panel.set_name(f"p{j}{i}")
             panel.set_frame(
-                (1, 0, 0),
-                (0, -1, 0),
-                ((i / n_x - 0.5) * SIDE, (0.5 - j / n_y) * SIDE, -distance),
+                (1, 0, 0), (0, -1, 0), ((i / n_x - 0.5) * SIDE, (0.5 - j / n_y) * SIDE, -distance)
             )
             panel.set_pixel_size((SIDE / n_x / n_pixels, SIDE / n_y / n_pixels))
             panel.set_image_size((n_pixels, n_pixels))
@@ -134,7 +132,11 @@ def make_truth(
     number = rng.integers(0, len(voxel), n)
     q = q_voxel[number]
     # a direction at this |q|: 2 sin(theta) = q lambda
-    phi = rng.uniform(0, 2 * np.pi, len(voxel))[number] if one_orientation else rng.uniform(0, 2 * np.pi, n)
+    phi = (
+        rng.uniform(0, 2 * np.pi, len(voxel))[number]
+        if one_orientation
+        else rng.uniform(0, 2 * np.pi, n)
+    )
     two_theta = 2 * np.arcsin(q * WAVELENGTH / 2)
     radius = DISTANCE * np.tan(two_theta)
     n_x, n_y = panels
@@ -174,6 +176,4 @@ def make_truth(
     table["exposure"] = double_column(exposure)
     for i, experiment in enumerate(experiments):
         table.experiment_identifiers()[i] = experiment.identifier
-    return Truth(
-        experiments, table, grid, b, d, voxel, intensity, c_of, a_of, wild, arc
-    )
+    return Truth(experiments, table, grid, b, d, voxel, intensity, c_of, a_of, wild, arc)

@@ -24,7 +24,11 @@ def handed_over(what, folder):
 @pytest.mark.parametrize(
     "arrays",
     [
-        [np.arange(12, dtype=np.uint16).reshape(3, 4), np.array([True, False, True]), np.linspace(0, 1, 5)],
+        [
+            np.arange(12, dtype=np.uint16).reshape(3, 4),
+            np.array([True, False, True]),
+            np.linspace(0, 1, 5),
+        ],
         [np.zeros(0), np.arange(3), np.zeros((0, 7), np.int32)],
         [np.zeros(0)],
         [np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.arange(10)[::3]],

@@ -10,7 +10,10 @@ from dials_diffuse.io.json_file import write_json
 
 def test_numbers_that_json_does_not_have_are_null(tmp_path):
     path = tmp_path / "a.json"
-    write_json(path, {"a": [1.5, float("nan"), (np.float32(0.5), -np.inf)], "b": {"c": float("inf")}, "d": 3})
+    write_json(
+        path,
+        {"a": [1.5, float("nan"), (np.float32(0.5), -np.inf)], "b": {"c": float("inf")}, "d": 3},
+    )
     assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
     assert json.loads(path.read_text()) == {"a": [1.5, None, [0.5, None]], "b": {"c": None}, "d": 3}
 

@@ -39,7 +39,10 @@ def test_what_is_written_is_read(tmp_path):
 
 
 def test_an_error_leaves_no_file(tmp_path):
-    with pytest.raises(RuntimeError, match="half way"), pixel_file(tmp_path / "pixels.h5") as writer:
+    with (
+        pytest.raises(RuntimeError, match="half way"),
+        pixel_file(tmp_path / "pixels.h5") as writer,
+    ):
         writer.add(pixels(10), "one", "one.cbf", 0.5)
         raise RuntimeError("half way")
     assert list(tmp_path.iterdir()) == []

@@ -24,7 +24,10 @@ def rows(n: int, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-NAMES = {i: f"a name of more than thirty-one letters {i}" for i in range(20)} | {200: "short", 70000: ""}
+NAMES = {i: f"a name of more than thirty-one letters {i}" for i in range(20)} | {
+    200: "short",
+    70000: "",
+}
 
 
 @pytest.mark.parametrize("in_memory", [10, 20_000, 10**9])
@@ -38,8 +41,12 @@ def test_dials_reads_what_was_appended(tmp_path, in_memory):
     assert table.size() == 417
     assert sorted(table.keys()) == sorted(parts[0])
     for name in parts[0]:
-        assert np.array_equal(as_numpy(table[name]), np.concatenate([part[name] for part in parts])), name
-    found = dict(zip(table.experiment_identifiers().keys(), table.experiment_identifiers().values()))
+        assert np.array_equal(
+            as_numpy(table[name]), np.concatenate([part[name] for part in parts])
+        ), name
+    found = dict(
+        zip(table.experiment_identifiers().keys(), table.experiment_identifiers().values())
+    )
     assert found == NAMES
     assert [path.name for path in tmp_path.iterdir()] == ["table.refl"]
 
@@ -67,7 +74,9 @@ def test_what_dials_wrote_is_read(tmp_path):
         writer.append(expected)
         writer.write(tmp_path / "first.refl", NAMES)
     # ... and written again by DIALS, in the version it likes
-    flex.reflection_table.from_file(str(tmp_path / "first.refl")).as_file(str(tmp_path / "second.refl"))
+    flex.reflection_table.from_file(str(tmp_path / "first.refl")).as_file(
+        str(tmp_path / "second.refl")
+    )
     for name in ("first.refl", "second.refl"):
         found = read_columns(tmp_path / name, [*expected, "missing"])
         assert found.n_rows == 1000 and found.identifiers == NAMES
@@ -108,9 +117,13 @@ def test_rows_are_written_again_with_other_columns(tmp_path, by_dials_alone):
     assert (found.table is None) is not by_dials_alone
     more = rows(1000, seed=1)
     more = {
-        "id": more["id"], "offset": more["counts"], "outlier": more["bragg"], "s1": more["xyzobs.px.value"],
-        "panel": more["panel"], "asu_voxel": more["voxel"],
-    }  # fmt: skip
+        "id": more["id"],
+        "offset": more["counts"],
+        "outlier": more["bragg"],
+        "s1": more["xyzobs.px.value"],
+        "panel": more["panel"],
+        "asu_voxel": more["voxel"],
+    }
     found.write(tmp_path / "second.refl", NAMES, more)
     again = flex.reflection_table.from_file(str(tmp_path / "second.refl"))
     expected = {**old, **more}

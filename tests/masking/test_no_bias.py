@@ -18,8 +18,15 @@ from dials_diffuse.simulation.simulate import simulate
 def merged(folder, name, *arguments):
     """voxel -> (photons, exposure) of the asymmetric unit, from pixels outside of the mask."""
     mask(
-        ["simulated.expt", "simulated.refl", "nproc=1", "output.html=None", "report.n_images=0",
-         f"output.mask={name}.mask", *arguments]
+        [
+            "simulated.expt",
+            "simulated.refl",
+            "nproc=1",
+            "output.html=None",
+            "report.n_images=0",
+            f"output.mask={name}.mask",
+            *arguments,
+        ]
     )
     extract(
         ["diffuse_masked.expt", "diffuse_masked.refl", "nproc=1", "d_min=2.5", "output.html=None"]
@@ -40,14 +47,16 @@ def test_merged_intensity_is_the_same_with_and_without_bragg_mask(
     run_in_tmp_path, photons, largest
 ):
     settings = Settings.from_dict(
-        {"bragg": {"enabled": False}, "exposure": {"mean_photons": photons}, "scale": {"spread": 0.0}}
+        {
+            "bragg": {"enabled": False},
+            "exposure": {"mean_photons": photons},
+            "scale": {"spread": 0.0},
+        }
     )
     settings.stills = 8
     simulate(settings, run_in_tmp_path)
     without = merged(run_in_tmp_path, "without", "bragg.method=none")
-    kept = merged(
-        run_in_tmp_path, "with", "bragg.mosaicity=0.2", "bragg.domain_size=400"
-    )
+    kept = merged(run_in_tmp_path, "with", "bragg.mosaicity=0.2", "bragg.domain_size=400")
     assert set(kept) <= set(without) and len(kept) > 0.8 * len(without)
     n_with, e_with = np.array(list(kept.values())).T
     n_all, e_all = np.array([without[voxel] for voxel in kept]).T

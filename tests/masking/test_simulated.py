@@ -55,7 +55,9 @@ def bragg_left(simulated, result, q_max=0.5):
 
 
 @pytest.mark.parametrize("domain_size", [300, 1000])
-@pytest.mark.parametrize("mosaicity, bandwidth", [(0.05, 0.0), (0.05, 0.00425), (0.5, 0.0), (0.5, 0.00425)])
+@pytest.mark.parametrize(
+    "mosaicity, bandwidth", [(0.05, 0.0), (0.05, 0.00425), (0.5, 0.0), (0.5, 0.00425)]
+)
 def test_bragg_photons_go_and_most_pixels_stay(tmp_path, mosaicity, domain_size, bandwidth):
     simulated = simulate(
         settings_of(
@@ -96,9 +98,7 @@ def defective(tmp_path_factory):
     return simulate(
         settings_of(
             16,
-            defects={
-                "hot": 40, "dead": 40, "negative": 20, "beam_stop": 8.0, "beam_stop_arm": 3.0,
-            },
+            defects={"hot": 40, "dead": 40, "negative": 20, "beam_stop": 8.0, "beam_stop_arm": 3.0},
             background={"air": 3.0},
             exposure={"mean_photons": 8.0},
         ),
@@ -212,10 +212,7 @@ def test_spots_of_a_lattice_that_was_not_indexed_are_found(tmp_path):
     assert left[True] < 0.2 * left[False]
 
 
-@pytest.mark.parametrize(
-    "photons, halo",
-    [(5.0, 0.0), (0.1, 0.0), (5.0, 10.0), (50.0, 10.0)],
-)
+@pytest.mark.parametrize("photons, halo", [(5.0, 0.0), (0.1, 0.0), (5.0, 10.0), (50.0, 10.0)])
 def test_diffuse_scattering_is_not_taken_for_spots(tmp_path, photons, halo):
     """Halos ten times the scattering around them included, at high and at low dose."""
     simulated = simulate(
@@ -230,8 +227,11 @@ def test_diffuse_scattering_is_not_taken_for_spots(tmp_path, photons, halo):
             simulated.experiments,
             None,
             parameters(
-                tmp_path, bragg__other_spots=other_spots, bragg__mosaicity=0.1,
-                bragg__domain_size=1000.0, dynamic__shadow=False,
+                tmp_path,
+                bragg__other_spots=other_spots,
+                bragg__mosaicity=0.1,
+                bragg__domain_size=1000.0,
+                dynamic__shadow=False,
             ),
         )
         masker, kept = StillMasker(result.reflections), []
@@ -312,9 +312,7 @@ def test_ellipsoid_profiles_give_the_size_of_spots(tmp_path, kind, values, mosai
     from dials.algorithms.profile_model.ellipsoid.model import EllipsoidProfileModel
 
     simulated = simulate(
-        settings_of(
-            4, crystal={"mosaicity": mosaicity, "domain_size": 600}, bragg={"blur": 0.0}
-        ),
+        settings_of(4, crystal={"mosaicity": mosaicity, "domain_size": 600}, bragg={"blur": 0.0}),
         tmp_path,
     )
     text = {"__id__": "ellipsoid", "parameterisation": kind, "parameters": values}
@@ -331,7 +329,9 @@ def test_ellipsoid_profiles_give_the_size_of_spots(tmp_path, kind, values, mosai
     assert shape.size == pytest.approx(SIGMA)
     assert shape.angle == pytest.approx(values[1] if kind == "simple1angular1" else 0)
     for size, source in (("model", "ellipsoid profile"), ("auto", "images")):
-        result = make_masks(experiments, simulated.reflections, parameters(tmp_path, bragg__size=size))
+        result = make_masks(
+            experiments, simulated.reflections, parameters(tmp_path, bragg__size=size)
+        )
         assert result.settings.shape_of(experiments[0]).source == source
         removed, lost = bragg_left(simulated, result)
         assert removed > 0.995 and lost < 0.15

@@ -66,9 +66,7 @@ def test_tables_are_the_smoothers_values_at_the_nearest_bin():
     np.testing.assert_array_equal(offset.bin_of(q), np.arange(len(q)))
     sensitivity = cases()["sensitivity"]
     x, y = sensitivity.bin_centres()
-    with_data(
-        sensitivity, "xy", flex.vec2_double(flex.double(x.tolist()), flex.double(y.tolist()))
-    )
+    with_data(sensitivity, "xy", flex.vec2_double(flex.double(x.tolist()), flex.double(y.tolist())))
     np.testing.assert_allclose(
         sensitivity.table_weights() @ sensitivity.values(),
         np.array(sensitivity.calculate_scales()),

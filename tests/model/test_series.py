@@ -78,9 +78,7 @@ def test_sensitivity_at_places_is_dials_3d_smoother():
     places = rng.uniform(-3, 8, 12)
     values = rng.uniform(0.5, 1.5, 5 * 6 * 7)
     series = SensitivitySeries(doubles(values), EXTENT, (5, 6), places)
-    smoother = GaussianSmoother3D(
-        EXTENT[:2], 3, EXTENT[2:], 4, (places.min(), places.max()), 5
-    )
+    smoother = GaussianSmoother3D(EXTENT[:2], 3, EXTENT[2:], 4, (places.min(), places.max()), 5)
     weights = series.table_weights()
     table = (weights @ values).reshape(12, -1)
     x, y = (v[::500] for v in series.plane.bin_centres())
@@ -119,7 +117,9 @@ def test_products_of_weights_are_the_array_of_all():
     assert len(weights) == 40
     np.testing.assert_allclose(weights @ parameters, everything @ parameters)
     np.testing.assert_allclose(of @ weights, of @ everything)
-    np.testing.assert_allclose(weights.normal(of), everything.T @ (of[:, None] * everything), atol=1e-12)
+    np.testing.assert_allclose(
+        weights.normal(of), everything.T @ (of[:, None] * everything), atol=1e-12
+    )
     np.testing.assert_allclose(weights.rows(matrix), matrix @ everything)
 
 
@@ -129,7 +129,9 @@ def make_problem(make_truth, of_b, of_c, of_a):
     rng = np.random.default_rng(2)
     places = rng.permutation(9) * 1.5
     offset = OffsetSeries(doubles(rng.uniform(0, 100, 30)), 0.5, 6, places)
-    a = SensitivitySeries(doubles(rng.uniform(0.9, 1.1, 25 * 3)), (-0.5, 0.5, -0.5, 0.5), (5, 5), places)
+    a = SensitivitySeries(
+        doubles(rng.uniform(0.9, 1.1, 25 * 3)), (-0.5, 0.5, -0.5, 0.5), (5, 5), places
+    )
     models = []
     for b in truth.b:
         model = DiffuseScalingModel.create(
@@ -223,7 +225,9 @@ def test_restrained_means_of_a_are_those_of_the_observations(make_truth):
     x, y = series.plane.bin_centres()
     radius = np.hypot(x, y)[scaler.data.direction % len(x)]
     ring = (radius / (1.0 / 10)).astype(int)
-    of_rings = np.bincount(ring, a)[np.bincount(ring) > 0] / np.bincount(ring)[np.bincount(ring) > 0]
+    of_rings = (
+        np.bincount(ring, a)[np.bincount(ring) > 0] / np.bincount(ring)[np.bincount(ring) > 0]
+    )
     np.testing.assert_allclose(means[: -series.n_p], of_rings - a.mean(), atol=1e-12)
 
 
@@ -247,7 +251,9 @@ def sensitivity_of(x, y, t):
     return np.exp(0.3 * np.hypot(x, y) / 0.4 * np.sin(2 * phi + 3 * t))
 
 
-def rotation_series(make_truth, tmp_path, of_c=True, of_a=True, n_obs=2500, mean_counts=10.0, absent=()):
+def rotation_series(
+    make_truth, tmp_path, of_c=True, of_a=True, n_obs=2500, mean_counts=10.0, absent=()
+):
     """Counts of stills on one crystal: b, c and a change smoothly along it.
 
     Returns:
@@ -303,7 +309,10 @@ def test_offsets_and_sensitivity_of_a_rotation_series_come_back(make_truth, tmp_
     sigma = np.mean([m.components["offset"].parameter_esds[3] for m in scaled.fit.models])
     assert 0.4 < np.std(c - expected) / sigma < 2.5
     g, _ = tables.factors(obs)
-    a, expected = g / tables.b[obs.still], sensitivity_of(obs.x, obs.y, (PLACES / PLACES.max())[obs.still])
+    a, expected = (
+        g / tables.b[obs.still],
+        sensitivity_of(obs.x, obs.y, (PLACES / PLACES.max())[obs.still]),
+    )
     assert correlation(a, expected) > 0.98
     # drawn a little towards 1 by the restraints
     assert 0.85 < np.polyfit(expected, a, 1)[0] < 1.02
@@ -361,7 +370,9 @@ def test_models_come_back_from_file_and_json(make_truth, tmp_path):
     for read in (back, lost):
         for still in (0, 17, 39):
             rows = obs.still == still
-            found = read[still].scaling_model.factors(panel[rows], obs.q[rows], obs.x[rows], obs.y[rows])
+            found = read[still].scaling_model.factors(
+                panel[rows], obs.q[rows], obs.x[rows], obs.y[rows]
+            )
             np.testing.assert_allclose(found[0], g[rows], rtol=1e-10)
             np.testing.assert_allclose(found[1], h[rows], rtol=1e-5, atol=1e-3)
     # the functions themselves
@@ -408,12 +419,32 @@ def test_a_function_that_the_data_do_not_ask_for_is_dropped(make_truth, tmp_path
     "model, engine, series, message",
     [
         ({"offset": False}, "SimpleLBFGS", {"offset_intervals": 3}, "model.offset=False"),
-        ({"sensitivity": False}, "SimpleLBFGS", {"sensitivity_intervals": 3}, "model.sensitivity=False"),
+        (
+            {"sensitivity": False},
+            "SimpleLBFGS",
+            {"sensitivity_intervals": 3},
+            "model.sensitivity=False",
+        ),
         ({}, "LevMar", {"offset_intervals": 3}, "need fit.engine=SimpleLBFGS"),
-        ({}, "SimpleLBFGS", {"offset_intervals": 4, "p_order": (1.0, 2.0)}, "2 numbers for 6 stills"),
+        (
+            {},
+            "SimpleLBFGS",
+            {"offset_intervals": 4, "p_order": (1.0, 2.0)},
+            "2 numbers for 6 stills",
+        ),
         # one of the six can't be scaled
-        ({}, "SimpleLBFGS", {"offset_intervals": 4}, "6 parameters along p_order, .* have 5 different"),
-        ({}, "SimpleLBFGS", {"offset_intervals": 3, "order": "image_number"}, "Experiment 0 has no image"),
+        (
+            {},
+            "SimpleLBFGS",
+            {"offset_intervals": 4},
+            "6 parameters along p_order, .* have 5 different",
+        ),
+        (
+            {},
+            "SimpleLBFGS",
+            {"offset_intervals": 3, "order": "image_number"},
+            "Experiment 0 has no image",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(make_truth, tmp_path, model, engine, series, message):

@@ -20,11 +20,15 @@ def test_batches_are_smaller_for_larger_detectors():
     assert automatic_batch_size(10**9) == 10
 
 
-@pytest.mark.parametrize("subdivide, d_min", [((3, 3, 3), None), ((5, 5, 5), 2.0), ((30, 30, 30), None)])
+@pytest.mark.parametrize(
+    "subdivide, d_min", [((3, 3, 3), None), ((5, 5, 5), 2.0), ((30, 30, 30), None)]
+)
 def test_a_batch_holds_no_more_stills_than_fit_into_a_file(subdivide, d_min):
     experiment = Experiment(
         beam=BeamFactory.simple(1.0),
-        detector=DetectorFactory.simple("PAD", 150, (100, 100), "+x", "-y", (0.4, 0.4), (500, 500), (-1, 1e6)),
+        detector=DetectorFactory.simple(
+            "PAD", 150, (100, 100), "+x", "-y", (0.4, 0.4), (500, 500), (-1, 1e6)
+        ),
         crystal=Crystal((58, 0, 0), (10, 60, 0), (0, 5, 150), "P 1"),
     )
     most = most_stills_of_a_batch(experiment, subdivide, d_min)

@@ -33,7 +33,9 @@ def pair(tmp_path_factory):
 def rows(experiments, table):
     """All that is in a pair, in an order that does not depend on ids"""
     names = [e.identifier for e in experiments]
-    columns = zip(table["id"], table["miller_index"], table["xyzcal.px"], table["intensity.sum.value"])
+    columns = zip(
+        table["id"], table["miller_index"], table["xyzcal.px"], table["intensity.sum.value"]
+    )
     return sorted((names[number], *values) for number, *values in columns)
 
 

@@ -29,7 +29,11 @@ def test_parameters_reach_their_step(tmp_path):
     assert text.split() == "bragg { n_sigma = 5 }".split()
     assert files == ()
     text, _ = phil_of("extract", tmp_path, "d_min=2.5", "subdivide=1,1,1", "background=0.5")
-    assert {line.strip() for line in text.splitlines()} == {"subdivide = 1 1 1", "d_min = 2.5", 'background = "0.5"'}
+    assert {line.strip() for line in text.splitlines()} == {
+        "subdivide = 1 1 1",
+        "d_min = 2.5",
+        'background = "0.5"',
+    }
     text, _ = phil_of("absolute", tmp_path, "composition.sequence=GAVL", "composition.copies=8")
     assert "sequence = " in text and "copies = 8" in text
 
@@ -58,7 +62,9 @@ def test_contradictions():
         with_short_forms(parameters("d_min=2", "extract.d_min=3"))
 
 
-@pytest.mark.parametrize("text", ["no_such_thing=1", "mp.nproc=many", "steps=dance", "no_such { thing = 1 }"])
+@pytest.mark.parametrize(
+    "text", ["no_such_thing=1", "mp.nproc=many", "steps=dance", "no_such { thing = 1 }"]
+)
 def test_parameters_that_do_not_exist_or_make_no_sense(text):
     with pytest.raises(ValueError):
         parameters(text)
@@ -69,7 +75,10 @@ def test_cell_and_symmetry_for_images(tmp_path):
 
     (tmp_path / "index.phil").write_text("spotfinder.filter.min_spot_size = 7\n")
     text = index_phil(
-        parameters("unit_cell=58,58,150,90,90,90", "space_group=P41212", "step_phil.index=index.phil"), tmp_path
+        parameters(
+            "unit_cell=58,58,150,90,90,90", "space_group=P41212", "step_phil.index=index.phil"
+        ),
+        tmp_path,
     )
     scope = parse(
         "spotfinder.filter.min_spot_size = 3\n.type = int\n"

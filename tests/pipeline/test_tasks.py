@@ -20,7 +20,9 @@ def make_task(tmp_path, monkeypatch):
 
     def make(body, name="step", **more):
         module = f"command_of_{name}"
-        text = "import os, pathlib, signal, sys, time\ndef run(args):\n" + textwrap.indent(textwrap.dedent(body), "    ")
+        text = "import os, pathlib, signal, sys, time\ndef run(args):\n" + textwrap.indent(
+            textwrap.dedent(body), "    "
+        )
         (tmp_path / f"{module}.py").write_text(text)
         return Task(name, "mask", module, str(tmp_path), (), (f"{name}.out",), **more)
 
@@ -98,7 +100,10 @@ def dask_executor(nproc):
 @pytest.mark.parametrize("executor_of", [LocalExecutor, dask_executor])
 def test_the_first_error_ends_the_others(make_task, tmp_path, executor_of):
     slow = make_task("open('pid', 'w').write(str(os.getpid())); time.sleep(60)", name="slow")
-    bad = make_task("\nwhile not os.path.exists('pid'): time.sleep(.01)\nraise SystemExit('Sorry: bad')", name="bad")
+    bad = make_task(
+        "\nwhile not os.path.exists('pid'): time.sleep(.01)\nraise SystemExit('Sorry: bad')",
+        name="bad",
+    )
     with contextlib.closing(executor_of(2)) as executor:
         start = time.monotonic()
         with pytest.raises(TaskError, match="bad"):
@@ -144,7 +149,8 @@ def test_children_end_with_their_parent(make_task, tmp_path):
     import subprocess
 
     make_task(
-        "child = os.fork()\nopen(f'pid{child > 0}', 'w').write(str(os.getpid()))\ntime.sleep(60)", name="slow"
+        "child = os.fork()\nopen(f'pid{child > 0}', 'w').write(str(os.getpid()))\ntime.sleep(60)",
+        name="slow",
     )
     program = (
         "from dials_diffuse.pipeline.tasks import Task, run_task\n"

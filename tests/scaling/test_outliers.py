@@ -22,10 +22,23 @@ def observations(n_voxels: int, each: int, wild: float, seed: int = 0) -> dict:
     zeros = np.zeros(n, dtype=np.int32)
     signal = exposure * b[still] * intensity
     return {
-        "start": np.arange(0, n + 1, each), "still": still, "panel": zeros, "radial": zeros, "direction": zeros,
-        "y": y, "background": np.zeros(n), "exposure": exposure, "floor": np.zeros(n), "weight": 1 / signal,
-        "b": b, "c": c, "d": np.ones(1), "a": np.ones(1), "prior": np.full(n_voxels, 17.0), "relative": np.zeros(n),
-    }, is_wild  # fmt: skip
+        "start": np.arange(0, n + 1, each),
+        "still": still,
+        "panel": zeros,
+        "radial": zeros,
+        "direction": zeros,
+        "y": y,
+        "background": np.zeros(n),
+        "exposure": exposure,
+        "floor": np.zeros(n),
+        "weight": 1 / signal,
+        "b": b,
+        "c": c,
+        "d": np.ones(1),
+        "a": np.ones(1),
+        "prior": np.full(n_voxels, 17.0),
+        "relative": np.zeros(n),
+    }, is_wild
 
 
 def one_after_the_other(given: dict) -> np.ndarray:

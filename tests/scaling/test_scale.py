@@ -79,8 +79,10 @@ def test_q_of_observations_is_that_of_their_pixels(make_truth):
     obs = observations_of(truth.experiments, truth.columns)
     expected = []
     for panel, xyz in zip(truth.table["panel"], truth.table["xyzobs.px.value"]):
-        q = truth.experiments[0].detector[int(panel)].get_resolution_at_pixel(
-            truth.experiments[0].beam.get_s0(), xyz[:2]
+        q = (
+            truth.experiments[0]
+            .detector[int(panel)]
+            .get_resolution_at_pixel(truth.experiments[0].beam.get_s0(), xyz[:2])
         )
         expected.append(1 / q)
     np.testing.assert_allclose(obs.q, expected, rtol=1e-5)
@@ -88,9 +90,16 @@ def test_q_of_observations_is_that_of_their_pixels(make_truth):
 
 def test_everything_on_is_recovered(make_truth, tmp_path):
     truth = make_truth(
-        n_stills=60, n_obs=3000, n_voxels=800, mean_counts=40, offset=1, sensitivity=0.1,
-        panels=(5, 5), panel_spread=0.05, wild_fraction=0.01,
-    )  # fmt: skip
+        n_stills=60,
+        n_obs=3000,
+        n_voxels=800,
+        mean_counts=40,
+        offset=1,
+        sensitivity=0.1,
+        panels=(5, 5),
+        panel_spread=0.05,
+        wild_fraction=0.01,
+    )
     model = ModelSettings(offset=True, panel=True, sensitivity=True)
     scaled = scale(source_of(truth, tmp_path), FitSettings(model=model))
     tables = scaled.merger.tables
@@ -104,7 +113,9 @@ def test_everything_on_is_recovered(make_truth, tmp_path):
     assert np.corrcoef(tables.d[seen], truth.d[seen])[0, 1] > 0.95
     assert np.mean(((tables.d - truth.d) / esds)[seen] ** 2) < 4
     # their product is known better
-    x, y = (v.ravel() for v in np.meshgrid(np.linspace(-0.33, 0.33, 40), np.linspace(-0.33, 0.33, 40)))
+    x, y = (
+        v.ravel() for v in np.meshgrid(np.linspace(-0.33, 0.33, 40), np.linspace(-0.33, 0.33, 40))
+    )
     two_theta = 2 * np.arcsin(np.hypot(x, y) / 2)
     where = 100 * np.tan(two_theta) * np.array([x, y]) / np.hypot(x, y)
     column, row = np.floor((where / 120 + 0.5) * 5).astype(int)
@@ -141,7 +152,9 @@ def test_low_counts_are_not_biased(make_truth, tmp_path, background):
     source = source_of(truth, tmp_path)
     found = survey(source)
     tables = ScaleTables(truth.b, np.zeros(300, dtype=bool))
-    merger = Merger(source, found, tables, found.prior(truth.b), split_halves(np.ones(300, dtype=bool), 1))
+    merger = Merger(
+        source, found, tables, found.prior(truth.b), split_halves(np.ones(300, dtype=bool), 1)
+    )
     merged = merger.reject_outliers(6.0)
     expected = true_intensities(truth, merged.voxels)
     # 240,000 photons: 0.2 % of counting error (0.3 % with the background's)
@@ -312,7 +325,9 @@ def test_least_squares_engines_agree_with_lbfgs(make_truth, tmp_path, engine):
             target_module.MOST_ELEMENTS = most
 
 
-def test_a_component_that_is_not_determined_is_left_out_of_an_automatic_model(make_truth, tmp_path, caplog):
+def test_a_component_that_is_not_determined_is_left_out_of_an_automatic_model(
+    make_truth, tmp_path, caplog
+):
     truth = make_truth(n_stills=6, n_obs=2000)
     # observations in one half of the detector, and nothing to say what a is in the other
     table = truth.table
@@ -325,7 +340,9 @@ def test_a_component_that_is_not_determined_is_left_out_of_an_automatic_model(ma
         scaled = scale(source, automatic)
     assert scaled.fit.components == ["scale"]
     assert "No sensitivity: The observations do not determine" in caplog.text
-    asked = FitSettings(model=ModelSettings(offset=False, panel=False, sensitivity=True), restraints=none)
+    asked = FitSettings(
+        model=ModelSettings(offset=False, panel=False, sensitivity=True), restraints=none
+    )
     with pytest.raises(ValueError, match="do not determine"):
         scale(source, asked)
 
@@ -344,7 +361,12 @@ def test_cycles_that_end_too_early_are_named(make_truth, tmp_path, caplog):
 def test_arcs_on_single_stills_do_not_get_into_the_map(make_truth, tmp_path):
     """With one orientation a factor a(x, y) could follow the arcs, through c, into the map"""
     truth = make_truth(
-        n_stills=12, n_obs=12_000, mean_counts=40, offset=0.5, arc_stills=(3, 4), one_orientation=True
+        n_stills=12,
+        n_obs=12_000,
+        mean_counts=40,
+        offset=0.5,
+        arc_stills=(3, 4),
+        one_orientation=True,
     )
     source = source_of(truth, tmp_path)
     scaled, plain = (scale(source, FitSettings(patch_cutoff=cutoff)) for cutoff in (0.05, None))
@@ -356,7 +378,9 @@ def test_arcs_on_single_stills_do_not_get_into_the_map(make_truth, tmp_path):
     def error(found):
         """of the map, where arcs are against where none are"""
         expected = true_intensities(truth, found.merged.voxels)
-        in_arc = np.isin(found.merged.voxels, pack_voxels(as_numpy(truth.table["asu_voxel"])[truth.arc]))
+        in_arc = np.isin(
+            found.merged.voxels, pack_voxels(as_numpy(truth.table["asu_voxel"])[truth.arc])
+        )
         q = np.linalg.norm(truth.grid.q_of_voxel(unpack_voxels(found.merged.voxels)), axis=1)
         ratio = found.merged.intensity / expected
         return ratio[in_arc].mean() / ratio[~in_arc & (abs(q - 0.3) < 0.06)].mean() - 1
@@ -369,14 +393,22 @@ def test_arcs_on_single_stills_do_not_get_into_the_map(make_truth, tmp_path):
 
 def test_no_patches_where_nothing_is_wrong(make_truth, tmp_path):
     truth = make_truth(
-        n_stills=20, n_obs=4000, panels=(2, 2), offset=1, sensitivity=0.1, panel_spread=0.05, wild_fraction=0.01
+        n_stills=20,
+        n_obs=4000,
+        panels=(2, 2),
+        offset=1,
+        sensitivity=0.1,
+        panel_spread=0.05,
+        wild_fraction=0.01,
     )
     scaled = scale(source_of(truth, tmp_path), FitSettings())
     assert "sensitivity" in scaled.fit.components
     assert scaled.fit.bad_patches.sum() <= 2
 
 
-def test_a_still_that_is_the_opposite_of_the_map_does_not_set_the_zero_of_offsets(make_truth, tmp_path):
+def test_a_still_that_is_the_opposite_of_the_map_does_not_set_the_zero_of_offsets(
+    make_truth, tmp_path
+):
     truth = make_truth(n_stills=30, n_obs=3000, mean_counts=20, offset=0.5)
     column = truth.columns
     wrong = column["id"] == 29
@@ -385,7 +417,9 @@ def test_a_still_that_is_the_opposite_of_the_map_does_not_set_the_zero_of_offset
     q = np.linalg.norm(truth.grid.q_of_voxel(column["voxel"][wrong]), axis=1)
     mean = 1000 * np.exp(-4 * q**2)
     counts = column["counts"].copy()
-    signal = column["exposure"][wrong] * truth.b[29] * np.maximum(mean - 0.5 * (intensity - mean), 0)
+    signal = (
+        column["exposure"][wrong] * truth.b[29] * np.maximum(mean - 0.5 * (intensity - mean), 0)
+    )
     counts[wrong] = np.random.default_rng(5).poisson(signal + column["background"][wrong])
     truth.table["counts"] = double_column(counts)
     source = source_of(truth, tmp_path)
@@ -396,13 +430,17 @@ def test_a_still_that_is_the_opposite_of_the_map_does_not_set_the_zero_of_offset
     assert abs(np.mean(scaled.merged.intensity - expected)) < 0.1 * expected.mean()
     assert without_scale(scaled).tolist() == [29]
     assert "b not above 0" in still_table(scaled)[30]
-    left_out = scale(source, FitSettings(model=model), stills=StillSettings(exclude_misoriented=True))
+    left_out = scale(
+        source, FitSettings(model=model), stills=StillSettings(exclude_misoriented=True)
+    )
     assert 29 in left_out.excluded
 
 
 @pytest.mark.parametrize("mean_counts", [0.1, 0.3, 1.0])
 def test_counting_statistics_need_no_error_model(make_truth, tmp_path, mean_counts):
-    truth = make_truth(n_stills=100, n_obs=3000, n_voxels=2000, mean_counts=mean_counts, background=0.1)
+    truth = make_truth(
+        n_stills=100, n_obs=3000, n_voxels=2000, mean_counts=mean_counts, background=0.1
+    )
     scaled = scale(source_of(truth, tmp_path), FitSettings(model=ONLY_SCALES))
     # what it adds to the variance, as a fraction
     assert scaled.error_model.b**2 * mean_counts < 0.02
@@ -467,7 +505,9 @@ def test_least_squares_engines_leave_out_stills_too(make_truth, tmp_path, engine
     model = ModelSettings(scale=True, offset=True, panel=False, sensitivity=False)
     stills = StillSettings(exclude=("2",))
     found, expected = (
-        scale(source_of(truth, tmp_path), FitSettings(model=model, engine=name), stills=stills).merger.tables.b
+        scale(
+            source_of(truth, tmp_path), FitSettings(model=model, engine=name), stills=stills
+        ).merger.tables.b
         for name in (engine, "SimpleLBFGS")
     )
     used = np.arange(6) != 2
@@ -475,7 +515,9 @@ def test_least_squares_engines_leave_out_stills_too(make_truth, tmp_path, engine
 
 
 @pytest.mark.parametrize("panel", [None, True])
-def test_panels_of_different_detectors_are_not_taken_for_each_other_unasked(make_truth, tmp_path, caplog, panel):
+def test_panels_of_different_detectors_are_not_taken_for_each_other_unasked(
+    make_truth, tmp_path, caplog, panel
+):
     # as many pixels in all, on panels of other sizes
     one = make_truth(n_stills=6, panels=(2, 2), panel_spread=0.1)
     other = make_truth(n_stills=6, panels=(1, 1), seed=2)
@@ -493,7 +535,9 @@ def test_panels_of_different_detectors_are_not_taken_for_each_other_unasked(make
     assert ("panel" in scaled.fit.components) == (panel is True)
 
 
-@pytest.mark.parametrize("stills", [StillSettings(exclude=tuple("01234")), StillSettings(min_cc=0.9999)])
+@pytest.mark.parametrize(
+    "stills", [StillSettings(exclude=tuple("01234")), StillSettings(min_cc=0.9999)]
+)
 def test_too_few_stills_left_is_said_with_the_reason(make_truth, tmp_path, stills):
     truth = make_truth(n_stills=6, n_obs=400, n_voxels=100)
     with pytest.raises(ValueError, match=r"Fewer than two stills are left .* \(still \d: "):

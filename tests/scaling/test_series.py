@@ -69,7 +69,9 @@ def test_smooth_scales_come_back_and_are_kept(make_truth, tmp_path, offset):
 @pytest.mark.parametrize("offset", [3, 8])
 def test_errors_of_smooth_scales_beside_an_offset_of_each_still(make_truth, tmp_path, offset):
     """That b is known better than from each still alone leaves covariances and the zero of offsets numbers"""
-    truth = make_truth(n_stills=30, n_obs=3000, n_voxels=100, mean_counts=50, spread=0.1, offset=offset, seed=3)
+    truth = make_truth(
+        n_stills=30, n_obs=3000, n_voxels=100, mean_counts=50, spread=0.1, offset=offset, seed=3
+    )
     truth.experiments.as_file(str(tmp_path / "g.expt"))
     truth.table.as_file(str(tmp_path / "g.refl"))
     source = ObservationSource([DataPair(tmp_path / "g.expt", tmp_path / "g.refl")], keep=10**8)

@@ -44,7 +44,13 @@ def test_best_merge_is_unbiased_and_has_the_least_variance():
     exposure = rng.uniform(0.05, 0.4, n_voxels * n_stills)
     background = 0.5 * exposure
     counts = rng.poisson(exposure * scales[still] * truth[voxel] + background)
-    rows = {"voxel": voxel, "id": still, "counts": counts, "background": background, "exposure": exposure}
+    rows = {
+        "voxel": voxel,
+        "id": still,
+        "counts": counts,
+        "background": background,
+        "exposure": exposure,
+    }
     best = best_possible_merge(rows, scales, truth, n_voxels)
     assert best.mean() == pytest.approx(truth.mean(), rel=0.02)
     eb = exposure * scales[still]
@@ -79,6 +85,10 @@ def test_scales_follow_the_identifier_or_the_image_and_another_simulation_is_ref
     # what dials.sequence_to_stills has made of the images has new identifiers, or none
     found = true_scales(record, experiments_of(("a-hash", "still_00001"), ("", "still_00002")))
     assert found.tolist() == [0.5, 1.5]
-    for other in (("simulated-2-0", "still_00001"), ("a-hash", "still_00004"), ("a-hash", "still_00003")):
+    for other in (
+        ("simulated-2-0", "still_00001"),
+        ("a-hash", "still_00004"),
+        ("a-hash", "still_00003"),
+    ):
         with pytest.raises(ValueError, match=f"{other[0]} is not of this simulation"):
             true_scales(record, experiments_of(("simulated-1-0", "still_00001"), other))

@@ -117,8 +117,7 @@ def test_total_is_the_sum_of_the_components():
 
 def test_offsets_scales_gains_and_sensitivity_are_normalised():
     settings = small(
-        scale={"offset": 0.4, "spread": 0.6, "panel_spread": 0.1, "sensitivity": 0.08},
-        stills=20,
+        scale={"offset": 0.4, "spread": 0.6, "panel_spread": 0.1, "sensitivity": 0.08}, stills=20
     )
     settings.detector.type = "tilted"
     simulator = Simulator(settings)

@@ -63,7 +63,9 @@ def test_minicbf_comes_back_through_dxtbx(tmp_path, pedestal):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("kind, groups", [("single", (1, 1)), ("tilted", (2, 2)), ("tilted", (4, 5))])
+@pytest.mark.parametrize(
+    "kind, groups", [("single", (1, 1)), ("tilted", (2, 2)), ("tilted", (4, 5))]
+)
 def test_nexus_comes_back_through_dxtbx(tmp_path, kind, groups):
     settings = DetectorSettings(
         type=kind, groups=groups, image_size=(62, 45), two_theta=20.0, thickness=0.32
@@ -83,9 +85,7 @@ def test_nexus_comes_back_through_dxtbx(tmp_path, kind, groups):
         assert len(raw) == len(detector)
         for a, b in zip(raw, image):
             assert (as_numpy(a) == b).all()
-        assert instance.get_beam(number).get_wavelength() == pytest.approx(
-            shots[number].wavelength
-        )
+        assert instance.get_beam(number).get_wavelength() == pytest.approx(shots[number].wavelength)
     assert_same_geometry(instance.get_detector(), detector)
     assert instance.get_scan().get_exposure_times()[0] == pytest.approx(SHOT.exposure_time)
     assert instance.get_scan().get_oscillation()[1] == 0

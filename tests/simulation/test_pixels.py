@@ -68,9 +68,9 @@ def test_directions_and_parallax_are_those_of_dxtbx(kind):
             point = np.array(panel.get_pixel_lab_coord((fast + 0.5, slow + 0.5)))
             found = pixels.directions[slow, fast] * pixels.distance[slow, fast]
             assert np.abs(found - point).max() < 1e-6
-        without = make_detector(
-            DetectorSettings(type=kind, two_theta=12.0, parallax=False), 1.0
-        )[0].pixel_to_millimeter((0.5, 0.5))
+        without = make_detector(DetectorSettings(type=kind, two_theta=12.0, parallax=False), 1.0)[
+            0
+        ].pixel_to_millimeter((0.5, 0.5))
         with_parallax = pixel_positions(detector[0], np.array([0.5]), np.array([0.5]))[0, 0]
         assert np.abs(with_parallax - without).max() > 0.01
 
@@ -78,9 +78,7 @@ def test_directions_and_parallax_are_those_of_dxtbx(kind):
 @pytest.mark.parametrize("fraction", [0.99, 0.5, 0.2])
 @pytest.mark.parametrize("normal", [(0, 1, 0), (0.3, 1, 0)])
 def test_polarization_and_efficiency_agree_with_dials(fraction, normal):
-    beam = make_beam(
-        BeamSettings(polarization_fraction=fraction, polarization_normal=normal), 1.0
-    )
+    beam = make_beam(BeamSettings(polarization_fraction=fraction, polarization_normal=normal), 1.0)
     detector = make_detector(DetectorSettings(type="tilted", distance=60.0), 1.0)
     corrections = Corrections(beam, detector)
     generator = np.random.default_rng(2)
@@ -104,9 +102,7 @@ def test_polarization_over_all_directions_is_two_thirds():
     directions = generator.normal(size=(200000, 3))
     directions /= np.linalg.norm(directions, axis=1)[:, None]
     for fraction in (1.0, 0.6):
-        factor = polarization(
-            directions, np.array([0, 0, -1.0]), np.array([0, 1.0, 0]), fraction
-        )
+        factor = polarization(directions, np.array([0, 0, -1.0]), np.array([0, 1.0, 0]), fraction)
         assert factor.mean() == pytest.approx(2 / 3, abs=3e-3)
 
 

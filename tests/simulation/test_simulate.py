@@ -55,9 +55,7 @@ def test_files_are_read_back_as_they_were_made(tmp_path, kind):
         assert experiment.crystal.get_half_mosaicity_deg() == pytest.approx(0.15)
         assert experiment.crystal.get_domain_size_ang() == 1000
         assert exposure_time(experiment) == pytest.approx(0.1)
-        for found, made in zip(
-            images_of([experiment])[0], result.simulator.image(still)
-        ):
+        for found, made in zip(images_of([experiment])[0], result.simulator.image(still)):
             assert (found == made).all()
         mask = experiment.imageset.get_mask(0)
         assert all(panel.count(False) == 0 for panel in mask)
@@ -176,9 +174,7 @@ def test_dials_finds_the_spots_where_they_are_said_to_be(run_in_tmp_path):
     # not phil_scope.extract(): that finds nothing at all
     params, _ = ArgumentParser(phil=phil_scope).parse_args(["spotfinder.mp.nproc=1"])
     for still, experiment in zip(result.simulator.stills, experiments):
-        observed = flex.reflection_table.from_observations(
-            ExperimentList([experiment]), params
-        )
+        observed = flex.reflection_table.from_observations(ExperimentList([experiment]), params)
         assert len(observed) > 30
         # all peaks that were drawn: the table leaves out the far tails of strong ones
         said = result.simulator.peaks(still, still.lattices[0]).pixel

@@ -47,9 +47,7 @@ def test_shell_mean_is_the_envelope():
     generator = np.random.default_rng(4)
     points = generator.normal(size=(200000, 3))
     points /= np.linalg.norm(points, axis=1)[:, None]
-    fractional = np.array(
-        uctbx.unit_cell(truth.unit_cell).orthogonalization_matrix()
-    ).reshape(3, 3)
+    fractional = np.array(uctbx.unit_cell(truth.unit_cell).orthogonalization_matrix()).reshape(3, 3)
     for q in (0.15, 0.3, 0.5):
         intensity = truth.intensity(q * points @ fractional)
         envelope = truth.envelope(np.array([q]))[0]

@@ -170,7 +170,9 @@ def _group(parent, name: str, nx_class: str):
     return group
 
 
-def _write_dense(group, name: str, values: np.ndarray, rows: np.ndarray, blocks: list, n_threads: int) -> None:
+def _write_dense(
+    group, name: str, values: np.ndarray, rows: np.ndarray, blocks: list, n_threads: int
+) -> None:
     """values[rows], with NaN or 0 where rows is -1, block by block.
 
     Compressing takes longer than all else, and the HDF5 library has one thread: it gets the chunks as it would have
@@ -179,9 +181,15 @@ def _write_dense(group, name: str, values: np.ndarray, rows: np.ndarray, blocks:
     empty = np.nan if values.dtype.kind == "f" else 0
     shape = tuple(min(n, CHUNK) for n in rows.shape)
     dataset = group.create_dataset(
-        name, rows.shape, values.dtype, chunks=shape, compression="gzip", compression_opts=EFFORT, shuffle=True,
+        name,
+        rows.shape,
+        values.dtype,
+        chunks=shape,
+        compression="gzip",
+        compression_opts=EFFORT,
+        shuffle=True,
         fillvalue=empty,
-    )  # fmt: skip
+    )
     with_empty = np.append(values, np.array([empty], dtype=values.dtype))  # row -1
 
     def compressed(block: tuple[slice, ...]) -> bytes:

@@ -16,9 +16,7 @@ from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
 from dials_diffuse.io.model_copy import restore_models
 
 # In the order in which formats that have one show them; others of a table are left out
-COLUMNS = (
-    "intensity", "sigma", "n_obs", "n_stills", "half_1", "half_2", "exposure", "incoherent",
-)  # fmt: skip
+COLUMNS = ("intensity", "sigma", "n_obs", "n_stills", "half_1", "half_2", "exposure", "incoherent")
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,9 @@ class MergedMap:
             "Symmetry: {}, {} Friedel's law".format(
                 grid.laue_group.info(), "with" if grid.friedel else "without"
             ),
-            "Voxels along a*, b*, c*: n = {}, {}, {}; H = n h is the voxel at h".format(*grid.subdivide),
+            "Voxels along a*, b*, c*: n = {}, {}, {}; H = n h is the voxel at h".format(
+                *grid.subdivide
+            ),
         ]
 
     def select(self, rows: np.ndarray) -> MergedMap:
@@ -181,9 +181,13 @@ def read_merged_map(
             restore_models(part, copy)
         everything += part
     if not everything:
-        raise ValueError("No .expt file in the input: the grid is in diffuse_scaled.expt or diffuse_absolute.expt")
+        raise ValueError(
+            "No .expt file in the input: the grid is in diffuse_scaled.expt or diffuse_absolute.expt"
+        )
     if not reflections:
-        raise ValueError("No .refl file in the input: give diffuse_merged.refl or diffuse_absolute.refl")
+        raise ValueError(
+            "No .refl file in the input: give diffuse_merged.refl or diffuse_absolute.refl"
+        )
     merged = []
     # as a rule the merged table is the last one
     for path in reversed(reflections):

@@ -65,7 +65,11 @@ def _group_mean(raw, blocked, low, high, x, y):
 def _sample_groups(raw, blocked, low, high, ring, samples, value, of_ring):
     """Means of the groups around the samples (flat indices, ascending), and their rings; returns their number."""
     n_slow, n_fast = raw.shape
-    flat, flat_blocked, flat_ring = raw.reshape(raw.size), blocked.reshape(raw.size), ring.reshape(raw.size)
+    flat, flat_blocked, flat_ring = (
+        raw.reshape(raw.size),
+        blocked.reshape(raw.size),
+        ring.reshape(raw.size),
+    )
     width, one = np.uint64(n_fast), np.uint64(1)
     n = y = start = 0
     for k in range(samples.shape[0]):
@@ -102,7 +106,12 @@ def _stands_out(raw, blocked, low, high, x, y, limit):
     for j in range(max(0, y - outer), min(raw.shape[0], y + outer + 1)):
         for i in range(max(0, x - outer), min(raw.shape[1], x + outer + 1)):
             value = raw[j, i]
-            good = (max(abs(i - x), abs(j - y)) >= inner) & (not blocked[j, i]) & (low <= value) & (value <= high)
+            good = (
+                (max(abs(i - x), abs(j - y)) >= inner)
+                & (not blocked[j, i])
+                & (low <= value)
+                & (value <= high)
+            )
             n += good
             darker += good & (value < limit)
     return n < 10 or 2 * darker > n
@@ -213,7 +222,7 @@ def _grow_region(raw, blocked, low, high, ring, edge, x, y, done, stack):
 @numba.njit(cache=True)
 def _find_regions(
     raw, blocked, low, high, scale, ring, rings_of_runs, quick_threshold, threshold, edge, boxes
-):  # fmt: skip
+):
     """Bounding boxes (fast: first, last + 1; slow: first, last + 1) of groups' centres in
     bright regions; returns their number, which may exceed the rows of boxes.
 
@@ -293,7 +302,18 @@ def bright_regions(
     edge = mean + EDGE * sigma
     scale = None if whole else 16.0 / gain
     quick_threshold = np.floor(16 * np.minimum(threshold * (scale or 1.0), MOST)).astype(np.int32)
-    arguments = (pixels, blocked, low, high, scale, rings.number, rings.runs(RUN), quick_threshold, threshold, edge)
+    arguments = (
+        pixels,
+        blocked,
+        low,
+        high,
+        scale,
+        rings.number,
+        rings.runs(RUN),
+        quick_threshold,
+        threshold,
+        edge,
+    )
     boxes = np.empty((1000, 4), np.int64)
     found = _find_regions(*arguments, boxes)
     if found > len(boxes):
@@ -363,7 +383,11 @@ class OtherSpots:
         for number, pixels in enumerate(raw):
             panel = still.detector[number]
             boxes = bright_regions(
-                pixels, blocked[number], rings.panels[number], *trusted_bounds(panel), panel.get_gain() or 1.0
+                pixels,
+                blocked[number],
+                rings.panels[number],
+                *trusted_bounds(panel),
+                panel.get_gain() or 1.0,
             )
             if len(boxes):
                 found.append(_rows(number, boxes, self.padding))
@@ -378,13 +402,21 @@ def _rows(panel: int, boxes: np.ndarray, padding: float) -> SpotRows:
     half = side / np.sqrt(2) + 1 + padding
     bbox = np.stack(
         [
-            np.floor(centre[:, 0] - half[:, 0]), np.ceil(centre[:, 0] + half[:, 0]),
-            np.floor(centre[:, 1] - half[:, 1]), np.ceil(centre[:, 1] + half[:, 1]),
+            np.floor(centre[:, 0] - half[:, 0]),
+            np.ceil(centre[:, 0] + half[:, 0]),
+            np.floor(centre[:, 1] - half[:, 1]),
+            np.ceil(centre[:, 1] + half[:, 1]),
         ],
         axis=1,
     )
     ellipse = np.stack([1 / half[:, 0] ** 2, np.zeros(n), 1 / half[:, 1] ** 2], axis=1)
     return SpotRows(
-        np.full(n, panel, np.int64), np.zeros((n, 3), np.int32), centre, bbox.astype(np.int32),
-        ellipse, np.zeros(n), np.zeros(n), np.zeros((n, 2, 2)),
+        np.full(n, panel, np.int64),
+        np.zeros((n, 3), np.int32),
+        centre,
+        bbox.astype(np.int32),
+        ellipse,
+        np.zeros(n),
+        np.zeros(n),
+        np.zeros((n, 2, 2)),
     )

@@ -83,7 +83,9 @@ class PanelRings:
         """First and last ring of each run of so many pixels, (n_slow, n, 2) int16"""
         if length not in self._runs:
             n_slow, n_fast = self.number.shape
-            self._runs[length] = np.empty((n_slow, (n_fast + length - 1) // length, 2), dtype=np.int16)
+            self._runs[length] = np.empty(
+                (n_slow, (n_fast + length - 1) // length, 2), dtype=np.int16
+            )
             _rings_of_runs(self.number, length, self._runs[length])
         return self._runs[length]
 

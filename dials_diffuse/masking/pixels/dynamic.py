@@ -24,7 +24,9 @@ IMPOSSIBLE = 25.0
 
 
 @numba.njit(cache=True)
-def _candidates(valid, high, total, expected, variance, least, most, photon, seen, fraction, mean, candidate):
+def _candidates(
+    valid, high, total, expected, variance, least, most, photon, seen, fraction, mean, candidate
+):
     """Mean of the valid values of every pixel, and whether its place among others must be looked at."""
     for y in range(valid.shape[0]):
         for x in range(valid.shape[1]):
@@ -107,7 +109,12 @@ def _judge_panel(sums: PixelSums, number: int, fraction: float) -> dict[str, np.
     means = np.empty(none.shape, np.float32)
     candidate = np.empty(none.shape, bool)
     _candidates(
-        *every.values(), photon, np.float32(min(MIN_IMAGES, enough)), np.float32(fraction), means, candidate
+        *every.values(),
+        photon,
+        np.float32(min(MIN_IMAGES, enough)),
+        np.float32(fraction),
+        means,
+        candidate,
     )
     places = np.nonzero(candidate)
     local = np.zeros(len(places[0]), np.float32)

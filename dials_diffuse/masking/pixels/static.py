@@ -73,7 +73,13 @@ def parameter_mask(imageset, params) -> list[np.ndarray]:
         for region in params.untrusted
         if any(
             value is not None
-            for value in (region.panel, region.circle, region.rectangle, region.polygon, region.pixel)
+            for value in (
+                region.panel,
+                region.circle,
+                region.rectangle,
+                region.polygon,
+                region.pixel,
+            )
         )
     ]
     check_mask_parameters(params, imageset.get_detector())
@@ -93,7 +99,9 @@ def lookup_masks(imagesets) -> list[np.ndarray]:
         key = (lookup.filename, lookup.data.empty())
         # Nothing new: a file that was seen, or nothing besides rectangles that were
         rectangles = tuple(tuple(panel.get_mask()) for panel in imageset.get_detector())
-        if key in seen and (lookup.filename or (lookup.data.empty() and rectangles in seen_rectangles)):
+        if key in seen and (
+            lookup.filename or (lookup.data.empty() and rectangles in seen_rectangles)
+        ):
             continue
         seen.add(key)
         seen_rectangles.add(rectangles)

@@ -43,16 +43,29 @@ class PixelSums:
             return [np.full(size, value, dtype) for size in sizes]
 
         return cls(
-            arrays(np.uint16), arrays(np.uint16), arrays(np.uint16), arrays(np.uint16),
             arrays(np.uint16),
-            arrays(np.float64), arrays(np.float64), arrays(np.float64),
-            arrays(np.float32, np.inf), arrays(np.float32, -np.inf),
+            arrays(np.uint16),
+            arrays(np.uint16),
+            arrays(np.uint16),
+            arrays(np.uint16),
+            arrays(np.float64),
+            arrays(np.float64),
+            arrays(np.float64),
+            arrays(np.float32, np.inf),
+            arrays(np.float32, -np.inf),
         )
 
     def add(self, other: PixelSums) -> None:
         """Add the sums of other images."""
         for name in (
-            "valid", "high", "near", "negative", "overloaded", "total", "expected", "variance",
+            "valid",
+            "high",
+            "near",
+            "negative",
+            "overloaded",
+            "total",
+            "expected",
+            "variance",
         ):
             for mine, theirs in zip(getattr(self, name), getattr(other, name)):
                 mine += theirs

@@ -62,4 +62,7 @@ class FlatPanels:
 
     def of_panels(self, flat: np.ndarray) -> list[np.ndarray]:
         """Views of the pixels as an (n_slow, n_fast) array a panel"""
-        return [flat[a:b].reshape(size) for a, b, size in zip(self._start[:-1], self._start[1:], self._shape)]
+        return [
+            flat[a:b].reshape(size)
+            for a, b, size in zip(self._start[:-1], self._start[1:], self._shape)
+        ]

@@ -75,7 +75,13 @@ class BraggRows:
                 self._paint_shoeboxes(first, last, masks)
             else:
                 rows = slice(first, last)
-                pixels.paint(flat, self._panel[rows], self._centre[rows], self._bbox[rows], self._ellipse[rows])
+                pixels.paint(
+                    flat,
+                    self._panel[rows],
+                    self._centre[rows],
+                    self._bbox[rows],
+                    self._ellipse[rows],
+                )
         return masks
 
     def _paint_shoeboxes(self, first, last, masks):
@@ -89,8 +95,7 @@ class BraggRows:
                 max(0, -y0) : max(0, n_slow - y0), max(0, -x0) : max(0, n_fast - x0)
             ]
             mask[
-                max(0, y0) : max(0, y0) + inside.shape[0],
-                max(0, x0) : max(0, x0) + inside.shape[1],
+                max(0, y0) : max(0, y0) + inside.shape[0], max(0, x0) : max(0, x0) + inside.shape[1]
             ] |= inside
 
 

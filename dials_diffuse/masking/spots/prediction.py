@@ -80,8 +80,13 @@ class SpotRows:
     def none(cls) -> SpotRows:
         """No rows."""
         return cls(
-            np.zeros(0, np.int64), np.zeros((0, 3), np.int32), np.zeros((0, 2)),
-            np.zeros((0, 4), np.int32), np.zeros((0, 3)), np.zeros(0), np.zeros(0),
+            np.zeros(0, np.int64),
+            np.zeros((0, 3), np.int32),
+            np.zeros((0, 2)),
+            np.zeros((0, 4), np.int32),
+            np.zeros((0, 3)),
+            np.zeros(0),
+            np.zeros(0),
             np.zeros((0, 2, 2)),
         )
 
@@ -246,11 +251,7 @@ class _PanelProjection:
 def _projection(panel, margin: float) -> _PanelProjection:
     n_fast, n_slow = panel.get_image_size()
     corners = np.array(
-        [
-            panel.get_pixel_lab_coord((x, y))
-            for x in (0, n_fast)
-            for y in (0, n_slow)
-        ]
+        [panel.get_pixel_lab_coord((x, y)) for x in (0, n_fast) for y in (0, n_slow)]
     )
     corners /= np.linalg.norm(corners, axis=1)[:, None]
     axis = corners.mean(axis=0)
@@ -313,8 +314,18 @@ def predict_spots(
     limits = np.floor(np.linalg.norm(np.linalg.inv(setting), axis=1) * q_max).astype(np.int64)
     centring, den = centring_vectors(still.crystal.get_space_group())
     n, hkl, q, spread, level = _sections(
-        setting, s0, q_max, limits, constant, np.array(shape.across), float(shape.along),
-        k_of_q, k_of_q.max() * largest, shape.largest_variances(), centring, den,
+        setting,
+        s0,
+        q_max,
+        limits,
+        constant,
+        np.array(shape.across),
+        float(shape.along),
+        k_of_q,
+        k_of_q.max() * largest,
+        shape.largest_variances(),
+        centring,
+        den,
     )
     hkl, q, spread, level = hkl[:n], q[:n], spread[:n], level[:n]
     s1 = s0 + q
@@ -326,7 +337,20 @@ def predict_spots(
     nodes = (hkl, q_length, excitation)
     counts = observed.counts_over_floor(hkl, q_length) if observed else np.zeros(n)
     parts = [
-        _on_panel(number, panel, _projection(panel, margin), shape, padding, s0, nodes, s1, direction, spread, level, counts)
+        _on_panel(
+            number,
+            panel,
+            _projection(panel, margin),
+            shape,
+            padding,
+            s0,
+            nodes,
+            s1,
+            direction,
+            spread,
+            level,
+            counts,
+        )
         for number, panel in enumerate(detector)
     ]
     return SpotRows(*(np.concatenate(columns) for columns in zip(*parts)))
@@ -334,8 +358,21 @@ def predict_spots(
 
 @numba.njit(cache=True)
 def _ellipses(
-    near, v, mm, pixel, inverse, pixel_size, size, spread, level, counts, direction, s0, point_spread, padding
-):  # fmt: skip
+    near,
+    v,
+    mm,
+    pixel,
+    inverse,
+    pixel_size,
+    size,
+    spread,
+    level,
+    counts,
+    direction,
+    s0,
+    point_spread,
+    padding,
+):
     """Ellipses of the spots whose bounding box touches a panel of some size (fast, slow).
 
     Args:
@@ -360,11 +397,19 @@ def _ellipses(
                 jacobian[axis, j] = slope / (v[i, 2] * pixel_size[axis])
         k00, k01, k02, k11, k12, k22 = spread[row]
         x, y, z = jacobian[0]
-        kx, ky, kz = x * k00 + y * k01 + z * k02, x * k01 + y * k11 + z * k12, x * k02 + y * k12 + z * k22
+        kx, ky, kz = (
+            x * k00 + y * k01 + z * k02,
+            x * k01 + y * k11 + z * k12,
+            x * k02 + y * k12 + z * k22,
+        )
         sxx = kx * x + ky * y + kz * z + point_spread**2
         sxy = kx * jacobian[1, 0] + ky * jacobian[1, 1] + kz * jacobian[1, 2]
         x, y, z = jacobian[1]
-        kx, ky, kz = x * k00 + y * k01 + z * k02, x * k01 + y * k11 + z * k12, x * k02 + y * k12 + z * k22
+        kx, ky, kz = (
+            x * k00 + y * k01 + z * k02,
+            x * k01 + y * k11 + z * k12,
+            x * k02 + y * k12 + z * k22,
+        )
         syy = kx * x + ky * y + kz * z + point_spread**2
         # Principal axes of the 2 x 2 covariance, in closed form
         mean, half = (sxx + syy) / 2, (sxx - syy) / 2
@@ -405,7 +450,9 @@ def _ellipses(
 
 
 @numba.njit(cache=True)
-def _may_touch(v, mm, inverse, pixel_size, size, spread, level, counts, near, point_spread, padding, displaced):
+def _may_touch(
+    v, mm, inverse, pixel_size, size, spread, level, counts, near, point_spread, padding, displaced
+):
     """Which spots may reach a panel: (N,) bool, by bounds of what _ellipses computes.
 
     Args:
@@ -421,7 +468,9 @@ def _may_touch(v, mm, inverse, pixel_size, size, spread, level, counts, near, po
             x = (inverse[axis, 0] - mm[i, axis] * inverse[2, 0]) * scale
             y = (inverse[axis, 1] - mm[i, axis] * inverse[2, 1]) * scale
             z = (inverse[axis, 2] - mm[i, axis] * inverse[2, 2]) * scale
-            variance += x * (x * k00 + 2 * (y * k01 + z * k02)) + y * (y * k11 + 2 * z * k12) + z * z * k22
+            variance += (
+                x * (x * k00 + 2 * (y * k01 + z * k02)) + y * (y * k11 + 2 * z * k12) + z * z * k22
+            )
         # the least area of a spot is 2 pi / 12 pixels
         bright = 2 * np.log(max(6 / np.pi * counts[row], 1.0))
         reach = np.sqrt(max(level[row], bright) * variance) + padding + displaced + 1
@@ -430,7 +479,9 @@ def _may_touch(v, mm, inverse, pixel_size, size, spread, level, counts, near, po
     return touches
 
 
-def _on_panel(number, panel, projection, shape, padding, s0, nodes, s1, direction, spread, level, counts):
+def _on_panel(
+    number, panel, projection, shape, padding, s0, nodes, s1, direction, spread, level, counts
+):
     """Rows of the spots whose bounding box touches one panel."""
     near = np.flatnonzero(direction @ projection.axis >= projection.cosine)
     v = s1[near] @ projection.inverse.T
@@ -441,22 +492,50 @@ def _on_panel(number, panel, projection, shape, padding, s0, nodes, s1, directio
     if displacement is not None:
         # To correct millimetres for parallax takes as long as all the rest
         touching = _may_touch(
-            v, mm, projection.inverse, np.array(projection.pixel_size), np.array(projection.size), spread, level,
-            counts, near, float(shape.point_spread), float(padding), displacement,
-        )  # fmt: skip
+            v,
+            mm,
+            projection.inverse,
+            np.array(projection.pixel_size),
+            np.array(projection.size),
+            spread,
+            level,
+            counts,
+            near,
+            float(shape.point_spread),
+            float(padding),
+            displacement,
+        )
         near, v, mm = near[touching], v[touching], mm[touching]
     pixel = as_numpy(panel.millimeter_to_pixel(vec2_column(mm))) if len(mm) else mm
     n, rows, *columns = _ellipses(
-        near, v, mm, pixel, projection.inverse, np.array(projection.pixel_size), np.array(projection.size),
-        spread, level, counts, direction, s0, float(shape.point_spread), float(padding),
-    )  # fmt: skip
+        near,
+        v,
+        mm,
+        pixel,
+        projection.inverse,
+        np.array(projection.pixel_size),
+        np.array(projection.size),
+        spread,
+        level,
+        counts,
+        direction,
+        s0,
+        float(shape.point_spread),
+        float(padding),
+    )
     bbox, ellipse, to_pixels = (column[:n] for column in columns)
     touching = near[rows[:n]]
     hkl, q, excitation = nodes
     return (
-        np.full(n, number, dtype=np.int64), hkl[touching], pixel[rows[:n]], bbox, ellipse,
-        q[touching], excitation[touching], to_pixels,
-    )  # fmt: skip
+        np.full(n, number, dtype=np.int64),
+        hkl[touching],
+        pixel[rows[:n]],
+        bbox,
+        ellipse,
+        q[touching],
+        excitation[touching],
+        to_pixels,
+    )
 
 
 def _largest_displacement(panel) -> float | None:
@@ -490,7 +569,9 @@ def spot_columns(rows: SpotRows, index, z, other=False) -> dict[str, np.ndarray]
         "xyzcal.px": np.column_stack([rows.centre, z]),
         "bbox": np.column_stack([rows.bbox, first, first + 1]).astype(np.int32),
         "mask.ellipse": rows.ellipse,
-        "flags": np.where(np.broadcast_to(other, n), int(flags.strong), int(flags.predicted)).astype(np.uint64),
+        "flags": np.where(
+            np.broadcast_to(other, n), int(flags.strong), int(flags.predicted)
+        ).astype(np.uint64),
     }
 
 
@@ -528,7 +609,11 @@ class CollectedSpots:
         if self._parts:
             parts, *values = zip(*self._parts)
             numbers = [len(part.panel) for part in parts]
-            self._columns.append(spot_columns(SpotRows.joined(parts), *(np.repeat(value, numbers) for value in values)))
+            self._columns.append(
+                spot_columns(
+                    SpotRows.joined(parts), *(np.repeat(value, numbers) for value in values)
+                )
+            )
             self._parts, self._n_waiting = [], 0
 
     def __len__(self) -> int:

@@ -103,7 +103,5 @@ def shape_of_model(experiment) -> SpotShape | None:
                 source="crystal model",
             )
     if hasattr(crystal, "get_mosaicity") and crystal.get_mosaicity() > 0:
-        return SpotShape.isotropic(
-            0.0, np.radians(crystal.get_mosaicity()), source="crystal model"
-        )
+        return SpotShape.isotropic(0.0, np.radians(crystal.get_mosaicity()), source="crystal model")
     return None

@@ -111,11 +111,27 @@ class SizeFit:
 
     def table(self) -> list[list]:
         """Rows for log and report."""
-        rows = [["|q| (1/A)", "nodes", "radial (1e-4/A)", "tangential (1e-4/A)", "along s1 (1e-4/A)", "height"]]
-        for values in zip(self.q, self.nodes, self.radial, self.tangential, self.excitation, self.contrast):
+        rows = [
+            [
+                "|q| (1/A)",
+                "nodes",
+                "radial (1e-4/A)",
+                "tangential (1e-4/A)",
+                "along s1 (1e-4/A)",
+                "height",
+            ]
+        ]
+        for values in zip(
+            self.q, self.nodes, self.radial, self.tangential, self.excitation, self.contrast
+        ):
             q, nodes, *sigmas, contrast = values
             rows.append(
-                [f"{q:.3f}", f"{int(nodes)}", *(f"{1e4 * s:.2f}" for s in sigmas), f"{contrast:.2f}"]
+                [
+                    f"{q:.3f}",
+                    f"{int(nodes)}",
+                    *(f"{1e4 * s:.2f}" for s in sigmas),
+                    f"{contrast:.2f}",
+                ]
             )
         return rows
 
@@ -242,6 +258,14 @@ def fit_spot_size(sums: SpotSums) -> SizeFit | None:
         source="images",
     )
     return SizeFit(
-        shape, q, np.sqrt(radial), np.sqrt(tangential), np.sqrt(excitation), nodes, contrast, level,
-        pixel, reliable,
+        shape,
+        q,
+        np.sqrt(radial),
+        np.sqrt(tangential),
+        np.sqrt(excitation),
+        nodes,
+        contrast,
+        level,
+        pixel,
+        reliable,
     )

@@ -53,8 +53,14 @@ class SpotSums:
     def add(self, other: SpotSums) -> None:
         """Add the sums of other images (of the same q_max and window)."""
         for name in (
-            "excess", "pixels", "level", "plane_excess", "plane_pixels",
-            "pixel_variance", "nodes", "strength",
+            "excess",
+            "pixels",
+            "level",
+            "plane_excess",
+            "plane_pixels",
+            "pixel_variance",
+            "nodes",
+            "strength",
         ):
             getattr(self, name).__iadd__(getattr(other, name))
         self.stills += other.stills

@@ -12,8 +12,23 @@ LEAST_SIGNAL = 0.05
 
 @njit(cache=True, nogil=True)
 def profile_functional(
-    start, still, panel, radial, direction, y, exposure, weight, b, c, d, a, reference,
-    grad_b, grad_c, grad_d, grad_a,
+    start,
+    still,
+    panel,
+    radial,
+    direction,
+    y,
+    exposure,
+    weight,
+    b,
+    c,
+    d,
+    a,
+    reference,
+    grad_b,
+    grad_c,
+    grad_d,
+    grad_a,
 ):
     """Sum of w (y - E (g I + h))^2 with I in closed form, and its derivatives.
 
@@ -78,8 +93,23 @@ def profile_functional(
 
 @njit(cache=True, nogil=True)
 def curvatures(
-    start, still, panel, radial, direction, exposure, weight, b, c, d, a, reference,
-    curv_b, curv_c, curv_d, curv_a, cross,
+    start,
+    still,
+    panel,
+    radial,
+    direction,
+    exposure,
+    weight,
+    b,
+    c,
+    d,
+    a,
+    reference,
+    curv_b,
+    curv_c,
+    curv_d,
+    curv_a,
+    cross,
 ):
     """Diagonal of the Gauss-Newton matrix, halved; arguments as above.
 
@@ -117,8 +147,23 @@ def curvatures(
 
 @njit(cache=True, nogil=True)
 def expected_variances(
-    start, still, panel, radial, direction, y, exposure, floor, weight, b, c, d, a, prior,
-    strength, relative, out,
+    start,
+    still,
+    panel,
+    radial,
+    direction,
+    y,
+    exposure,
+    floor,
+    weight,
+    b,
+    c,
+    d,
+    a,
+    prior,
+    strength,
+    relative,
+    out,
 ):
     """Variance of each observation's counts that the current model expects, photons^2.
 
@@ -148,7 +193,9 @@ def expected_variances(
             i = still[k]
             systematic = relative[k] * e * b[i] * expected
             signal = e * b[i] * expected
-            out[k] = max(signal + e * c[i, radial[k]], LEAST_SIGNAL * signal) + floor[k] + systematic**2
+            out[k] = (
+                max(signal + e * c[i, radial[k]], LEAST_SIGNAL * signal) + floor[k] + systematic**2
+            )
 
 
 @njit(cache=True)
@@ -171,8 +218,23 @@ def deviation(counts, expected, variance):
 
 @njit(cache=True, nogil=True)
 def reject_outliers(
-    start, still, panel, radial, direction, y, background, exposure, floor, weight, b, c, d, a,
-    prior, relative, cutoff,
+    start,
+    still,
+    panel,
+    radial,
+    direction,
+    y,
+    background,
+    exposure,
+    floor,
+    weight,
+    b,
+    c,
+    d,
+    a,
+    prior,
+    relative,
+    cutoff,
 ):
     """Set the weight of outliers to 0: in each voxel the worst, then the worst of the rest, ...
 
@@ -217,7 +279,9 @@ def reject_outliers(
                     variance += (relative[k] * g * rest) ** 2
                     # since log x <= x - 1, its square is twice this at most: few need the logarithm
                     if 2 * (y[k] - signal) ** 2 > cutoff**2 * variance:
-                        z[i] = abs(deviation(y[k] + background[k], signal + background[k], variance))
+                        z[i] = abs(
+                            deviation(y[k] + background[k], signal + background[k], variance)
+                        )
                         largest = max(largest, z[i])
             if not largest > cutoff:
                 break
@@ -237,7 +301,21 @@ def reject_outliers(
 
 @njit(cache=True, nogil=True)
 def patch_excess(
-    start, still, panel, radial, direction, patch, y, exposure, weight, b, c, d, a, excess, information,
+    start,
+    still,
+    panel,
+    radial,
+    direction,
+    patch,
+    y,
+    exposure,
+    weight,
+    b,
+    c,
+    d,
+    a,
+    excess,
+    information,
 ):
     """Sums over the patches of each still that tell by what fraction its diffuse photons deviate from what the other
     observations of the same voxels lead to expect.

@@ -246,9 +246,7 @@ class Merger:
 
     def n_outliers(self) -> int:
         """Outliers in all pairs"""
-        return sum(
-            int(np.unpackbits(bits).sum()) for bits in self.rejected if bits is not None
-        )
+        return sum(int(np.unpackbits(bits).sum()) for bits in self.rejected if bits is not None)
 
     def blocks(self) -> Iterator[Block]:
         """The observations pair by pair, with their factors"""
@@ -278,7 +276,12 @@ class Merger:
         self.add_in_parts(kernel, block, columns, tables, ())
 
     def add_in_parts(
-        self, kernel, block: Block, columns: tuple[np.ndarray, ...], tables: tuple, sums: tuple[np.ndarray, ...]
+        self,
+        kernel,
+        block: Block,
+        columns: tuple[np.ndarray, ...],
+        tables: tuple,
+        sums: tuple[np.ndarray, ...],
     ) -> None:
         """Call kernel(columns, tables, sums) with the rows of each part of a block in threads
 
@@ -317,11 +320,26 @@ class Merger:
         for block in self.blocks():
             obs = block.obs
             columns = (
-                block.index, block.ok, self.half[obs.still], block.y, obs.exposure, block.g, block.h, block.floor
-            )  # fmt: skip
+                block.index,
+                block.ok,
+                self.half[obs.still],
+                block.y,
+                obs.exposure,
+                block.g,
+                block.h,
+                block.floor,
+            )
 
             self._in_parts(
-                accumulate_weighted, block, columns, expected, self.error_b, num, den, exposure, n_obs
+                accumulate_weighted,
+                block,
+                columns,
+                expected,
+                self.error_b,
+                num,
+                den,
+                exposure,
+                n_obs,
             )
             self._in_parts(
                 count_stills, block, _grouped(block.index, block.ok, obs.still), last, n_stills
@@ -377,10 +395,24 @@ class Merger:
     def _deviations(self, block: Block, merged: Merged) -> np.ndarray:
         z = np.empty(len(block.obs))
         columns = (
-            block.index, block.ok, block.obs.counts, block.obs.background, block.obs.exposure, block.g, block.h,
-            block.floor, z,
-        )  # fmt: skip
+            block.index,
+            block.ok,
+            block.obs.counts,
+            block.obs.background,
+            block.obs.exposure,
+            block.g,
+            block.h,
+            block.floor,
+            z,
+        )
         self._in_parts(
-            deviations_from_rest, block, columns, merged.expected, self.error_b, self.prior, merged.num, merged.den
+            deviations_from_rest,
+            block,
+            columns,
+            merged.expected,
+            self.error_b,
+            self.prior,
+            merged.num,
+            merged.den,
         )
         return z

@@ -97,8 +97,30 @@ def deviations_from_rest(
 
 @njit(cache=True, nogil=True)
 def accumulate_statistics(
-    index, ok, still, panel, direction, y, exposure, g, h, floor, expected, error_b, intensity,
-    num, den, n_obs, isotropic, shell, by_voxel, by_shell, by_still, by_panel, by_direction, by_size,
+    index,
+    ok,
+    still,
+    panel,
+    direction,
+    y,
+    exposure,
+    g,
+    h,
+    floor,
+    expected,
+    error_b,
+    intensity,
+    num,
+    den,
+    n_obs,
+    isotropic,
+    shell,
+    by_voxel,
+    by_shell,
+    by_still,
+    by_panel,
+    by_direction,
+    by_size,
     histogram,
 ):
     """Sums for all statistics in one pass; columns of the by_ arrays are named in statistics.py.
@@ -162,7 +184,11 @@ def accumulate_statistics(
         signal = max(eg * isotropic[v], 0.0)
         t = 0.0
         if signal > 0.0:
-            t = signal * signal / (max(signal + exposure[k] * h[k], LEAST_SIGNAL * signal) + floor[k])
+            t = (
+                signal
+                * signal
+                / (max(signal + exposure[k] * h[k], LEAST_SIGNAL * signal) + floor[k])
+            )
         size = 0
         if t > 2.0**-10:
             size = min(int((np.log2(t) + 10.0) * 2.0), len(by_size) - 1)

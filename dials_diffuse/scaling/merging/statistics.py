@@ -145,17 +145,34 @@ def statistics(
         column = _bins(obs.x, extent[0], extent[1])
         row = _bins(obs.y, extent[2], extent[3])
         columns = (
-            block.index, block.ok, obs.still, obs.panel, row * N_DIRECTIONS + column, block.y, obs.exposure,
-            block.g, block.h, block.floor,
-        )  # fmt: skip
+            block.index,
+            block.ok,
+            obs.still,
+            obs.panel,
+            row * N_DIRECTIONS + column,
+            block.y,
+            obs.exposure,
+            block.g,
+            block.h,
+            block.floor,
+        )
         merger.add_in_parts(
-            accumulate_statistics, block, columns,
+            accumulate_statistics,
+            block,
+            columns,
             (
-                merged.expected, merger.error_b, merged.intensity, merged.num, merged.den, merged.n_obs, isotropic,
-                shell, by_voxel,
+                merged.expected,
+                merger.error_b,
+                merged.intensity,
+                merged.num,
+                merged.den,
+                merged.n_obs,
+                isotropic,
+                shell,
+                by_voxel,
             ),
             (by_shell, by_still, by_panel, by_direction, by_size, histogram),
-        )  # fmt: skip
+        )
     with np.errstate(invalid="ignore", divide="ignore"):
         merged.variance_scatter = by_voxel / (merged.n_obs - 1) / merged.den
         merged.variance_scatter[merged.n_obs < 2] = np.nan

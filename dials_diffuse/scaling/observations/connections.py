@@ -84,7 +84,9 @@ class Connections:
             return out
 
         self.voxels = union
-        self.n_obs, self.n_stills, self._first = map(moved, (self.n_obs, self.n_stills, self._first))
+        self.n_obs, self.n_stills, self._first = map(
+            moved, (self.n_obs, self.n_stills, self._first)
+        )
         last = np.full(len(union), -1, dtype=np.int32)
         _add(index, still, self.n_obs, self.n_stills, self._first, last, self._parent, self.shared)
 

@@ -73,7 +73,9 @@ class Survey:
         """Stills that common voxels connect, the largest group first; those with none in
         common with others are left out"""
         labels = np.where(self.still_shared > 0, self.still_group, -1)
-        found = [np.flatnonzero(labels == label).tolist() for label in np.unique(labels) if label >= 0]
+        found = [
+            np.flatnonzero(labels == label).tolist() for label in np.unique(labels) if label >= 0
+        ]
         return sorted(found, key=len, reverse=True)
 
     def still_scales(self, n_cycles: int = 10) -> np.ndarray:

@@ -87,9 +87,7 @@ class Observations:
         """All of several, in their order"""
         if len(parts) == 1:
             return parts[0]
-        return cls(
-            **{k: np.concatenate([getattr(p, k) for p in parts]) for k in vars(parts[0])}
-        )
+        return cls(**{k: np.concatenate([getattr(p, k) for p in parts]) for k in vars(parts[0])})
 
 
 def projected_direction(s1: np.ndarray, s0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -164,7 +162,9 @@ def observation_geometry(
     return q, x, y
 
 
-def observations_of(experiments, columns: Mapping[str, np.ndarray], first_still: int = 0) -> Observations:
+def observations_of(
+    experiments, columns: Mapping[str, np.ndarray], first_still: int = 0
+) -> Observations:
     """Rows of a table as arrays of their own, in their order.
 
     Args:
@@ -260,7 +260,9 @@ class ObservationSource:
         if len(self.first_stills) == number:
             self._register(number)
         table = self.table(number)
-        found = observations_of(self.experiments_of(number), table.columns, self.first_stills[number])
+        found = observations_of(
+            self.experiments_of(number), table.columns, self.first_stills[number]
+        )
         if sum(map(len, self._kept.values())) + len(found) <= self.keep:
             self._kept[number] = found
         return found
@@ -280,9 +282,12 @@ class ObservationSource:
         found = read_columns(pair.reflections)
         if "id" in found.columns:
             found.columns["id"] = matched_ids(
-                found.columns["id"], found.identifiers, self.experiments_of(number),
-                str(pair.reflections), str(pair.experiments),
-            )  # fmt: skip
+                found.columns["id"],
+                found.identifiers,
+                self.experiments_of(number),
+                str(pair.reflections),
+                str(pair.experiments),
+            )
         return found
 
     def indexed(self, voxels: np.ndarray) -> Iterator[tuple[Observations, np.ndarray]]:

@@ -59,7 +59,10 @@ def bragg_observations(
         ValueError: columns missing, unknown experiments, or no reflection left.
     """
     found = Observations.concatenate(
-        [_from_table(path, load_reflections(path), source, settings, relative_time) for path in paths]
+        [
+            _from_table(path, load_reflections(path), source, settings, relative_time)
+            for path in paths
+        ]
     )
     if not len(found):
         raise ValueError(
@@ -73,7 +76,9 @@ def bragg_observations(
 def _from_table(path, table, source, settings: BraggSettings, relative_time) -> Observations:
     for name in ("panel", "xyzobs.px.value"):
         if name not in table:
-            raise ValueError(f"{path} has no column {name}: it does not hold integrated reflections")
+            raise ValueError(
+                f"{path} has no column {name}: it does not hold integrated reflections"
+            )
     found = read_integrated(
         table, str(path), source.experiments, source.grid, relative_time, settings.min_partiality
     )

@@ -198,7 +198,8 @@ class Fitter:
         n_stills = self.used.sum()
         each = {
             "scale": along(series.intervals, n_stills),
-            "offset": along(series.offset_intervals, n_stills) * m.offset_parameters_to(self.survey.q_max),
+            "offset": along(series.offset_intervals, n_stills)
+            * m.offset_parameters_to(self.survey.q_max),
             "panel": self.survey.n_panels,
             "sensitivity": along(series.sensitivity_intervals, 1) * m.sensitivity_parameters**2,
         }
@@ -260,8 +261,12 @@ class Fitter:
             cycles.append(row)
             logger.info(
                 "%s, cycle %d: RMSD %.5f -> %.5f in %d steps",
-                " ".join(step), cycle + 1, row["rmsd_start"], row["rmsd_end"], row["steps"],
-            )  # fmt: skip
+                " ".join(step),
+                cycle + 1,
+                row["rmsd_start"],
+                row["rmsd_end"],
+                row["steps"],
+            )
             if cycle >= len(order) and shift < SHIFT_TOLERANCE:
                 break
             last = b
@@ -269,8 +274,9 @@ class Fitter:
             if shift is not None:
                 logger.warning(
                     "Scales moved by up to %.2f of their e.s.d. in the last of %d cycles: give a larger fit.n_cycles",
-                    shift, settings.n_cycles,
-                )  # fmt: skip
+                    shift,
+                    settings.n_cycles,
+                )
         return scaler, cycles
 
     def free_chi2(self, refined: DiffuseScaler, weights: np.ndarray | None = None):
@@ -340,7 +346,9 @@ def fit(
         logger.warning(
             "The stills are from %d kinds of detectors: factors of panels would be shared by panels of the same number. %s",
             survey.n_layouts,
-            "Scale the stills of each by themselves, or use model.panel=False" if wanted.panel else "They are not refined",
+            "Scale the stills of each by themselves, or use model.panel=False"
+            if wanted.panel
+            else "They are not refined",
         )
     if fitter.too_few(names):
         raise ValueError(
@@ -362,7 +370,9 @@ def fit(
         try:
             # a would take up what it can of them; that of a series may be what they lack
             of_series = name == "sensitivity" and settings.series.sensitivity_intervals is not None
-            trial, rows = fitter.refine(more, scaler.models, None if of_series else scaler.bad_patches)
+            trial, rows = fitter.refine(
+                more, scaler.models, None if of_series else scaler.bad_patches
+            )
         except ValueError as error:
             logger.info("No %s: %s", name, error)
             trials.append(_trial(more, None, None, False, "the fit failed"))
@@ -378,7 +388,13 @@ def fit(
             cycles.extend(rows)
             chi2, weights, squares = fitter.free_chi2(scaler)
     result = FitResult(
-        scaler.models, names, scaler.data.size, len(scaler.data.voxel), cycles, trials, bad_patches=scaler.bad_patches
+        scaler.models,
+        names,
+        scaler.data.size,
+        len(scaler.data.voxel),
+        cycles,
+        trials,
+        bad_patches=scaler.bad_patches,
     )
     _finish(scaler, fitter, result)
     return result
@@ -409,15 +425,19 @@ def is_certain_gain(before: np.ndarray, after: np.ndarray) -> bool:
 
 
 def _trial(names, chi2, free_chi2, kept: bool, reason: str | None = None) -> dict:
-    return {"components": list(names), "chi2": chi2, "free_chi2": free_chi2, "kept": kept, "reason": reason}
+    return {
+        "components": list(names),
+        "chi2": chi2,
+        "free_chi2": free_chi2,
+        "kept": kept,
+        "reason": reason,
+    }
 
 
 def _finish(scaler: DiffuseScaler, fitter: Fitter, result: FitResult) -> None:
     """Standard deviations, and the convention for the offsets"""
     names = result.components
-    restraints = Restraints(
-        scaler, fitter.settings.restraints, fitter.profile_scales, fitter.prior
-    )
+    restraints = Restraints(scaler, fitter.settings.restraints, fitter.profile_scales, fitter.prior)
     target = DiffuseScalingTarget(scaler)
     target.functional_and_gradients(scaler.data)
     covariances = still_covariances(scaler, restraints)

@@ -149,7 +149,9 @@ def image_numbers(experiments) -> np.ndarray:
     for path in paths:
         digits = re.findall(r"\d+", pathlib.Path(path).stem)
         if not digits:
-            raise ValueError(f"There is no number in the name of the image {path}: give series.p_order")
+            raise ValueError(
+                f"There is no number in the name of the image {path}: give series.p_order"
+            )
         numbers.append(float(digits[-1]))
     return np.array(numbers)
 
@@ -166,7 +168,9 @@ def angles(experiments) -> np.ndarray:
     """
     for index, experiment in enumerate(experiments):
         if experiment.crystal is None:
-            raise ValueError(f"Experiment {index} has no crystal: series.order=angle needs its orientation")
+            raise ValueError(
+                f"Experiment {index} has no crystal: series.order=angle needs its orientation"
+            )
     orientation = np.array(
         [
             Still(number, experiment).setting_matrix()

@@ -39,7 +39,9 @@ def refine_cycle(scaler, restraints, names: list[str], settings: FitSettings) ->
             # a millionth of its e.s.d. (the free parameters' unit) is enough
             manager.set_param_vals(manager.get_param_vals() + 1e-6)
         start = manager.get_param_vals().deep_copy()
-        refinery = scaling_refinery(settings.engine, scaler, target, manager, settings.max_iterations)
+        refinery = scaling_refinery(
+            settings.engine, scaler, target, manager, settings.max_iterations
+        )
         manager.set_param_vals(run_refinery(refinery, start))
     if "scale" in names and getattr(refinery, "parameter_var_cov", None) is not None:
         set_scale_esds(scaler, manager, np.array(refinery.parameter_var_cov))

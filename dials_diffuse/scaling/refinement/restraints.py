@@ -168,7 +168,9 @@ class Restraints:
                 )
             )
         self.means = {
-            name: mean_over_observations(scaler, name) for name in ("panel", "sensitivity") if name in scaler.shared
+            name: mean_over_observations(scaler, name)
+            for name in ("panel", "sensitivity")
+            if name in scaler.shared
         }
         self.held = dict.fromkeys(self.means, 1.0)
 
@@ -232,9 +234,7 @@ class Restraints:
         terms = self.terms(scaler)
         value = sum(float(np.sum(r**2)) for r, _ in terms.values())
         gradients = {
-            name: 2 * np.einsum("sk,skp->sp", r, of)
-            if of.ndim == 3
-            else 2 * of.T @ r
+            name: 2 * np.einsum("sk,skp->sp", r, of) if of.ndim == 3 else 2 * of.T @ r
             for name, (r, of) in terms.items()
         }
         if scaler.series is None:
@@ -301,7 +301,9 @@ def lift_offsets(scaler, used: np.ndarray, covariances: np.ndarray) -> np.ndarra
     # d(c/b) = (dc - c/b db) / b
     of_c = np.broadcast_to(np.eye(fraction.shape[1]), (*fraction.shape, fraction.shape[1]))
     to_fraction = np.concatenate((-fraction[:, :, None], of_c), axis=2)
-    of_fraction = np.einsum("spk,skl,sql->spq", to_fraction, covariances[used], to_fraction, optimize=True)
+    of_fraction = np.einsum(
+        "spk,skl,sql->spq", to_fraction, covariances[used], to_fraction, optimize=True
+    )
     background = BACKGROUND_ERROR * mean_background(scaler)
     of_fraction += np.outer(background, background)
     lowest = lowest_offset(fraction, of_fraction / b[:, :, None] ** 2)
@@ -322,7 +324,9 @@ def mean_background(scaler) -> np.ndarray:
         for values in (data.exposure, data.background)
     )
     seen = exposure > 0
-    return np.interp(offset.positions(), offset.bin_centres()[seen], background[seen] / exposure[seen])
+    return np.interp(
+        offset.positions(), offset.bin_centres()[seen], background[seen] / exposure[seen]
+    )
 
 
 # By how much, relatively, the subtracted background of a still may be wrong altogether, as its pulse was stronger or
@@ -363,11 +367,15 @@ def lowest_offset(fraction: np.ndarray, covariances: np.ndarray) -> np.ndarray:
     deviations = np.linalg.solve(root, ((fraction - mean) / usual / size).T).T
     _, values, shapes = np.linalg.svd(deviations, full_matrices=False)
     n_shapes, excess = shapes_beyond_noise(values, len(fraction) - 1, n)
-    amounts, errors = drawn_to_each_other(size * (deviations @ shapes[:n_shapes].T), excess * size[:, 0] ** 2)
+    amounts, errors = drawn_to_each_other(
+        size * (deviations @ shapes[:n_shapes].T), excess * size[:, 0] ** 2
+    )
     of_amounts = usual[:, None] * (root @ shapes[:n_shapes].T)
     offsets, total = amounts @ of_amounts.T, of_amounts.sum(axis=0)
     # of many uncertain ones some seem lowest
-    least = np.argmin(amounts @ total + CERTAIN * np.sqrt(np.einsum("k,skl,l->s", total, errors, total)))
+    least = np.argmin(
+        amounts @ total + CERTAIN * np.sqrt(np.einsum("k,skl,l->s", total, errors, total))
+    )
     # of their own: the shapes are not exact either
     below = offsets[least] - offsets - LOWER * np.sqrt(variance + variance[least])
     return mean + offsets[least] - np.maximum(below, 0.0).max(axis=0)

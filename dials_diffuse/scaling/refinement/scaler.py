@@ -162,7 +162,11 @@ class DiffuseScaler:
                 model.components[name] = component
         self.data_managers = [
             SimpleNamespace(
-                components={n: c for n, c in m.components.items() if n not in self.shared and (n != "scale" or series is None)}
+                components={
+                    n: c
+                    for n, c in m.components.items()
+                    if n not in self.shared and (n != "scale" or series is None)
+                }
             )
             for m in models
         ]
@@ -285,9 +289,18 @@ class DiffuseScaler:
 
         def of_part(voxels: slice) -> None:
             expected_variances(
-                d.start[voxels.start : voxels.stop + 1], *d.places(), d.y, d.exposure, d.floor, d.weight,
-                *self.tables(), d.prior[voxels], self.prior_strength, d.relative_error, out,
-            )  # fmt: skip
+                d.start[voxels.start : voxels.stop + 1],
+                *d.places(),
+                d.y,
+                d.exposure,
+                d.floor,
+                d.weight,
+                *self.tables(),
+                d.prior[voxels],
+                self.prior_strength,
+                d.relative_error,
+                out,
+            )
 
         list(map_in_threads(of_part, self.parts(), self.n_threads))
         rejected = d.weight == 0.0
@@ -300,9 +313,18 @@ class DiffuseScaler:
 
         def of_part(voxels: slice) -> int:
             return reject_outliers(
-                d.start[voxels.start : voxels.stop + 1], *d.places(), d.y, d.background, d.exposure, d.floor,
-                d.weight, *self.tables(), d.prior[voxels], d.relative_error, cutoff,
-            )  # fmt: skip
+                d.start[voxels.start : voxels.stop + 1],
+                *d.places(),
+                d.y,
+                d.background,
+                d.exposure,
+                d.floor,
+                d.weight,
+                *self.tables(),
+                d.prior[voxels],
+                d.relative_error,
+                cutoff,
+            )
 
         return sum(map_in_threads(of_part, self.parts(), self.n_threads))
 
@@ -321,9 +343,15 @@ class DiffuseScaler:
         def of_part(voxels: slice) -> np.ndarray:
             sums = np.zeros((2, *self.bad_patches.shape))
             patch_excess(
-                d.start[voxels.start : voxels.stop + 1], *d.places(), d.patch, d.y, d.exposure, d.weight,
-                *self.tables(), *sums,
-            )  # fmt: skip
+                d.start[voxels.start : voxels.stop + 1],
+                *d.places(),
+                d.patch,
+                d.y,
+                d.exposure,
+                d.weight,
+                *self.tables(),
+                *sums,
+            )
             return sums
 
         excess, information = sum(
@@ -377,9 +405,14 @@ class DiffuseScaler:
             out = self.empty_gradients()
             out = (*out, np.zeros_like(out[1]))
             curvatures(
-                d.start[voxels.start : voxels.stop + 1], *d.places(), d.exposure, d.weight, *self.tables(),
-                reference[voxels], *out,
-            )  # fmt: skip
+                d.start[voxels.start : voxels.stop + 1],
+                *d.places(),
+                d.exposure,
+                d.weight,
+                *self.tables(),
+                reference[voxels],
+                *out,
+            )
             return out
 
         of_parts = map_in_threads(of_part, self.parts(), self.n_threads)

@@ -56,19 +56,29 @@ class DiffuseScalingTarget(ScalingTarget):
         places, tables = block.places(), self.scaler.tables()
 
         if self._parts is None:
-            self._parts = [(voxels, self.scaler.empty_gradients()) for voxels in self.scaler.parts()]
+            self._parts = [
+                (voxels, self.scaler.empty_gradients()) for voxels in self.scaler.parts()
+            ]
 
         def of_part(part: tuple[slice, tuple[np.ndarray, ...]]) -> float:
             voxels, gradients = part
             for gradient in gradients:
                 gradient[:] = 0.0
             return profile_functional(
-                block.start[voxels.start : voxels.stop + 1], *places, block.y, block.exposure, block.weight,
-                *tables, self.reference[voxels], *gradients,
-            )  # fmt: skip
+                block.start[voxels.start : voxels.stop + 1],
+                *places,
+                block.y,
+                block.exposure,
+                block.weight,
+                *tables,
+                self.reference[voxels],
+                *gradients,
+            )
 
         functional = sum(map_in_threads(of_part, self._parts, self.scaler.n_threads))
-        gradients = tuple(sum(of_parts) for of_parts in zip(*(gradients for _, gradients in self._parts)))
+        gradients = tuple(
+            sum(of_parts) for of_parts in zip(*(gradients for _, gradients in self._parts))
+        )
         self.n_calls += 1
         self._last = functional
         return functional, self.scaler.gradient_by_parameters(*gradients)

@@ -48,4 +48,6 @@ def shifts_of_detector(scaler: DiffuseScaler, name: str) -> np.ndarray:
     """(n, n): shifts of the parameters of "panel" or "sensitivity" -> what is left of them by the
     convention that their mean logarithm over the observations is 0"""
     component = scaler.shared[name]
-    return np.eye(component.n_params) - np.outer(component.values(), mean_over_observations(scaler, name))
+    return np.eye(component.n_params) - np.outer(
+        component.values(), mean_over_observations(scaler, name)
+    )

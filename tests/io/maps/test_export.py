@@ -92,7 +92,10 @@ def test_mtz_by_iotbx(merged, tmp_path):
     )
     n = ",".join(map(str, merged.grid.subdivide))
     assert f"n={n} cell={merged.grid.unit_cell.parameters()[0]:.2f}" in mtz.title()
-    assert any("True cell: {:.4f}".format(merged.grid.unit_cell.parameters()[0]) in line for line in mtz.history())
+    assert any(
+        "True cell: {:.4f}".format(merged.grid.unit_cell.parameters()[0]) in line
+        for line in mtz.history()
+    )
 
 
 def test_mtz_by_gemmi(merged, tmp_path):
@@ -170,7 +173,9 @@ def test_ccp4_is_valid_mrc(merged, tmp_path):
     with mrcfile.open(tmp_path / "map.ccp4") as handle:
         assert np.nanmax(handle.data) == pytest.approx(merged.columns["sigma"].max(), rel=1e-6)
         labels = b" ".join(handle.header.label.tolist()).decode()
-    assert "sigma" in labels and "0.001/A" in labels and str(merged.grid.laue_group.info()) in labels
+    assert (
+        "sigma" in labels and "0.001/A" in labels and str(merged.grid.laue_group.info()) in labels
+    )
 
 
 @pytest.mark.parametrize("extent", ["full", "asymmetric"])
@@ -192,7 +197,9 @@ def test_h5_and_npz_hold_the_same(merged, tmp_path, extent):
     assert arrays["intensity"].reshape(-1)[measured] == pytest.approx(
         values_at(merged, voxel)[measured], rel=1e-6
     )
-    expected = merged.grid.multiplicity(merged.voxel).sum() if extent == "full" else len(merged.voxel)
+    expected = (
+        merged.grid.multiplicity(merged.voxel).sum() if extent == "full" else len(merged.voxel)
+    )
     assert measured.sum() == expected
 
 
@@ -217,7 +224,9 @@ def test_hkl_is_text(merged, tmp_path, extent):
     voxel = np.rint(table[:, :3] * merged.grid.subdivide).astype(int)
     assert table[:, 3] == pytest.approx(values_at(merged, voxel), rel=1e-6)
     assert table[:, 7] == pytest.approx(values_at(merged, voxel, "half_1"), rel=1e-6, nan_ok=True)
-    expected = merged.grid.multiplicity(merged.voxel).sum() if extent == "full" else len(merged.voxel)
+    expected = (
+        merged.grid.multiplicity(merged.voxel).sum() if extent == "full" else len(merged.voxel)
+    )
     assert len(table) == expected == len(np.unique(voxel, axis=0))
 
 
@@ -243,7 +252,9 @@ def test_anisotropic_part_and_limits(merged):
     d = merged.grid.d_of_voxel(part.voxel)
     assert d.min() >= 12 and d.max() <= 30 and len(d) > 10
     assert part.grid.d_min == 12 and part.grid.d_max == 30
-    flat = MergedMap(merged.voxel, {**merged.columns, "intensity": np.full(len(merged.voxel), 7.0)}, merged.grid)
+    flat = MergedMap(
+        merged.voxel, {**merged.columns, "intensity": np.full(len(merged.voxel), 7.0)}, merged.grid
+    )
     assert flat.anisotropic().columns["intensity"] == pytest.approx(0, abs=1e-12)
     with pytest.raises(ValueError, match="No voxel lies between"):
         merged.within(3.0, 5.0)
@@ -252,6 +263,8 @@ def test_anisotropic_part_and_limits(merged):
 def test_not_a_merged_table(tmp_path):
     table = flex.reflection_table()
     table["voxel"] = flex.miller_index([(1, 2, 3)])
-    grid = VoxelGrid((1, 1, 1), uctbx.unit_cell((10, 10, 10, 90, 90, 90)), laue_group_from_symbol("P1"))
+    grid = VoxelGrid(
+        (1, 1, 1), uctbx.unit_cell((10, 10, 10, 90, 90, 90)), laue_group_from_symbol("P1")
+    )
     with pytest.raises(ValueError, match="column intensity is missing"):
         MergedMap.from_table(table, grid)

@@ -58,7 +58,10 @@ def test_nexus_layout_and_axes(table, tmp_path):
         assert signal[at] == pytest.approx(columns["intensity"][row], rel=1e-6)
         sigma = data[data.attrs["signal"] + "_errors"][at]
         assert sigma == pytest.approx(columns["variance"][row] ** 0.5, rel=1e-6)
-        cell = [*handle["entry/sample/unit_cell_abc"], *handle["entry/sample/unit_cell_alphabetagamma"]]
+        cell = [
+            *handle["entry/sample/unit_cell_abc"],
+            *handle["entry/sample/unit_cell_alphabetagamma"],
+        ]
         assert cell == pytest.approx(grid.unit_cell.parameters())
         assert json.loads(handle["entry/grid"].attrs["definition"]) == grid.to_dict()
 

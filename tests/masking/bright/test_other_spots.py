@@ -37,7 +37,9 @@ def whole_image(pixels, blocked, ring, low, high, gain):
         rows = slice(max(0, y - FRAME[1]), y + FRAME[1] + 1)
         columns = slice(max(0, x - FRAME[1]), x + FRAME[1] + 1)
         v, u = np.mgrid[: pixels.shape[0], : pixels.shape[1]][:, rows, columns]
-        around = values[rows, columns][use[rows, columns] & (np.maximum(abs(u - x), abs(v - y)) >= FRAME[0])]
+        around = values[rows, columns][
+            use[rows, columns] & (np.maximum(abs(u - x), abs(v - y)) >= FRAME[0])
+        ]
         if len(around) >= 10 and np.mean(around < mean[y, x] / CONTRAST) <= 0.5:
             seeds[y, x] = False
     regions, _ = label(seeds | (valid & (mean > (m + EDGE * sigma)[ring])), structure=NINE)
@@ -61,7 +63,17 @@ def image(kind, seed, shape=(150, 205)):
     # no group is on two levels, which would be a long region
     blocked[:, 87:93] = True
     blocked[56:84, 96:154] |= ring[56:84, 96:154] == 1
-    places = [(0, 0), (149, 204), (0, 100), (75, 0), (149, 31), (20, 31), (21, 64), (38, 160), (45, 118)]
+    places = [
+        (0, 0),
+        (149, 204),
+        (0, 100),
+        (75, 0),
+        (149, 31),
+        (20, 31),
+        (21, 64),
+        (38, 160),
+        (45, 118),
+    ]
     places += [tuple(place) for place in generator.integers(8, (142, 197), (12, 2))]
     for y, x in places:
         height = generator.choice([5, 15, 60, 400])
@@ -117,6 +129,8 @@ def test_a_group_between_runs_of_pixels():
 
 def test_panels_that_are_narrower_than_a_run():
     pixels = np.random.default_rng(2).poisson(1.0, (7, 5)).astype(np.int32)
-    rings = PanelRings(np.zeros(pixels.shape, dtype=np.int16), np.arange(pixels.size, dtype=np.int32))
+    rings = PanelRings(
+        np.zeros(pixels.shape, dtype=np.int16), np.arange(pixels.size, dtype=np.int32)
+    )
     assert len(bright_regions(pixels, np.zeros(pixels.shape, dtype=bool), rings, 0, 100)) == 0
     assert len(bright_regions(pixels, np.ones(pixels.shape, dtype=bool), rings, 0, 100)) == 0

@@ -46,9 +46,7 @@ def test_ellipses_are_painted_on_their_panels_and_clipped_there():
 def test_rows_are_found_by_experiment_whatever_their_order():
     sizes = [(20, 20)]
     centres = [(4.5, 4.5), (14.5, 4.5), (4.5, 14.5)]
-    table = table_of(
-        [7, 2, 7], [0] * 3, centres, [(1, 0, 1)] * 3, [(0, 20, 0, 20)] * 3
-    )
+    table = table_of([7, 2, 7], [0] * 3, centres, [(1, 0, 1)] * 3, [(0, 20, 0, 20)] * 3)
     rows = BraggRows(table)
     assert rows.paint([2], sizes)[0][4, 14] and rows.paint([2], sizes)[0].sum() == 5
     assert rows.paint([7], sizes)[0].sum() == 10
@@ -60,9 +58,7 @@ def test_shoebox_foreground_is_painted():
     from dials.algorithms.shoebox import MaskCode
 
     # Shoebox.allocate is not there in every version
-    (box,) = flex.shoebox(
-        flex.size_t([0]), flex.int6([(-1, 3, 2, 5, 0, 1)]), allocate=True
-    )
+    (box,) = flex.shoebox(flex.size_t([0]), flex.int6([(-1, 3, 2, 5, 0, 1)]), allocate=True)
     for y in range(3):
         for x in range(4):
             box.mask[0, y, x] = MaskCode.Valid | MaskCode.Background

@@ -22,7 +22,14 @@ from dials_diffuse.masking.spots.shape import SpotShape
 
 def flat_detector(n=400, pixel=0.3, distance=120.0):
     return DetectorFactory.simple(
-        "PAD", distance, (n * pixel / 2, n * pixel / 2), "+x", "-y", (pixel, pixel), (n, n), (0, 1e6)
+        "PAD",
+        distance,
+        (n * pixel / 2, n * pixel / 2),
+        "+x",
+        "-y",
+        (pixel, pixel),
+        (n, n),
+        (0, 1e6),
     )
 
 
@@ -31,9 +38,7 @@ def tilted_detector():
     for number, (x, tilt) in enumerate([(-62, 12), (2, -9)]):
         turn = matrix.col((1, 0.4, 0.2)).axis_and_angle_as_r3_rotation_matrix(tilt, deg=True)
         panel = detector.add_panel()
-        panel.set_frame(
-            turn * matrix.col((1, 0, 0)), turn * matrix.col((0, -1, 0)), (x, 60, -130)
-        )
+        panel.set_frame(turn * matrix.col((1, 0, 0)), turn * matrix.col((0, -1, 0)), (x, 60, -130))
         panel.set_pixel_size((0.3, 0.3))
         panel.set_image_size((200, 400))
         panel.set_trusted_range((0, 1e6))
@@ -119,8 +124,10 @@ def test_mask_is_the_pixels_within_k_sigma_of_a_node(detector, shape):
             e2 = np.cross(e3, e1)
             a11, a12, a22 = shape.across
             c = shape.constant + (node @ node) * (
-                a11 * np.outer(e1, e1) + a12 * (np.outer(e1, e2) + np.outer(e2, e1))
-                + a22 * np.outer(e2, e2) + shape.along**2 * np.outer(e3, e3)
+                a11 * np.outer(e1, e1)
+                + a12 * (np.outer(e1, e2) + np.outer(e2, e1))
+                + a22 * np.outer(e2, e2)
+                + shape.along**2 * np.outer(e3, e3)
             )
             x = q.reshape(-1, 3)[near] - node
             flat[near] |= np.einsum("ni,ij,nj->n", x, np.linalg.inv(c), x) <= k * k
@@ -165,7 +172,11 @@ def test_collected_spots_are_the_same_as_a_table_and_in_a_file(tmp_path, monkeyp
     collected, expected = CollectedSpots(), flex.reflection_table()
     for number in range(3):
         rows = predict_spots(
-            still_of(flat_detector(), crystal_of(seed=number)), SpotShape.isotropic(3e-4, 1e-3), 3.0, 0.0, d_min=2.2
+            still_of(flat_detector(), crystal_of(seed=number)),
+            SpotShape.isotropic(3e-4, 1e-3),
+            3.0,
+            0.0,
+            d_min=2.2,
         )
         assert 100 < len(rows.panel)
         collected.add(rows, number, 0.5 + number, other=number == 1)

@@ -30,7 +30,8 @@ def test_poor_sums_give_a_finite_size_or_none():
         sums.pixel_variance[:] = sums.nodes[:, None] * 1e-7
         sums.strength[:] = rng.poisson(5, sums.strength.shape)
         for excess, pixels, distance in (
-            (sums.excess, sums.pixels, x), (sums.plane_excess, sums.plane_pixels, y)
+            (sums.excess, sums.pixels, x),
+            (sums.plane_excess, sums.plane_pixels, y),
         ):
             pixels[:] = rng.poisson(mean, pixels.shape)
             peak = height * np.exp(-(distance**2) / 2 / width**2)
@@ -42,6 +43,12 @@ def test_poor_sums_give_a_finite_size_or_none():
     q = np.linspace(0, 0.5, 9)
     for fit in fits:
         shape = fit.shape
-        for value in (shape.constant, shape.across, shape.along, shape.point_spread, fit.extent(0.01)(q)):
+        for value in (
+            shape.constant,
+            shape.across,
+            shape.along,
+            shape.point_spread,
+            fit.extent(0.01)(q),
+        ):
             assert np.isfinite(value).all()
         assert 0 <= fit.bragg_left(0.01, 0.5) <= 1

@@ -24,9 +24,14 @@ def test_patches_fill_the_detector():
     radius = np.hypot(x, y)
     edges = np.sqrt(0.5) / N_RINGS * np.arange(N_RINGS + 1)
     for number in range(N_RINGS):
-        assert ((radius[ring == number] >= edges[number]) & (radius[ring == number] <= edges[number + 1])).all()
+        assert (
+            (radius[ring == number] >= edges[number])
+            & (radius[ring == number] <= edges[number + 1])
+        ).all()
     angle = np.degrees(np.arctan2(y, x))
-    assert all(np.ptp(angle[sector == number]) < 360 / N_SECTORS + 1e-6 for number in range(N_SECTORS))
+    assert all(
+        np.ptp(angle[sector == number]) < 360 / N_SECTORS + 1e-6 for number in range(N_SECTORS)
+    )
 
 
 def test_only_what_rings_and_stills_do_not_share_deviates():

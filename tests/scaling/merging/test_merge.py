@@ -16,9 +16,27 @@ def test_an_offset_below_zero_makes_no_observation_certain():
     # from far below what would leave no photons to far above
     h = rng.uniform(-4.0, 4.0, n) * g * expected[index]
     y = rng.poisson(5.0, n).astype(float)
-    num, den, total, n_obs = np.zeros((2, n_voxels)), np.zeros((2, n_voxels)), np.zeros(n_voxels), np.zeros(n_voxels)
+    num, den, total, n_obs = (
+        np.zeros((2, n_voxels)),
+        np.zeros((2, n_voxels)),
+        np.zeros(n_voxels),
+        np.zeros(n_voxels),
+    )
     accumulate_weighted(
-        index, np.ones(n, dtype=bool), half, y, exposure, g, h, np.zeros(n), expected, 0.0, num, den, total, n_obs
+        index,
+        np.ones(n, dtype=bool),
+        half,
+        y,
+        exposure,
+        g,
+        h,
+        np.zeros(n),
+        expected,
+        0.0,
+        num,
+        den,
+        total,
+        n_obs,
     )
     signal = exposure * g * expected[index]
     weight = 1 / np.maximum(signal + exposure * h, 0.05 * signal)
@@ -28,6 +46,7 @@ def test_an_offset_below_zero_makes_no_observation_certain():
             den[side], np.bincount(index[here], (weight * (exposure * g) ** 2)[here], n_voxels)
         )
         np.testing.assert_allclose(
-            num[side], np.bincount(index[here], (weight * exposure * g * (y - exposure * h))[here], n_voxels)
+            num[side],
+            np.bincount(index[here], (weight * exposure * g * (y - exposure * h))[here], n_voxels),
         )
     assert (signal + exposure * h < 0).sum() > 20

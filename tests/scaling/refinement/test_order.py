@@ -31,7 +31,9 @@ def turned(degrees, axis=(0, 1, 0.2), wobble=0.0):
     start = matrix.col((1, 2, 3)).axis_and_angle_as_r3_rotation_matrix(50, deg=True)
     for angle in degrees:
         crystal = Crystal((20, 0, 0), (0, 24, 0), (0, 0, 28), "P222")
-        error = matrix.col(rng.normal(0, 1, 3)).axis_and_angle_as_r3_rotation_matrix(wobble, deg=True)
+        error = matrix.col(rng.normal(0, 1, 3)).axis_and_angle_as_r3_rotation_matrix(
+            wobble, deg=True
+        )
         turn = matrix.col(axis).axis_and_angle_as_r3_rotation_matrix(angle, deg=True)
         crystal.set_U((error * turn * start).elems)
         experiments.append(Experiment(crystal=crystal))
@@ -124,5 +126,7 @@ def test_more_intervals_than_the_stills_can_tell(name):
     places = np.array([0, 1, 1, 2, 3, 4.0])
     SeriesSettings(**{name: 3}).check_intervals(places)
     SeriesSettings(**{name: 2}).check_intervals(places[:4])
-    with pytest.raises(ValueError, match=f"series.{name}=4 has 6 parameters .* 5 different p_order"):
+    with pytest.raises(
+        ValueError, match=f"series.{name}=4 has 6 parameters .* 5 different p_order"
+    ):
         SeriesSettings(**{name: 4}).check_intervals(places)

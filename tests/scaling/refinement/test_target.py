@@ -149,9 +149,14 @@ def test_curvatures_do_not_depend_on_the_order_of_rows(make_truth):
     observations = observations_of(truth.experiments, truth.columns)
     model = {"offset": {"n_parameters": 6, "q_max": 0.5}}
     found = []
-    for order in (np.arange(len(observations)), np.random.default_rng(0).permutation(len(observations))):
+    for order in (
+        np.arange(len(observations)),
+        np.random.default_rng(0).permutation(len(observations)),
+    ):
         models = [DiffuseScalingModel.create(truth.grid.to_dict(), **model) for _ in range(8)]
-        scaler = DiffuseScaler(models, observations.select(order), lambda q: 600 * np.exp(-3 * q**2))
+        scaler = DiffuseScaler(
+            models, observations.select(order), lambda q: 600 * np.exp(-3 * q**2)
+        )
         found.append(scaler.curvatures())
     for in_order, shuffled in zip(*found):
         np.testing.assert_allclose(shuffled, in_order, rtol=1e-9)
@@ -181,7 +186,11 @@ def test_lowest_offset_of_noise_is_the_mean(n_stills, underestimated):
     shared = 0.5 ** abs(np.subtract.outer(np.arange(n), np.arange(n)))
     size = rng.uniform(0.3, 3, n_stills)
     covariances = size[:, None, None] ** 2 * shared
-    noise = size[:, None] * rng.multivariate_normal(np.zeros(n), shared, n_stills) * np.sqrt(underestimated)
+    noise = (
+        size[:, None]
+        * rng.multivariate_normal(np.zeros(n), shared, n_stills)
+        * np.sqrt(underestimated)
+    )
     of_mean = 1 / np.sqrt(np.sum(1 / size**2))
     lowest = lowest_offset(5 + noise, covariances)
     assert abs(lowest - 5).max() < 4 * of_mean
@@ -278,7 +287,10 @@ def test_means_of_a_and_d_are_held(problem):
     data = scaler.data
     restraints.hold_means(scaler)
     before, _ = restraints.functional_gradients(scaler)
-    for name, table, index in (("panel", scaler.d, data.panel), ("sensitivity", scaler.a, data.direction)):
+    for name, table, index in (
+        ("panel", scaler.d, data.panel),
+        ("sensitivity", scaler.a, data.direction),
+    ):
         component = scaler.shared[name]
         values = component.values()
         mean = table[index[data.weight > 0]].mean()
@@ -294,7 +306,9 @@ def test_a_radial_drift_costs_more_than_a_tilt(make_truth):
     # so many that directions are evenly spread
     scaler, restraints = make_problem(make_truth, n_obs=3000)
     component = scaler.shared["sensitivity"]
-    x, y = (values.ravel() for values in np.meshgrid(*(np.linspace(-1, 1, n) for n in component.shape)))
+    x, y = (
+        values.ravel() for values in np.meshgrid(*(np.linspace(-1, 1, n) for n in component.shape))
+    )
 
     def cost(values):
         component.set_values(1 + values)
