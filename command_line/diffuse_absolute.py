@@ -52,10 +52,10 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.absolute.apply import absolute_map, fold_into_models
 
     inputs = workflow.sort_inputs(
-        [pair.experiments for pair in command.pairs],
-        [path for path in command.others if path.suffix == ".refl"],
+        [pair.experiments for pair in command.inputs.pairs],
+        [path for path in command.inputs.others if path.suffix == ".refl"],
     )
-    result = workflow.run(inputs, command.model_copies(), params)
+    result = workflow.run(inputs, command.inputs.model_copies(), params)
     result.log()
 
     table = absolute_map(inputs.merged, result.data.grid, result.absolute)

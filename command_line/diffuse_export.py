@@ -54,9 +54,9 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     if not params.format:
         raise ValueError("Nothing to write: give format=mtz, ccp4, h5, npz or hkl")
     merged, source = read_merged_map(
-        [pair.experiments for pair in command.pairs],
-        [path for path in command.others if path.suffix == ".refl"],
-        command.model_copies(),
+        [pair.experiments for pair in command.inputs.pairs],
+        [path for path in command.inputs.others if path.suffix == ".refl"],
+        command.inputs.model_copies(),
     )
     merged = merged.within(params.d_min, params.d_max)
     if params.column not in merged.columns:

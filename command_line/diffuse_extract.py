@@ -170,10 +170,10 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.report.html import plots_of, write_report
 
     settings = extract.settings_of(params)
-    if not command.pairs:
+    if not command.inputs.pairs:
         raise ValueError("No .expt file in the input")
     everything, seen = ExperimentList(), {}
-    for pair in command.pairs:
+    for pair in command.inputs.pairs:
         experiments = load_experiments(pair.experiments, check_format=False)
         check_given_once(experiments, pair.experiments, seen)
         everything.extend(experiments)
@@ -186,7 +186,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     warn_of_unknown_sensors(everything[0].detector, everything[0].beam, settings.corrections)
     nproc = resolve_nproc(params.nproc, len(everything))
     logger.info("Extracting %d stills with %d process(es)", len(everything), nproc)
-    background = extract.background_for(command.pairs[0], settings, learnt)
+    background = extract.background_for(command.inputs.pairs[0], settings, learnt)
 
     stills, unmasked = [], {}
     with contextlib.ExitStack() as stack:
@@ -198,7 +198,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         if params.output.pixels:
             pixels = stack.enter_context(pixel_file(params.output.pixels))
         for experiment, still in extract.extract_pairs(
-            command.pairs, settings, background, nproc, scratch, learnt
+            command.inputs.pairs, settings, background, nproc, scratch, learnt
         ):
             if still.unmasked:
                 logger.warning(

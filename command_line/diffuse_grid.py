@@ -66,10 +66,10 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.report.html import plots_of, write_report
 
     settings = settings_of(params)
-    definition = define_grid(command.pairs, command.model_copies(), settings)
+    definition = define_grid(command.inputs.pairs, command.inputs.model_copies(), settings)
     resolution = None
     if params.ambiguity.resolve:
-        resolution = ambiguity.resolve_files(command.pairs, definition, params.ambiguity)
+        resolution = ambiguity.resolve_files(command.inputs.pairs, definition, params.ambiguity)
         if resolution is not None and resolution.chosen.any():
             for experiments, chosen in zip(definition.experiments, resolution.files):
                 ambiguity.reindex_experiments(experiments, chosen, resolution.settings)
@@ -77,11 +77,11 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     summary.log_cells(definition)
 
     n_threads = min(resolve_nproc(params.nproc), MOST_THREADS)
-    sums, n_pairs, models = VoxelAccumulator(), len(command.pairs), {}
+    sums, n_pairs, models = VoxelAccumulator(), len(command.inputs.pairs), {}
     # Nothing is in its place before all is there: .expt and .refl of one run belong together
     with contextlib.ExitStack() as files:
         names = []
-        for number, pair in enumerate(command.pairs):
+        for number, pair in enumerate(command.inputs.pairs):
             experiments, reindex = definition.experiments[number], None
             if resolution is not None and resolution.chosen.any():
                 reindex = functools.partial(

@@ -50,9 +50,9 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         return
     command.start_log()
     params = command.params
-    if len(command.pairs) != 1:
+    if len(command.inputs.pairs) != 1:
         raise ValueError(
-            f"One .expt file (and its .refl) is needed, {len(command.pairs)} were given: join them with "
+            f"One .expt file (and its .refl) is needed, {len(command.inputs.pairs)} were given: join them with "
             "dials.combine_experiments, or give them all to dials.diffuse_process"
         )
     from dials_diffuse.masking.batches import LearntMasks
@@ -62,9 +62,9 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
 
     params.output.mask = os.path.abspath(params.output.mask)
     if params.survey is not None:
-        _mask_by_survey(command.pairs[0], params)
+        _mask_by_survey(command.inputs.pairs[0], params)
         return
-    experiments, reflections, failures = _load(command.pairs[0])
+    experiments, reflections, failures = _load(command.inputs.pairs[0])
     result = make_masks(experiments, reflections, params)
     result.failures.update(failures)
     output = params.output

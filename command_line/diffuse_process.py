@@ -59,7 +59,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     # Before the log is started: it may be that of a run that is going on
     with folder_lock(Path.cwd()) as lock:
         command.start_log()
-        pipeline = Pipeline(command.pairs, params, images=command.others)
+        pipeline = Pipeline(command.inputs.pairs, params, images=command.inputs.others)
         try:
             result = pipeline.run(lock)
         except (ValueError, OSError) as error:

@@ -73,7 +73,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
 
     params = command.params
     source = ObservationSource(
-        command.pairs, command.model_copies(), params.memory.keep_observations
+        command.inputs.pairs, command.inputs.model_copies(), params.memory.keep_observations
     )
     settings = FitSettings(
         model=ModelSettings(**values_of(params.model)),
@@ -104,7 +104,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     scaled = scale(source, settings, params.error_model.refine, stills)
     log_summary(scaled)
 
-    n_pairs = len(command.pairs)
+    n_pairs = len(command.inputs.pairs)
     for number in range(n_pairs):
         experiments = scaled_experiments(scaled, number)
         name = batch_name(params.output.reflections, number, n_pairs)

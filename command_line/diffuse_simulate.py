@@ -39,7 +39,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         args, phil=phil, usage="dials.diffuse_simulate [options]", epilog=__doc__, needs_input=False
     )
     params = command.params
-    if command.pairs or command.others:
+    if command.inputs.pairs or command.inputs.others:
         raise ValueError("dials.diffuse_simulate takes parameters only, no files")
     command.start_log()
 

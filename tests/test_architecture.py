@@ -63,11 +63,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "absolute": {"model", "adapters", "grid", "io", "report"},
     # The forward model shares no code with the reduction that it tests
     "simulation": {"adapters", "io", "report"},
+    "export": {"adapters", "grid", "io", "report"},
     "pipeline": {"adapters", "grid", "io", "report"},
 }
 
-# The parameters know their steps' names only; commands know every step.
-BESIDE_THE_LIBRARY = {"phil": set(), "command_line": {"phil", *MAY_IMPORT}}
+# A command knows its step's parameters and workflow.
+BESIDE_THE_LIBRARY = {"phil": {"adapters"}, "command_line": {"phil", *MAY_IMPORT}}
 
 # pipeline/ runs the commands themselves, with their parameters
 KNOWS_THE_PARAMETERS = {"pipeline"}

@@ -20,7 +20,7 @@ from dials.util.options import ArgumentParser
 from dials.util.version import dials_version
 
 import dials_diffuse
-from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.experiments import DataPair, Inputs
 from dials_diffuse.adapters.system import keep_freed_memory, one_thread_of_algebra
 
 logger = logging.getLogger("dials.diffuse")
@@ -91,14 +91,11 @@ class Command:
 
     Attributes:
         params: extracted PHIL parameters
-        pairs: .expt and .refl files in the order given; not read yet, so that a
-            command can take them one after the other
-        others: further files that were named (models, sequences, JSON copies)
+        inputs: the files that were named
     """
 
     params: object
-    pairs: list[DataPair]
-    others: list[Path]
+    inputs: Inputs
     modified: str
     verbosity: int
 
@@ -114,10 +111,6 @@ class Command:
         logger.info("dials_diffuse %s", dials_diffuse.__version__)
         if self.modified:
             logger.info("The following parameters have been modified:\n\n%s\n", self.modified)
-
-    def model_copies(self) -> list[Path]:
-        """The JSON files among the inputs: copies of scaling models."""
-        return [path for path in self.others if path.suffix == ".json"]
 
 
 def name_choices_of_none(scope, params) -> None:
@@ -201,4 +194,6 @@ def parse_command(
         DataPair(expt, refl)
         for expt, refl in zip(experiments, reflections or [None] * len(experiments))
     ]
-    return Command(params, pairs, others, parser.diff_phil.as_str().strip(), options.verbose)
+    return Command(
+        params, Inputs(pairs, others), parser.diff_phil.as_str().strip(), options.verbose
+    )

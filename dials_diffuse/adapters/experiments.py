@@ -297,3 +297,25 @@ class DataPair:
             reflections = reflections.select_on_experiment_identifiers([name for _, name in names])
             reflections.reset_ids()
         return opened, reflections, failures
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files that a command was given.
+
+    Attributes:
+        pairs: .expt and .refl files in the order given; not read yet, so that a step can take them
+            one after the other
+        others: further files (images, merged tables, models, sequences, JSON copies)
+    """
+
+    pairs: list[DataPair]
+    others: list[Path]
+
+    def model_copies(self) -> list[Path]:
+        """The JSON files: copies of scaling models."""
+        return self.of_type(".json")
+
+    def of_type(self, suffix: str) -> list[Path]:
+        """The further files whose names end in the suffix, such as ".refl"."""
+        return [path for path in self.others if path.suffix == suffix]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field
 
 import dials_diffuse
 from dials_diffuse.io.atomic import replacing
+from dials_diffuse.io.json_file import write_json
+
+logger = logging.getLogger("dials.diffuse.report")
 
 # Colour-blind safe (viridis family) colour scales of all maps
 INTENSITY_COLOURS = "Viridis"
@@ -69,3 +73,20 @@ def write_report(path: str | os.PathLike, title: str, sections: list[ReportSecti
 def plots_of(sections: list[ReportSection]) -> dict[str, dict]:
     """All plots of a report in one dictionary, for output.json."""
     return {name: plot for section in sections for name, plot in section.plots.items()}
+
+
+def write_outputs(output, command: str, sections: list[ReportSection], numbers: dict) -> None:
+    """Write the report of a step and its numbers, where they are wanted.
+
+    Args:
+        output: extracted output scope; its html and json name the files, None for none
+        command: name of the command, the title of the report
+        sections: of the report
+        numbers: content of the JSON file; the plots of the report are added to it
+    """
+    if output.html:
+        logger.info("Saving the report to %s", output.html)
+        write_report(output.html, command, sections)
+    if output.json:
+        logger.info("Saving the numbers to %s", output.json)
+        write_json(output.json, {**numbers, "plots": plots_of(sections)})

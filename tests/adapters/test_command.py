@@ -42,21 +42,21 @@ def parsed(args, phil, **options):
 
 def test_files_are_paired_in_their_order(files, phil):
     command = parsed(["a.expt", "b.expt", "number=5", "a.refl", "c.json", "b.refl"], phil)
-    assert [(p.experiments.name, p.reflections.name) for p in command.pairs] == [
+    assert [(p.experiments.name, p.reflections.name) for p in command.inputs.pairs] == [
         ("a.expt", "a.refl"),
         ("b.expt", "b.refl"),
     ]
     assert command.params.number == 5
-    assert [path.name for path in command.model_copies()] == ["c.json"]
+    assert [path.name for path in command.inputs.model_copies()] == ["c.json"]
     assert command.modified == "number = 5"
 
 
 def test_experiments_alone_and_tables_apart(files, phil):
     command = parsed(["a.expt", "b.expt"], phil)
-    assert [pair.reflections for pair in command.pairs] == [None, None]
+    assert [pair.reflections for pair in command.inputs.pairs] == [None, None]
     command = parsed(["a.expt", "a.refl", "b.refl"], phil, extra_reflections=True)
-    assert [pair.reflections for pair in command.pairs] == [None]
-    assert [path.name for path in command.others] == ["a.refl", "b.refl"]
+    assert [pair.reflections for pair in command.inputs.pairs] == [None]
+    assert [path.name for path in command.inputs.others] == ["a.refl", "b.refl"]
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_bad_values_end_with_one_message(files, phil, value, capsys):
 
 def test_other_files_where_the_command_takes_them(files, phil):
     command = parsed(["a.expt", "model.pdb"], phil, other_suffixes=(".json", ".pdb"))
-    assert [path.name for path in command.others] == ["model.pdb"]
-    assert command.model_copies() == []
+    assert [path.name for path in command.inputs.others] == ["model.pdb"]
+    assert command.inputs.model_copies() == []
 
 
 def test_no_input(run_in_tmp_path, phil, capsys):
