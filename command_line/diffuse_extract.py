@@ -166,7 +166,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     from dials_diffuse.extraction import report as reports
     from dials_diffuse.geometry.panel import warn_of_unknown_sensors
     from dials_diffuse.io.pixel_file import pixel_file
-    from dials_diffuse.masking.batches import LearntMasks
+    from dials_diffuse.masking.survey_file import MaskSurvey
     from dials_diffuse.report.html import plots_of, write_report
 
     settings = extract.settings_of(params)
@@ -177,7 +177,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         experiments = load_experiments(pair.experiments, check_format=False)
         check_given_once(experiments, pair.experiments, seen)
         everything.extend(experiments)
-    learnt = LearntMasks.from_file(params.survey) if params.survey else None
+    learnt = MaskSurvey.from_file(params.survey) if params.survey else None
     if learnt is not None:
         # Everything is as if they had been masked by a command of its own
         for experiment in everything:

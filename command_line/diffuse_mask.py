@@ -55,10 +55,10 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
             f"One .expt file (and its .refl) is needed, {len(command.inputs.pairs)} were given: join them with "
             "dials.combine_experiments, or give them all to dials.diffuse_process"
         )
-    from dials_diffuse.masking.batches import LearntMasks
     from dials_diffuse.masking.mask import make_masks
     from dials_diffuse.masking.report import make_report
     from dials_diffuse.masking.still_mask import StillMasker
+    from dials_diffuse.masking.survey_file import MaskSurvey
 
     params.output.mask = os.path.abspath(params.output.mask)
     if params.survey is not None:
@@ -90,7 +90,7 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
         write_bragg_masks(params.output.bragg_mask, groups, StillMasker(result.reflections))
         logger.info("Saving the Bragg masks to %s", params.output.bragg_mask)
     if params.output.survey:
-        LearntMasks.of(result, params).write(params.output.survey)
+        MaskSurvey.from_result(result, params).write(params.output.survey)
         logger.info("Saving what was learnt for other stills to %s", params.output.survey)
     if params.output.html:
         write_report(params.output.html, "dials.diffuse_mask", sections)
@@ -118,9 +118,10 @@ def _mask_by_survey(pair, params) -> None:
     Raises:
         ValueError: the survey is unreadable or of other stills, or none could be masked.
     """
-    from dials_diffuse.masking.batches import LearntMasks, mask_batch
+    from dials_diffuse.masking.batches import mask_batch
+    from dials_diffuse.masking.survey_file import MaskSurvey
 
-    survey = LearntMasks.from_file(params.survey)
+    survey = MaskSurvey.from_file(params.survey)
     failures = {}
     if survey.needs_images:
         experiments, reflections, failures = _load(pair)

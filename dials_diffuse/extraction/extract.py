@@ -44,11 +44,11 @@ from dials_diffuse.grid.symmetry import check_subdivide, laue_group_of
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.io.pixel_file import CorrectedDiffusePixelList
 from dials_diffuse.io.scratch import ColumnScratch
-from dials_diffuse.masking.batches import LearntMasks
 from dials_diffuse.masking.image_masker import ImageMasker, UnknownSpots
 from dials_diffuse.masking.mask import spots_of_another_unknown
 from dials_diffuse.masking.spots.prediction import SpotRows
 from dials_diffuse.masking.still_mask import StillMasker
+from dials_diffuse.masking.survey_file import MaskSurvey
 
 logger = logging.getLogger("dials.diffuse.extract")
 
@@ -197,7 +197,7 @@ class Extractor:
         settings: ExtractionSettings,
         background: Background | None = None,
         folder: str | None = None,
-        learnt: LearntMasks | None = None,
+        learnt: MaskSurvey | None = None,
     ):
         self._arguments = (pair, settings, background, folder, learnt)
         self.settings = settings
@@ -488,7 +488,7 @@ def _first_readable(file: ExperimentFile):
 
 
 def background_for(
-    pair: DataPair, settings: ExtractionSettings, learnt: LearntMasks | None = None
+    pair: DataPair, settings: ExtractionSettings, learnt: MaskSurvey | None = None
 ) -> Background | None:
     """The background that the settings name, read once for all files.
 
@@ -523,7 +523,7 @@ def extract_pair(
     background: Background | None = None,
     nproc: int = 1,
     scratch: ColumnScratch | None = None,
-    learnt: LearntMasks | None = None,
+    learnt: MaskSurvey | None = None,
 ) -> Iterator[tuple[object, ExtractedStill]]:
     """Extract the stills of a pair of files.
 
@@ -573,7 +573,7 @@ def extract_pairs(
     background: Background | None = None,
     nproc: int = 1,
     scratch: ColumnScratch | None = None,
-    learnt: LearntMasks | None = None,
+    learnt: MaskSurvey | None = None,
 ) -> Iterator[tuple[object, ExtractedStill]]:
     """extract_pair of one pair after the other, so that no two are in memory at once."""
     for pair in pairs:

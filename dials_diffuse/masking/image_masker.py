@@ -9,11 +9,11 @@ import numpy as np
 
 from dials_diffuse.adapters.images import check_shape
 from dials_diffuse.adapters.stills import Still
-from dials_diffuse.masking.batches import LearntMasks
 from dials_diffuse.masking.bright.other_spots import OtherSpots
 from dials_diffuse.masking.mask import integrated_spots
 from dials_diffuse.masking.spots.painting import ELLIPSE
 from dials_diffuse.masking.spots.prediction import SpotRows
+from dials_diffuse.masking.survey_file import MaskSurvey
 
 
 class UnknownSpots(ValueError):
@@ -54,7 +54,7 @@ class ImageMasker:
         ValueError: the masks are of saved shoeboxes, or the stills have been masked already.
     """
 
-    def __init__(self, learnt: LearntMasks, reflections, stills: Sequence[Still]):
+    def __init__(self, learnt: MaskSurvey, reflections, stills: Sequence[Still]):
         if reflections is not None and ELLIPSE in reflections:
             raise ValueError(
                 "These stills are masked already: leave out survey=, or give the integrated ones"

@@ -14,9 +14,9 @@ from dials.array_family import flex
 from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.stills import stills_of
 from dials_diffuse.command_line.diffuse_mask import run
-from dials_diffuse.masking.batches import LearntMasks
 from dials_diffuse.masking.bragg_mask_file import read_bragg_mask
 from dials_diffuse.masking.still_mask import StillMasker
+from dials_diffuse.masking.survey_file import MaskSurvey
 from dials_diffuse.simulation.settings import Settings
 from dials_diffuse.simulation.simulate import simulate
 
@@ -99,7 +99,7 @@ def test_the_result_does_not_depend_on_nproc(folder):
         )
     assert (folder / "1.refl").read_bytes() == (folder / "2.refl").read_bytes()
     assert (folder / "1.mask").read_bytes() == (folder / "2.mask").read_bytes()
-    one, two = (LearntMasks.from_file(f"{n}.survey").settings for n in (1, 2))
+    one, two = (MaskSurvey.from_file(f"{n}.survey").settings for n in (1, 2))
     assert pickle.dumps(one) == pickle.dumps(two)
 
 

@@ -12,7 +12,7 @@ from dials.array_family import flex
 
 from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.command_line.diffuse_mask import run
-from dials_diffuse.masking.batches import LearntMasks
+from dials_diffuse.masking.survey_file import MaskSurvey
 from dials_diffuse.pipeline.rearrange import split
 from dials_diffuse.simulation.settings import Settings
 from dials_diffuse.simulation.simulate import simulate
@@ -70,4 +70,4 @@ def test_another_detector_or_file_is_refused(folder, run_in_tmp_path):
     with pytest.raises(SystemExit, match="not a file that output.survey wrote"):
         run(["simulated.expt", "simulated.refl", *OPTIONS, "survey=simulated.refl"])
     with pytest.raises(ValueError, match="No such file"):
-        LearntMasks.from_file("nowhere.pickle")
+        MaskSurvey.from_file("nowhere.pickle")

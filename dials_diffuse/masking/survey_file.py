@@ -1,0 +1,98 @@
+"""The file of a mask survey: what masking some stills determines for all stills of a data set."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dials_diffuse.adapters.images import panel_sizes
+from dials_diffuse.grid.reference_cell import common_space_group
+from dials_diffuse.io.atomic import replacing
+from dials_diffuse.masking.mask import BraggSettings
+from dials_diffuse.masking.pixels import static
+
+
+@dataclass(frozen=True)
+class MaskSurvey:
+    """The result of masking some stills, as far as it holds for all stills of the same detector and
+    crystal form.
+
+    Attributes:
+        method: bragg.method
+        settings: how spots are predicted, None where they are not
+        good: pixels that are good in every image, a (n_slow, n_fast) bool array a panel
+        mask: file that holds the same, absolute
+        space_group: symbol
+        multi_lattice: bragg.multi_lattice
+    """
+
+    method: str
+    settings: BraggSettings | None
+    good: list[np.ndarray]
+    mask: str
+    space_group: str
+    multi_lattice: str = "mask"
+
+    @classmethod
+    def from_result(cls, result, params) -> MaskSurvey:
+        """The survey of stills that were masked.
+
+        Args:
+            result: MaskResult of these stills
+            params: extract of dials_diffuse.phil.mask that they were masked with
+        """
+        return cls(
+            params.bragg.method,
+            result.settings,
+            result.good,
+            os.path.abspath(params.output.mask),
+            str(result.experiments[0].crystal.get_space_group().info()),
+            params.bragg.multi_lattice,
+        )
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike) -> MaskSurvey:
+        """Read what `write` has written.
+
+        Raises:
+            ValueError: missing, or not such a file.
+        """
+        try:
+            survey = pickle.loads(Path(path).read_bytes())
+        except OSError as error:
+            raise ValueError(f"Can't read survey={path}: {error.strerror}") from error
+        except Exception as error:
+            raise ValueError(f"survey={path} is not a file that output.survey wrote") from error
+        if not isinstance(survey, cls):
+            raise ValueError(f"survey={path} is not a file that output.survey wrote")
+        return survey
+
+    def write(self, path: str | os.PathLike) -> None:
+        """Write a file, as a pickle like DIALS's masks."""
+        with replacing(path) as temporary:
+            Path(temporary).write_bytes(pickle.dumps(self, pickle.HIGHEST_PROTOCOL))
+
+    def check(self, experiments) -> None:
+        """Raises ValueError if stills are of another detector or space group."""
+        space_group = str(
+            common_space_group([experiment.crystal for experiment in experiments]).info()
+        )
+        if space_group != self.space_group:
+            raise ValueError(
+                f"The crystals' space group is {space_group}, that of the survey {self.space_group}: "
+                "reindex them or reduce them separately"
+            )
+        static.check_same_panels(experiments.imagesets())
+        if panel_sizes(experiments[0].detector) != [mask.shape for mask in self.good]:
+            raise ValueError(
+                "The detector is not that of the survey: reduce these stills separately"
+            )
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether masking a still by the survey reads its image"""
+        return self.settings is not None and self.settings.other_spots
