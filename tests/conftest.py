@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import bz2
 import os
 import pathlib
 import shutil
@@ -109,11 +110,20 @@ def thaumatin_images(request) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def thaumatin(thaumatin_images, extra_data, tmp_path_factory) -> pathlib.Path:
+def thaumatin_unpacked(thaumatin_images, tmp_path_factory) -> pathlib.Path:
+    """A folder with the same images as .cbf: half a second less for each time that one is read."""
+    folder = tmp_path_factory.mktemp("thaumatin_images")
+    for path in thaumatin_images.glob("*.cbf.bz2"):
+        (folder / path.stem).write_bytes(bz2.decompress(path.read_bytes()))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def thaumatin(thaumatin_unpacked, extra_data, tmp_path_factory) -> pathlib.Path:
     """A folder with integrated.expt, integrated.refl and background.expt.
 
     They are 15 indexed and integrated stills of thaumatin_grid_scan and the four empty
-    shots at its end; the paths in them point at the images of ``thaumatin_images``.
+    shots at its end; the paths in them point at the images of ``thaumatin_unpacked``.
     """
     source = extra_data / "thaumatin_integrated"
     if not source.is_dir():
@@ -124,5 +134,6 @@ def thaumatin(thaumatin_images, extra_data, tmp_path_factory) -> pathlib.Path:
         text = (source / name).read_text()
         stored = "../dials_data/thaumatin_grid_scan"
         assert stored in text
-        (folder / name).write_text(text.replace(stored, str(thaumatin_images)))
+        text = text.replace(stored, str(thaumatin_unpacked)).replace(".cbf.bz2", ".cbf")
+        (folder / name).write_text(text)
     return folder

@@ -287,22 +287,3 @@ def test_neither_spots_nor_mosaicity(folder, capsys):
         ]
     )
     assert flex.reflection_table.from_file("diffuse_masked.refl").size() > 0
-
-
-@pytest.mark.regression
-def test_thaumatin(thaumatin, run_in_tmp_path):
-    run(
-        [
-            str(thaumatin / "integrated.expt"),
-            str(thaumatin / "integrated.refl"),
-            "nproc=2",
-            "report.n_images=15",
-            "output.json=mask.json",
-        ]
-    )
-    numbers = json.loads((run_in_tmp_path / "mask.json").read_text())
-    images = numbers["images"][1:]
-    assert len(images) == 15
-    for name, under, untrusted, before, after, *_ in images:
-        assert before >= 30 and after == 0, name
-        assert float(under) < 16, name

@@ -27,13 +27,21 @@ pytestmark = pytest.mark.regression
 def chain(thaumatin):
     (thaumatin / "thaumatin.fasta").write_text(SEQUENCE)
     for arguments in (
-        ["mask", "integrated.expt", "integrated.refl", "nproc=2", "output.json=mask.json"],
+        [
+            "mask",
+            "integrated.expt",
+            "integrated.refl",
+            "nproc=2",
+            "report.n_images=15",
+            "output.json=mask.json",
+        ],
         [
             "extract",
             "diffuse_masked.expt",
             "diffuse_masked.refl",
             "background=background.expt",
             "nproc=2",
+            "output.json=extract.json",
         ],
         ["grid", "diffuse_extracted.expt", "diffuse_extracted.refl", "output.json=grid.json"],
         ["scale", "diffuse_gridded.expt", "diffuse_gridded.refl", "output.json=scale.json"],
@@ -140,3 +148,33 @@ def test_absolute_scale_is_that_of_thaumatin(chain):
     )
     # some per cent are in the Bragg peaks (B is about 17 A^2)
     assert 0.8 < np.median(total[shell]) / expected < 1.05
+
+
+def test_no_bright_group_is_left_at_a_node(chain):
+    images = json.loads((chain / "mask.json").read_text())["images"][1:]
+    assert len(images) == 15
+    for name, under, untrusted, before, after, *_ in images:
+        assert before >= 30 and after == 0, name
+        assert float(under) < 16, name
+
+
+def test_the_last_still_has_left_the_crystal(chain):
+    """Little must remain of it when the background is subtracted, and no ring of air."""
+    stills = json.loads((chain / "extract.json").read_text())["stills"]
+    profiles = [
+        {name: np.array(values, dtype=float) for name, values in stills[i]["profile"].items()}
+        for i in (2, 14)
+    ]
+    n = min(len(profile["q"]) for profile in profiles)
+    profiles = [{name: values[:n] for name, values in profile.items()} for profile in profiles]
+    q = profiles[0]["q"]
+    measured = (q > 0.05) & (q < 0.65)
+    third, last = (profile["diffuse"][measured] for profile in profiles)
+    assert 0.03 < np.median(last / third) < 0.12
+    assert (last / third).max() < 0.25
+    # air scatters most at low angle, water at 0.3/A: the ring that is left is that of water
+    background = profiles[1]["background"][measured]
+    low, ring = q[measured] < 0.15, np.abs(q[measured] - 0.3) < 0.03
+    assert background[low].mean() > 1.5 * background[ring].mean()
+    assert last[low].mean() < 0.6 * last[ring].mean()
+    assert last[low].mean() < 0.04 * background[low].mean()
