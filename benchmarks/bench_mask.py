@@ -18,8 +18,8 @@ from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.images import read_raw, static_mask
 from dials_diffuse.adapters.stills import stills_of
 from dials_diffuse.masking.bright.other_spots import OtherSpots
-from dials_diffuse.masking.mask import make_masks
 from dials_diffuse.masking.still_mask import StillMasker, complete_mask
+from dials_diffuse.masking.workflow import make_masks
 from dials_diffuse.phil.mask import phil_scope
 
 
@@ -46,7 +46,7 @@ def main(expt: str, refl: str) -> None:
         still.imageset.clear_cache()
         seconds, raw = timed(read_raw, still.imageset, still.image_index)
         times["read"].append(seconds)
-        seconds, rows = timed(result.settings.predict, still)
+        seconds, rows = timed(result.predictor.predict, still)
         times["predict"].append(seconds)
         # Without reading, which is counted above
         times["other spots"].append(timed(others.find, [still], [rows])[0])

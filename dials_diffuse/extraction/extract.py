@@ -45,7 +45,7 @@ from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.io.pixel_file import CorrectedDiffusePixelList
 from dials_diffuse.io.scratch import ColumnScratch
 from dials_diffuse.masking.image_masker import ImageMasker, UnknownSpots
-from dials_diffuse.masking.mask import spots_of_another_unknown
+from dials_diffuse.masking.lattices import other_lattice_unknown
 from dials_diffuse.masking.spots.prediction import SpotRows
 from dials_diffuse.masking.still_mask import StillMasker
 from dials_diffuse.masking.survey_file import MaskSurvey
@@ -302,7 +302,7 @@ class Extractor:
                 dynamic = [as_numpy(m) for m in stills[0].imageset.get_mask(stills[0].image_index)]
         except UnknownSpots as error:
             reasons = {error.index: str(error)}
-            other = spots_of_another_unknown(error.index)
+            other = other_lattice_unknown(error.index)
             return [
                 ExtractedStill(
                     s.index,

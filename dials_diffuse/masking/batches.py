@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dials_diffuse.adapters.stills import NothingLeft, group_by_image, stills_of
-from dials_diffuse.adapters.system import resolve_nproc
-from dials_diffuse.masking.mask import (
-    bragg_rows,
-    empty_table,
-    leave_out_unmasked,
-    select_lattices,
-    shoebox_rows,
-)
+from dials_diffuse.masking.bragg_rows import bragg_rows
+from dials_diffuse.masking.lattices import select_lattices
 from dials_diffuse.masking.pixels import static
 from dials_diffuse.masking.survey_file import MaskSurvey
 
@@ -47,18 +40,8 @@ def mask_batch(experiments, reflections, params, survey: MaskSurvey) -> BatchMas
     """
     survey.check(experiments)
     experiments, reflections = select_lattices(experiments, reflections, params.bragg.multi_lattice)
-    stills = stills_of(experiments)
-    failures: dict[str, str] = {}
-    if survey.method == "shoebox":
-        table = shoebox_rows(stills, reflections)
-    elif survey.settings is None:
-        table = empty_table(stills)
-    else:
-        nproc = resolve_nproc(params.nproc, len(group_by_image(stills)))
-        try:
-            table, failures = bragg_rows(stills, reflections, survey.settings, survey.good, nproc)
-            experiments, table = leave_out_unmasked(experiments, table, failures)
-        except ValueError as error:
-            raise NothingLeft(str(error)) from error
+    experiments, table, failures = bragg_rows(
+        experiments, reflections, survey.method, survey.predictor, survey.good, params.nproc
+    )
     static.set_lookup_mask(experiments.imagesets(), survey.good, survey.mask)
     return BatchMasks(experiments, table, failures)

@@ -9,8 +9,8 @@ import numpy as np
 
 from dials_diffuse.adapters.images import check_shape
 from dials_diffuse.adapters.stills import Still
+from dials_diffuse.masking.bragg_rows import integrated_spots
 from dials_diffuse.masking.bright.other_spots import OtherSpots
-from dials_diffuse.masking.mask import integrated_spots
 from dials_diffuse.masking.spots.painting import ELLIPSE
 from dials_diffuse.masking.spots.prediction import SpotRows
 from dials_diffuse.masking.survey_file import MaskSurvey
@@ -63,9 +63,11 @@ class ImageMasker:
             raise ValueError(
                 "The survey was made with bragg.method=shoebox: mask the stills with dials.diffuse_mask"
             )
-        self._settings = learnt.settings
+        self._predictor = learnt.predictor
         self._integrated = integrated_spots(reflections, list(stills))
-        self._others = OtherSpots(learnt.good, learnt.settings.padding if learnt.settings else 0.0)
+        self._others = OtherSpots(
+            learnt.good, learnt.predictor.settings.padding if learnt.predictor else 0.0
+        )
 
     def mask(
         self, stills: Sequence[Still], raw: Sequence[np.ndarray]
@@ -85,10 +87,10 @@ class ImageMasker:
         """
         check_shape(raw, stills[0])
         rows, others = [SpotRows.none()] * len(stills), SpotRows.none()
-        if self._settings is not None:
+        if self._predictor is not None:
             rows = [self._predicted(still) for still in stills]
         flat = self._others.painted(rows)
-        if self._settings is not None and self._settings.other_spots:
+        if self._predictor is not None and self._predictor.settings.other_spots:
             others = self._others.find_in(raw, stills[0], flat)
             self._others.painted([others], flat)
         return self._others.of_panels(flat), ImageSpots(
@@ -97,6 +99,6 @@ class ImageMasker:
 
     def _predicted(self, still: Still) -> SpotRows:
         try:
-            return self._settings.predict(still, self._integrated[still.index])
+            return self._predictor.predict(still, self._integrated[still.index])
         except (ValueError, RuntimeError, np.linalg.LinAlgError) as error:
             raise UnknownSpots(str(error), still.index) from error

@@ -9,7 +9,6 @@ import numpy as np
 from dials_diffuse.adapters.images import panel_sizes, read_raw, static_mask, trusted_bounds
 from dials_diffuse.adapters.stills import Still
 from dials_diffuse.masking.spots.painting import BraggRows
-from dials_diffuse.masking.trusted import trusted_pixels
 
 
 class StillMasker:
@@ -32,6 +31,13 @@ class StillMasker:
             a (n_slow, n_fast) bool array a panel, True = under Bragg
         """
         return self._rows.paint([still.index for still in stills], panel_sizes(stills[0].detector))
+
+
+def trusted_pixels(raw: np.ndarray, good: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The good pixels whose value is within [low, high], a new (n_slow, n_fast) bool array."""
+    # Compared in double precision, whatever the type of the image
+    bounds = np.array([[low], [high]])
+    return good & (bounds[0] <= raw) & (raw <= bounds[1])
 
 
 def complete_mask(

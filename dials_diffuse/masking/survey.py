@@ -1,37 +1,40 @@
-"""One pass over a subset of the images, from which the rest of the masks is made.
+"""Survey a subset of the images: sum over them what the pixel mask and the size of the spots follow from.
 
 Two things are summed, image by image, so that memory does not grow with their number:
 
-- per pixel, how it behaves against the mean of its resolution ring on its panel, outside
-  of Bragg spots (PixelSums; judged in dynamic.py)
+- for each pixel, how it compares with the mean of its resolution ring on its panel, outside
+  of Bragg spots (PixelSums, judged in pixels/dynamic.py and pixels/shadow.py)
 - around all nodes of the crystals, how the scattering above that mean falls off with the
-  displacement from the node (SpotSums; judged in spot_size.py)
+  displacement from the node (SpotSums, judged in spots/size.py)
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from dataclasses import dataclass, field, replace
+from collections import namedtuple
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from dials_diffuse.adapters.images import check_shape, read_raw, trusted_bounds
 from dials_diffuse.adapters.stills import Still
-from dials_diffuse.adapters.system import map_in_processes
+from dials_diffuse.adapters.system import map_in_processes, resolve_nproc
 from dials_diffuse.io.handover import Handover
 from dials_diffuse.masking.bright.rings import RingCache, clipped_statistics
 from dials_diffuse.masking.pixels.sums import PixelSums
 from dials_diffuse.masking.spots.flat_panels import FlatPanels
-from dials_diffuse.masking.spots.prediction import SpotRows, predict_spots
+from dials_diffuse.masking.spots.prediction import SpotRows, detector_d_min, predict_spots
 from dials_diffuse.masking.spots.shape import SpotShape, shape_of_model
 from dials_diffuse.masking.spots.sums import EXCITATION_BINS, Q_BINS, WIDEST, WIDEST_SIGMA, SpotSums
 
 logger = logging.getLogger("dials.diffuse.masking.survey")
 
 HIGH_SIGMA = 6.0
-# Pixels of a ring that tell its mean
+# Pixels of a ring from which its mean is estimated
 SAMPLES = 6000
 # Means and variances of rings are multiples of this: their sums in double precision are exact up to 8e9
 EXACT = 2.0**-20
@@ -41,252 +44,208 @@ LEAST_SHARE = 4
 NEAR = 1.5
 
 
-@numba.njit(cache=True)
-def _sample_pixels(raw, blocked, low, high, ring, samples, value, of_ring):
-    """Values of the usable pixels among the samples, and their rings; returns their number."""
-    n = 0
-    for k in range(samples.shape[0]):
-        y, x = samples[k] // raw.shape[1], samples[k] % raw.shape[1]
-        if not blocked[y, x] and low <= raw[y, x] and raw[y, x] <= high:
-            value[n] = raw[y, x]
-            of_ring[n] = ring[y, x]
-            n += 1
-    return n
+class PanelImage(NamedTuple):
+    """One panel of an image.
+
+    Attributes:
+        values: (n_slow, n_fast), ADU
+        bad: (n_slow, n_fast) bool, True = bad in every image
+        low, high: trusted values
+        ring: (n_slow, n_fast) int16, resolution ring of each pixel
+        mean, sigma: (N_RINGS,) of the pixels of a ring outside of Bragg spots, ADU
+    """
+
+    values: np.ndarray
+    bad: np.ndarray
+    low: float
+    high: float
+    ring: np.ndarray
+    mean: np.ndarray
+    sigma: np.ndarray
+
+
+# The arrays of PixelSums of one panel, and those of SpotSums that _add_spots adds to
+PanelSums = namedtuple("PanelSums", [f.name for f in fields(PixelSums) if f.name != "images"])
+NodeSums = namedtuple("NodeSums", "excess pixels level strength plane_excess plane_pixels")
 
 
 @numba.njit(cache=True)
-def _add_pixels(
-    raw,
-    bad,
-    bragg,
-    near,
-    ring,
-    mean,
-    sigma,
-    low,
-    high,
-    threshold,
-    valid,
-    n_high,
-    n_near,
-    n_negative,
-    n_over,
-    total,
-    expected,
-    variance,
-    least,
-    most,
-):
-    square = np.rint(sigma**2 / EXACT) * EXACT
-    limit = (mean + threshold * sigma).astype(np.float32)
-    for y in range(raw.shape[0]):
-        for x in range(raw.shape[1]):
+def _add_pixels(panel, bragg, near, sums):
+    """Compare every pixel with its ring, and add to the sums, which are changed in place.
+
+    Args:
+        panel: PanelImage
+        bragg, near: (n_slow, n_fast) bool: under a Bragg spot; at a node close to the sphere
+        sums: PanelSums
+    """
+    square = np.rint(panel.sigma**2 / EXACT) * EXACT
+    limit = (panel.mean + HIGH_SIGMA * panel.sigma).astype(np.float32)
+    for y in range(panel.values.shape[0]):
+        for x in range(panel.values.shape[1]):
             if near[y, x]:
-                n_near[y, x] += 1
-            if bad[y, x]:
+                sums.near[y, x] += 1
+            if panel.bad[y, x]:
                 continue
-            value = raw[y, x]
-            if value < low:
-                n_negative[y, x] += 1
+            value = panel.values[y, x]
+            if value < panel.low:
+                sums.negative[y, x] += 1
                 continue
-            if value > high:
-                n_over[y, x] += 1
+            if value > panel.high:
+                sums.overloaded[y, x] += 1
                 continue
             if bragg[y, x]:
                 continue
-            r = ring[y, x]
-            valid[y, x] += 1
-            total[y, x] += value
-            expected[y, x] += mean[r]
-            variance[y, x] += square[r]
+            r = panel.ring[y, x]
+            sums.valid[y, x] += 1
+            sums.total[y, x] += value
+            sums.expected[y, x] += panel.mean[r]
+            sums.variance[y, x] += square[r]
             if value > limit[r]:
-                n_high[y, x] += 1
-            if value < least[y, x]:
-                least[y, x] = value
-            if value > most[y, x]:
-                most[y, x] = value
+                sums.high[y, x] += 1
+            if value < sums.least[y, x]:
+                sums.least[y, x] = value
+            if value > sums.most[y, x]:
+                sums.most[y, x] = value
 
 
 @numba.njit(cache=True)
-def _add_spots(
-    raw,
-    bad,
-    low,
-    high,
-    ring,
-    mean,
-    centre,
-    to_pixels,
-    q_bin,
-    excitation_bin,
-    window,
-    excess,
-    pixels,
-    level,
-    strength,
-    plane_excess,
-    plane_pixels,
-):
-    n_slow, n_fast = raw.shape
-    n_plane = plane_excess.shape[1]
+def _add_spots(panel, centre, to_pixels, q_bin, excitation_bin, window, sums):
+    """Add the pixels around N nodes to the sums, which are changed in place.
+
+    Args:
+        panel: PanelImage
+        centre: (N, 2) predicted positions, fast and slow, pixels
+        to_pixels: (N, 2, 2) from displacements (radial, tangential), 1/Angstrom, to pixels
+        q_bin, excitation_bin: (N,) bins of the sums
+        window: largest displacement, radial and tangential, 1/Angstrom
+        sums: NodeSums
+    """
+    n_slow, n_fast = panel.values.shape
+    n_plane = sums.plane_excess.shape[1]
     for i in range(centre.shape[0]):
+        centre_x, centre_y = centre[i, 0], centre[i, 1]
         a, b = to_pixels[i, 0, 0], to_pixels[i, 0, 1]
         c, d = to_pixels[i, 1, 0], to_pixels[i, 1, 1]
         det = a * d - b * c
         half_x = window * np.sqrt(a * a + b * b)
         half_y = window * np.sqrt(c * c + d * d)
         bin_q, bin_e = q_bin[i], excitation_bin[i]
-        of_spot = 0.0
-        for y in range(
-            max(0, int(np.floor(centre[i, 1] - half_y))),
-            min(n_slow, int(np.ceil(centre[i, 1] + half_y))),
-        ):
-            for x in range(
-                max(0, int(np.floor(centre[i, 0] - half_x))),
-                min(n_fast, int(np.ceil(centre[i, 0] + half_x))),
-            ):
-                if bad[y, x] or raw[y, x] < low or raw[y, x] > high:
+        strength = 0.0
+        first_y, last_y = int(np.floor(centre_y - half_y)), int(np.ceil(centre_y + half_y))
+        first_x, last_x = int(np.floor(centre_x - half_x)), int(np.ceil(centre_x + half_x))
+        for y in range(max(0, first_y), min(n_slow, last_y)):
+            for x in range(max(0, first_x), min(n_fast, last_x)):
+                value = panel.values[y, x]
+                if panel.bad[y, x] or value < panel.low or value > panel.high:
                     continue
-                dx, dy = x + 0.5 - centre[i, 0], y + 0.5 - centre[i, 1]
+                dx, dy = x + 0.5 - centre_x, y + 0.5 - centre_y
                 radial = (d * dx - b * dy) / det
                 tangential = (a * dy - c * dx) / det
                 if abs(radial) >= window or abs(tangential) >= window:
                     continue
-                surroundings = mean[ring[y, x]]
-                value = raw[y, x] - surroundings
+                level = panel.mean[panel.ring[y, x]]
+                excess = value - level
                 u = int((radial / window + 1.0) / 2.0 * n_plane)
                 v = int((tangential / window + 1.0) / 2.0 * n_plane)
-                plane_excess[bin_q, u, v] += value
-                plane_pixels[bin_q, u, v] += 1.0
+                sums.plane_excess[bin_q, u, v] += excess
+                sums.plane_pixels[bin_q, u, v] += 1.0
                 if radial * radial + tangential * tangential < 0.25 * window * window:
-                    excess[bin_q, bin_e] += value
-                    of_spot += value
-                    pixels[bin_q, bin_e] += 1.0
-                    level[bin_q, bin_e] += surroundings
-        strength[bin_q, 0] += of_spot
-        strength[bin_q, 1] += of_spot * of_spot
+                    strength += excess
+                    sums.excess[bin_q, bin_e] += excess
+                    sums.pixels[bin_q, bin_e] += 1.0
+                    sums.level[bin_q, bin_e] += level
+        sums.strength[bin_q, 0] += strength
+        sums.strength[bin_q, 1] += strength * strength
 
 
 @dataclass
-class SurveyTask:
-    """The images that one process looks at.
+class SurveySums:
+    """Sums over the images that could be read.
 
     Attributes:
-        groups: stills by image
-        good: pixels that are good in every image, a (n_slow, n_fast) bool array a panel
-        q_max: 1/Angstrom; window: 1/Angstrom
-        want_spots: sum around nodes too
-        folder: where the sums are handed over; None: they stay in the process
+        pixels: sums for each pixel
+        spots: sums around nodes
+        failures: path of an image -> why it could not be read
     """
-
-    groups: list[list[Still]]
-    good: list[np.ndarray]
-    q_max: float
-    window: float
-    want_spots: bool
-    folder: str | None = None
-
-
-@dataclass
-class Survey:
-    """Sums over the images that could be read, and why others could not."""
 
     pixels: PixelSums
     spots: SpotSums
-    failures: dict[str, str] = field(default_factory=dict)
+    failures: dict[str, str]
 
 
-@dataclass
-class Share:
-    """What one process has seen.
+class ImageSummer:
+    """Sums one image after the other.
+
+    Args:
+        good: pixels that are good in every image, a (n_slow, n_fast) bool array a panel
+        q_max, window: of the sums around nodes, 1/Angstrom
+        measure_spots: sum around nodes
 
     Attributes:
-        pixels: summed over its images
-        spots: of each image, None where it could not be read
-        failures: path -> why an image could not be read
+        pixels: the sums so far
     """
 
-    pixels: PixelSums
-    spots: list[SpotSums | None] = field(default_factory=list)
-    failures: dict[str, str] = field(default_factory=dict)
+    def __init__(self, good: list[np.ndarray], q_max: float, window: float, measure_spots: bool):
+        sizes = [mask.shape for mask in good]
+        self.pixels = PixelSums.empty(sizes)
+        self._q_max, self._window, self._measure_spots = q_max, window, measure_spots
+        self._bad = [~mask for mask in good]
+        self._flat_panels = FlatPanels(sizes)
+        self._rings = RingCache(SAMPLES)
 
+    def add(self, raw: Sequence[np.ndarray], bounds, lattices: Sequence[Still]) -> SpotSums:
+        """Add an image to the sums of pixels.
 
-def survey_images(task: SurveyTask) -> Share:
-    """Read the task's images one by one and sum.
+        Args:
+            raw: its pixels, a (n_slow, n_fast) array a panel
+            bounds: (smallest, largest) trusted value of each panel
+            lattices: the stills on it
 
-    Images that can't be read are noted in failures, by their path.
-    """
-    pixels_of = FlatPanels([mask.shape for mask in task.good])
-    share = Share(PixelSums.empty([mask.shape for mask in task.good]))
-    cache = RingCache(SAMPLES)
-    bad = [~mask for mask in task.good]
-
-    flats = pixels_of.blank(), pixels_of.blank()
-
-    def painted(flat, spots: list[SpotRows]) -> list[np.ndarray]:
-        flat[:] = False
-        for rows in spots:
-            pixels_of.paint(flat, rows.panel, rows.centre, rows.bbox, rows.ellipse)
-        return pixels_of.of_panels(flat)
-
-    for group in task.groups:
-        still = group[0]
-        try:
-            raw = read_raw(still.imageset, still.image_index)
-            check_shape(raw, still)
-            bounds = [trusted_bounds(panel) for panel in still.detector]
-        except ValueError as error:
-            share.failures[still.path] = str(error)
-            share.spots.append(None)
-            continue
-        rings = cache.of(still.detector, still.beam)
-        bragg = painted(flats[0], [_first_guess(lattice) for lattice in group])
-        nodes = [predict_spots(lattice, WIDEST, WIDEST_SIGMA, 0.0) for lattice in group]
-        near = painted(flats[1], [_around(rows) for rows in nodes])
-        means = []
-        sums = share.pixels
-        for number, pixels in enumerate(raw):
-            low, high = bounds[number]
-            blocked = bad[number] | bragg[number]
-            ring, samples = rings.panels[number].number, rings.panels[number].samples
-            value = np.empty(len(samples), np.float32)
-            of_ring = np.empty(len(samples), np.int16)
-            n = _sample_pixels(pixels, blocked, low, high, ring, samples, value, of_ring)
-            mean, sigma, _ = clipped_statistics(value[:n], of_ring[:n])
-            mean = np.rint(mean / EXACT) * EXACT
-            means.append(mean)
-            _add_pixels(
-                pixels,
-                bad[number],
-                bragg[number],
-                near[number],
-                ring,
-                mean,
-                sigma,
-                low,
-                high,
-                HIGH_SIGMA,
-                sums.valid[number],
-                sums.high[number],
-                sums.near[number],
-                sums.negative[number],
-                sums.overloaded[number],
-                sums.total[number],
-                sums.expected[number],
-                sums.variance[number],
-                sums.least[number],
-                sums.most[number],
+        Returns:
+            the sums around the nodes of its lattices
+        """
+        still = lattices[0]
+        bragg = self._painted([_first_guess(lattice) for lattice in lattices])
+        nodes = [predict_spots(lattice, WIDEST, WIDEST_SIGMA, 0.0) for lattice in lattices]
+        near = self._painted([_around(rows) for rows in nodes])
+        rings = self._rings.of(still.detector, still.beam)
+        panels = []
+        for number, values in enumerate(raw):
+            panels.append(
+                _compared_with_rings(
+                    values, self._bad[number], bragg[number], bounds[number], rings.panels[number]
+                )
             )
-        sums.images += 1
-        share.spots.append(SpotSums(task.q_max, task.window))
-        if task.want_spots:
-            for rows in nodes:
-                _stack(rows, raw, bad, task, bounds, rings.number, means, share.spots[-1])
-    return share
+            sums = PanelSums(*(getattr(self.pixels, name)[number] for name in PanelSums._fields))
+            _add_pixels(panels[-1], bragg[number], near[number], sums)
+        self.pixels.images += 1
+        spots = SpotSums(self._q_max, self._window)
+        for rows in nodes if self._measure_spots else ():
+            add_nodes(rows, panels, spots)
+        return spots
+
+    def _painted(self, spots: Sequence[SpotRows]) -> list[np.ndarray]:
+        """The pixels under spots, a (n_slow, n_fast) bool array a panel."""
+        flat = self._flat_panels.blank()
+        for rows in spots:
+            self._flat_panels.paint(flat, rows.panel, rows.centre, rows.bbox, rows.ellipse)
+        return self._flat_panels.of_panels(flat)
+
+
+def _compared_with_rings(values, bad, bragg, bounds, rings) -> PanelImage:
+    """A panel with the statistics of its rings, from samples outside of Bragg spots."""
+    low, high = bounds
+    sampled = values.ravel()[rings.samples].astype(np.float64)
+    usable = (low <= sampled) & (sampled <= high)
+    usable &= ~(bad | bragg).ravel()[rings.samples]
+    of_ring = rings.number.ravel()[rings.samples]
+    mean, sigma, _ = clipped_statistics(sampled[usable].astype(np.float32), of_ring[usable])
+    mean = np.rint(mean / EXACT) * EXACT
+    return PanelImage(values, bad, low, high, rings.number, mean, sigma)
 
 
 def _first_guess(still: Still) -> SpotRows:
-    """Bragg rows by the models' shapes, before the data have been asked."""
+    """Bragg rows before the size of the spots is measured: from the models, else of a usual size."""
     shape = shape_of_model(still.experiment) or SpotShape.isotropic(5e-4, 3e-3)
     return predict_spots(still, shape, 4.0, 2.0)
 
@@ -301,38 +260,123 @@ def _around(rows: SpotRows) -> SpotRows:
     )
 
 
-def _stack(rows, raw, bad, task, bounds, rings, means, sums: SpotSums) -> None:
+def add_nodes(rows: SpotRows, panels: Sequence[PanelImage], sums: SpotSums) -> None:
+    """Add the pixels around the nodes of a crystal to sums, which are changed in place.
+
+    Args:
+        rows: its nodes, out to WIDEST_SIGMA of WIDEST
+        panels: the image
+        sums: of its |q| and window
+    """
     sums.stills += 1
-    q_bin = np.minimum((rows.q / task.q_max * Q_BINS).astype(np.int64), Q_BINS - 1)
+    q_bin = np.minimum((rows.q / sums.q_max * Q_BINS).astype(np.int64), Q_BINS - 1)
     largest = WIDEST_SIGMA * np.hypot(WIDEST.size, WIDEST.angle * sums.q_of_bins())[q_bin]
     excitation_bin = (np.abs(rows.excitation) / largest * EXCITATION_BINS).astype(np.int64)
     inside = excitation_bin < EXCITATION_BINS
     inverse = np.linalg.inv(rows.to_pixels[inside])
     np.add.at(sums.pixel_variance, q_bin[inside], (inverse**2).sum(axis=2) / 12)
     np.add.at(sums.nodes, q_bin[inside], 1)
-    for number, pixels in enumerate(raw):
-        here = inside & (rows.panel == number)
-        _add_spots(
-            pixels,
-            bad[number],
-            *bounds[number],
-            rings[number],
-            means[number],
-            rows.centre[here],
-            rows.to_pixels[here],
-            q_bin[here],
-            excitation_bin[here],
-            task.window,
-            sums.excess,
-            sums.pixels,
-            sums.level,
-            sums.strength,
-            sums.plane_excess,
-            sums.plane_pixels,
-        )
+    arrays = NodeSums(*(getattr(sums, name) for name in NodeSums._fields))
+    columns = rows.centre, rows.to_pixels, q_bin, excitation_bin
+    for number, panel in enumerate(panels):
+        on_panel = inside & (rows.panel == number)
+        _add_spots(panel, *(column[on_panel] for column in columns), sums.window, arrays)
 
 
-def spread_subset(groups: list, n: int | None) -> list:
+def _survey_share(task):
+    """Read and sum the images of one process.
+
+    Args:
+        task: (stills by image, arguments of ImageSummer, folder for the handover, or None)
+
+    Returns:
+        (PixelSums, SpotSums of each image, None where it can't be read, path -> why it can't be
+        read), or the Handover of that
+    """
+    groups, arguments, folder = task
+    summer = ImageSummer(*arguments)
+    spots: list[SpotSums | None] = []
+    failures = {}
+    for lattices in groups:
+        still = lattices[0]
+        try:
+            raw = read_raw(still.imageset, still.image_index)
+            check_shape(raw, still)
+            bounds = [trusted_bounds(panel) for panel in still.detector]
+        except ValueError as error:
+            failures[still.path] = str(error)
+            spots.append(None)
+        else:
+            spots.append(summer.add(raw, bounds, lattices))
+    share = summer.pixels, spots, failures
+    return share if folder is None else Handover.of(share, folder)
+
+
+def sum_images(
+    groups: Sequence[list[Still]],
+    good,
+    q_max: float,
+    window: float,
+    measure_spots: bool,
+    nproc: int,
+) -> SurveySums:
+    """Sum images in processes. The sums are the same, to the last bit, whatever nproc.
+
+    Args:
+        groups: stills by image
+        good, q_max, window, measure_spots: see ImageSummer
+        nproc: number of processes, at most
+    """
+    n_shares = max(1, min(nproc, len(groups) // LEAST_SHARE))
+    result = None
+    spots: list[SpotSums | None] = [None] * len(groups)
+    with tempfile.TemporaryDirectory(prefix="diffuse_mask-") as folder:
+        arguments = good, q_max, window, measure_spots
+        handed_over = folder if n_shares > 1 else None
+        tasks = [(groups[i::n_shares], arguments, handed_over) for i in range(n_shares)]
+        for i, share in enumerate(map_in_processes(_survey_share, tasks, n_shares)):
+            pixels, spots[i::n_shares], failures = (
+                share.take() if isinstance(share, Handover) else share
+            )
+            if result is None:
+                result = SurveySums(pixels, SpotSums(q_max, window), failures)
+            else:
+                result.pixels.add(pixels)
+                result.failures.update(failures)
+    for spots_of_image in filter(None, spots):
+        result.spots.add(spots_of_image)
+    result.spots.orientations = count_orientations([still for group in groups for still in group])
+    return result
+
+
+def run_survey(
+    groups: Sequence[list[Still]], n_images: int, good, measure_spots: bool, nproc: int | None
+) -> SurveySums:
+    """Survey some of the images, evenly spread over all of them.
+
+    Args:
+        groups: stills by image
+        n_images: how many of them
+        good, measure_spots: see ImageSummer
+        nproc: number of processes, None for as many as there are processors
+
+    Raises:
+        ValueError: none of these images can be read.
+    """
+    subset = spread_subset(groups, n_images)
+    q_max = 1 / detector_d_min(subset[0][0].detector, subset[0][0].beam)
+    # Half of the distance between nodes
+    window = 0.5 * min(np.linalg.norm(group[0].setting_matrix(), axis=0).min() for group in subset)
+    logger.info("Surveying %d of %d images", len(subset), len(groups))
+    survey = sum_images(subset, good, q_max, window, measure_spots, resolve_nproc(nproc))
+    for reason in survey.failures.values():
+        logger.warning("This image is not used: %s", reason)
+    if survey.pixels.images == 0:
+        raise ValueError(f"None of the images can be used. {next(iter(survey.failures.values()))}")
+    return survey
+
+
+def spread_subset(groups: Sequence, n: int | None) -> list:
     """n of the groups, evenly spread; all for None."""
     if n is None or n >= len(groups):
         return list(groups)
@@ -340,45 +384,13 @@ def spread_subset(groups: list, n: int | None) -> list:
     return [groups[i] for i in positions]
 
 
-def _hand_over_survey(task: SurveyTask) -> Share | Handover:
-    share = survey_images(task)
-    return share if task.folder is None else Handover.of(share, task.folder)
-
-
-def run_survey(groups, good, q_max, window, want_spots, nproc) -> Survey:
-    """Survey images in processes, each a share of them, and add their sums, to the last bit the same
-    whatever nproc."""
-    n_tasks = max(1, min(nproc, len(groups) // LEAST_SHARE))
-    result = None
-    spots: list[SpotSums | None] = [None] * len(groups)
-    with tempfile.TemporaryDirectory(prefix="diffuse_mask-") as folder:
-        tasks = [
-            SurveyTask(
-                groups[i::n_tasks], good, q_max, window, want_spots, folder if n_tasks > 1 else None
-            )
-            for i in range(n_tasks)
-        ]
-        for i, share in enumerate(map_in_processes(_hand_over_survey, tasks, n_tasks)):
-            share = share.take() if isinstance(share, Handover) else share
-            spots[i::n_tasks] = share.spots
-            if result is None:
-                result = Survey(share.pixels, SpotSums(q_max, window), share.failures)
-            else:
-                result.pixels.add(share.pixels)
-                result.failures.update(share.failures)
-    for of_image in filter(None, spots):
-        result.spots.add(of_image)
-    result.spots.orientations = count_orientations([still for group in groups for still in group])
-    return result
-
-
-def count_orientations(stills: list[Still], tolerance: float = 0.005) -> int:
+def count_orientations(stills: Sequence[Still], tolerance: float = 0.005) -> int:
     """Number of crystals whose orientations differ by more than the tolerance (rad)."""
-    seen: list[np.ndarray] = []
+    different: list[np.ndarray] = []
     for still in stills:
         b = np.array(still.crystal.get_B()).reshape(3, 3)
         rotation = still.setting_matrix() @ np.linalg.inv(b)
         # |R1 - R2| = 2 sqrt(2) sin(angle / 2) (Frobenius norm)
-        if all(np.linalg.norm(rotation - other) > np.sqrt(2) * tolerance for other in seen):
-            seen.append(rotation)
-    return max(len(seen), 1)
+        if all(np.linalg.norm(rotation - other) > np.sqrt(2) * tolerance for other in different):
+            different.append(rotation)
+    return max(len(different), 1)

@@ -12,8 +12,8 @@ import numpy as np
 from dials_diffuse.adapters.images import panel_sizes
 from dials_diffuse.grid.reference_cell import common_space_group
 from dials_diffuse.io.atomic import replacing
-from dials_diffuse.masking.mask import BraggSettings
 from dials_diffuse.masking.pixels import static
+from dials_diffuse.masking.spot_predictor import SpotPredictor
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class MaskSurvey:
 
     Attributes:
         method: bragg.method
-        settings: how spots are predicted, None where they are not
+        predictor: of the spots, None where none are predicted
         good: pixels that are good in every image, a (n_slow, n_fast) bool array a panel
         mask: file that holds the same, absolute
         space_group: symbol
@@ -31,7 +31,7 @@ class MaskSurvey:
     """
 
     method: str
-    settings: BraggSettings | None
+    predictor: SpotPredictor | None
     good: list[np.ndarray]
     mask: str
     space_group: str
@@ -47,7 +47,7 @@ class MaskSurvey:
         """
         return cls(
             params.bragg.method,
-            result.settings,
+            result.predictor,
             result.good,
             os.path.abspath(params.output.mask),
             str(result.experiments[0].crystal.get_space_group().info()),
@@ -95,4 +95,4 @@ class MaskSurvey:
     @property
     def needs_images(self) -> bool:
         """Whether masking a still by the survey reads its image"""
-        return self.settings is not None and self.settings.other_spots
+        return self.predictor is not None and self.predictor.settings.other_spots

@@ -99,7 +99,7 @@ def test_the_result_does_not_depend_on_nproc(folder):
         )
     assert (folder / "1.refl").read_bytes() == (folder / "2.refl").read_bytes()
     assert (folder / "1.mask").read_bytes() == (folder / "2.mask").read_bytes()
-    one, two = (MaskSurvey.from_file(f"{n}.survey").settings for n in (1, 2))
+    one, two = (MaskSurvey.from_file(f"{n}.survey").predictor for n in (1, 2))
     assert pickle.dumps(one) == pickle.dumps(two)
 
 
@@ -115,7 +115,7 @@ def test_without_a_report_no_image_is_checked_for_it(folder):
             "output.reflections=again.refl",
         ]
     )
-    checked = "Images looked at with their masks"
+    checked = "Images compared with their masks"
     assert checked in (folder / "dials.diffuse_mask.log").read_text()
     assert checked not in (folder / "short.log").read_text()
     assert (folder / "diffuse_masked.refl").read_bytes() == (folder / "again.refl").read_bytes()

@@ -14,7 +14,7 @@ from dials.array_family import flex
 
 from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.command_line import diffuse_extract, diffuse_mask
-from dials_diffuse.masking.mask import select_stills
+from dials_diffuse.masking.lattices import select_stills
 from dials_diffuse.simulation.settings import Settings
 from dials_diffuse.simulation.simulate import simulate
 
@@ -149,7 +149,7 @@ def test_lattices_whose_spots_are_not_known_take_their_image_with_them(folder):
     crystal["__id__"] = "crystal"
     (folder / "simulated.expt").write_text(json.dumps(content))
     diffuse_mask.run([*INPUT, "nproc=1", "bragg.size=model", "output.survey=survey.pickle"])
-    assert MaskSurvey.from_file("survey.pickle").settings != learnt.settings
+    assert MaskSurvey.from_file("survey.pickle").predictor != learnt.predictor
     expected = left_in_masked()
     assert 0 < len(expected) < 8
     extract("nproc=1", "output.json=extract.json")

@@ -10,9 +10,9 @@ from dxtbx.model.experiment_list import ExperimentList
 from dials.array_family import flex
 
 from dials_diffuse.adapters.stills import group_by_image, stills_of
-from dials_diffuse.masking.mask import make_masks
 from dials_diffuse.masking.spots.shape import shape_of_model
 from dials_diffuse.masking.still_mask import StillMasker, complete_mask
+from dials_diffuse.masking.workflow import make_masks
 from dials_diffuse.phil.mask import phil_scope
 from dials_diffuse.simulation.settings import Settings
 from dials_diffuse.simulation.simulate import simulate
@@ -332,6 +332,6 @@ def test_ellipsoid_profiles_give_the_size_of_spots(tmp_path, kind, values, mosai
         result = make_masks(
             experiments, simulated.reflections, parameters(tmp_path, bragg__size=size)
         )
-        assert result.settings.shape_of(experiments[0]).source == source
+        assert result.predictor.shape(experiments[0]).source == source
         removed, lost = bragg_left(simulated, result)
         assert removed > 0.995 and lost < 0.15

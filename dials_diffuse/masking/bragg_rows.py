@@ -1,0 +1,172 @@
+"""Make the table of Bragg rows: the spots of all stills, from which their masks are painted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from dials.array_family import flex
+
+from dials_diffuse.adapters.stills import Still, group_by_image, stills_of
+from dials_diffuse.adapters.system import map_in_processes, resolve_nproc
+from dials_diffuse.adapters.tables import as_numpy
+from dials_diffuse.masking.bright.other_spots import OtherSpots
+from dials_diffuse.masking.lattices import leave_out_unmasked
+from dials_diffuse.masking.spot_predictor import SpotPredictor
+from dials_diffuse.masking.spots.prediction import CollectedSpots, SpotRows
+
+logger = logging.getLogger("dials.diffuse.masking")
+
+# Raised where the spots of a still can't be predicted
+UNPREDICTABLE = (ValueError, RuntimeError, np.linalg.LinAlgError)
+
+
+def integrated_spots(reflections, stills: Sequence[Still]) -> dict:
+    """The integrated reflections of stills.
+
+    Returns:
+        index of a still -> (miller_index (N, 3), counts (N,)), or None where the table does not
+        hold them
+    """
+    columns = {"id", "miller_index", "intensity.sum.value"}
+    if reflections is None or not columns <= set(reflections.keys()):
+        return {still.index: None for still in stills}
+    done = as_numpy(reflections.get_flags(reflections.flags.integrated_sum))
+    ids = as_numpy(reflections["id"])[done]
+    order = np.argsort(ids, kind="stable")
+    indices = as_numpy(reflections["miller_index"])[done][order]
+    counts = as_numpy(reflections["intensity.sum.value"])[done][order]
+    numbers = [still.index for still in stills]
+    first, last = (np.searchsorted(ids[order], numbers, side) for side in ("left", "right"))
+    return {i: (indices[a:b], counts[a:b]) for i, a, b in zip(numbers, first, last)}
+
+
+# For the worker processes that read images
+_other_spots: OtherSpots | None = None
+
+
+def _start_worker(good, padding: float) -> None:
+    global _other_spots
+    _other_spots = OtherSpots(good, padding) if good else None
+
+
+def _spots_of_image(task):
+    """Predict the spots of the stills on one image, and find other bright ones on it.
+
+    Args:
+        task: (stills, integrated spots of each, predictor)
+
+    Returns:
+        rows of each still; why they could not be predicted, or None, of each; rows of the other
+        spots; why the image could not be read, or None
+    """
+    stills, integrated, predictor = task
+    rows, reasons = [], []
+    for still, spots in zip(stills, integrated):
+        try:
+            rows.append(predictor.predict(still, spots))
+            reasons.append(None)
+        except UNPREDICTABLE as error:
+            rows.append(SpotRows.none())
+            reasons.append(str(error))
+    others, unread = SpotRows.none(), None
+    if predictor.settings.other_spots:
+        try:
+            others = _other_spots.find(stills, rows)
+        except ValueError as error:
+            unread = str(error)
+    return [part.for_table() for part in rows], reasons, others.for_table(), unread
+
+
+def predicted_table(
+    stills: list[Still], reflections, predictor: SpotPredictor, good, nproc: int | None
+):
+    """The table of predicted and other bright spots of all stills.
+
+    Args:
+        stills: all of them
+        reflections: integrated ones, whose bright spots are masked further out, or None
+        predictor: of the spots
+        good: pixels good in every image, a (n_slow, n_fast) bool array a panel
+        nproc: number of processes, None for as many as there are processors
+
+    Returns:
+        (table, identifier of a still or path of an image -> why it can't be masked or read)
+    """
+    failures: dict[str, str] = {}
+    integrated = integrated_spots(reflections, stills)
+    groups = group_by_image(stills)
+    settings = predictor.settings
+    spots_of_images = map_in_processes(
+        _spots_of_image,
+        ((group, [integrated[still.index] for still in group], predictor) for group in groups),
+        resolve_nproc(nproc, len(groups)),
+        initializer=_start_worker,
+        initargs=(good if settings.other_spots else None, settings.padding),
+    )
+    collected = CollectedSpots()
+    for group, (rows, reasons, others, unread) in zip(groups, spots_of_images):
+        for still, rows_of_still, reason in zip(group, rows, reasons):
+            if reason is not None:
+                failures[still.experiment.identifier] = reason
+            else:
+                collected.add(rows_of_still, still.index, still.image_number)
+        if unread is not None:
+            failures[group[0].path] = unread
+            logger.warning("This image is not searched for other spots: %s", unread)
+        else:
+            collected.add(others, group[0].index, group[0].image_number, other=True)
+    return collected.into_table(), failures
+
+
+def shoebox_table(reflections):
+    """The rows of a table with shoeboxes, with the columns that masks need.
+
+    Raises:
+        ValueError: there are no shoeboxes.
+    """
+    if reflections is None or "shoebox" not in reflections:
+        raise ValueError(
+            "bragg.method=shoebox needs a .refl file with shoeboxes "
+            "(keep them when integrating, or use bragg.method=predicted)"
+        )
+    table = flex.reflection_table()
+    for name in ("id", "panel", "miller_index", "xyzcal.px", "bbox", "flags", "shoebox"):
+        if name in reflections:
+            table[name] = reflections[name]
+    return table
+
+
+def bragg_rows(
+    experiments, reflections, method: str, predictor: SpotPredictor | None, good, nproc: int | None
+):
+    """The Bragg rows of stills; stills whose spots are unknown are left out.
+
+    Args:
+        experiments, reflections: ExperimentList and its table, or None
+        method: the parameter bragg.method
+        predictor: for the methods predicted and halo
+        good: pixels good in every image, a (n_slow, n_fast) bool array a panel
+        nproc: number of processes, None for as many as there are processors
+
+    Returns:
+        (ExperimentList that is left, its table, identifier of a still or path of an image -> why
+        it can't be masked or read)
+
+    Raises:
+        ValueError: there are no shoeboxes for the method shoebox.
+        NothingLeft: no still could be masked.
+    """
+    stills = stills_of(experiments)
+    failures: dict[str, str] = {}
+    if method == "shoebox":
+        table = shoebox_table(reflections)
+    elif method == "none":
+        table = CollectedSpots().into_table()
+    else:
+        table, failures = predicted_table(stills, reflections, predictor, good, nproc)
+    for still in stills:
+        table.experiment_identifiers()[still.index] = still.experiment.identifier
+    return *leave_out_unmasked(experiments, table, failures), failures

@@ -1,0 +1,98 @@
+"""Select the stills that can be masked, where several lattices share an image."""
+
+from __future__ import annotations
+
+import logging
+
+from dxtbx.model.experiment_list import ExperimentList
+
+from dials_diffuse.adapters.stills import NothingLeft, group_by_image, stills_of
+
+logger = logging.getLogger("dials.diffuse.masking")
+
+
+def select_stills(experiments: list, reflections):
+    """Select some experiments of a longer list, and their rows.
+
+    Args:
+        experiments: to keep
+        reflections: table of all experiments with their identifiers, or None
+
+    Returns:
+        (ExperimentList, table or None)
+    """
+    if reflections is not None:
+        reflections = reflections.select_on_experiment_identifiers(
+            [experiment.identifier for experiment in experiments]
+        )
+        reflections.reset_ids()
+    return ExperimentList(experiments), reflections
+
+
+def select_lattices(experiments, reflections, multi_lattice: str):
+    """Apply the parameter bragg.multi_lattice to images with several lattices.
+
+    Args:
+        experiments, reflections: ExperimentList and its table, or None
+        multi_lattice: mask or exclude
+
+    Returns:
+        (experiments, reflections) of the images that are left
+
+    Raises:
+        ValueError: no image is left.
+    """
+    groups = group_by_image(stills_of(experiments))
+    n_several = sum(len(group) > 1 for group in groups)
+    if not n_several:
+        return experiments, reflections
+    if multi_lattice == "mask":
+        logger.info("%d images have several lattices; all of their spots are masked", n_several)
+        return experiments, reflections
+    keep = [group[0].experiment for group in groups if len(group) == 1]
+    logger.info("%d images with several lattices are left out", n_several)
+    if not keep:
+        raise ValueError("All images have several lattices: use bragg.multi_lattice=mask")
+    return select_stills(keep, reflections)
+
+
+def other_lattice_unknown(index: int) -> str:
+    """The reason for leaving out a still because of another lattice on its image.
+
+    Args:
+        index: of the still whose Bragg spots are unknown
+    """
+    return f"the Bragg spots of another lattice on its image (still {index}) are not known"
+
+
+def leave_out_unmasked(experiments, table, failures: dict[str, str]):
+    """Leave out all stills of an image if the Bragg spots of one of them are unknown.
+
+    These spots would be taken for diffuse scattering, also of the other lattices.
+
+    Args:
+        experiments, table: ExperimentList and its Bragg rows
+        failures: experiment identifier or path of an image -> reason; those of the other
+            lattices are added
+
+    Returns:
+        (experiments, table) of the images that are left
+
+    Raises:
+        NothingLeft: no image is left.
+    """
+    keep = []
+    for group in group_by_image(stills_of(experiments)):
+        unknown = [still for still in group if still.experiment.identifier in failures]
+        if not unknown:
+            keep.extend(group)
+            continue
+        other = other_lattice_unknown(unknown[0].index)
+        for still in group:
+            reason = failures.setdefault(still.experiment.identifier, other)
+            logger.warning("Still %d (%s) is left out: %s", still.index, still.path, reason)
+    if not keep:
+        raise NothingLeft(f"No still could be masked. {next(iter(failures.values()))}")
+    if len(keep) == len(experiments):
+        return experiments, table
+    return select_stills([still.experiment for still in sorted(keep, key=lambda s: s.index)], table)

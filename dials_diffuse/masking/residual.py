@@ -1,0 +1,100 @@
+"""Choose how far Bragg spots are masked, so that enough pixels are left."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from dials_diffuse.adapters.stills import Still
+from dials_diffuse.masking.bragg_rows import UNPREDICTABLE, integrated_spots
+from dials_diffuse.masking.spot_predictor import BraggMaskSettings, SpotPredictor
+from dials_diffuse.masking.spots.painting import paint_bragg
+from dials_diffuse.masking.spots.prediction import SpotRows, spots_table
+from dials_diffuse.masking.spots.size import SizeFit
+from dials_diffuse.masking.survey import spread_subset
+
+logger = logging.getLogger("dials.diffuse.masking")
+
+# However many pixels that costs, no more than this part of the Bragg photons is left
+MOST_BRAGG_LEFT = 0.003
+# Images on which the cost in pixels is measured
+LOSS_IMAGES = 5
+# Bisections of the residual
+LOSS_STEPS = 6
+
+
+def masked_part(
+    predictor: SpotPredictor,
+    groups: Sequence[Sequence[Still]],
+    integrated: dict,
+    good: Sequence[np.ndarray],
+) -> float:
+    """The part of the good pixels that is under Bragg spots, a mean over images.
+
+    Args:
+        predictor: of the spots
+        groups: stills by image; images whose spots can't be predicted are left out of the mean
+        integrated: index of a still -> its integrated spots, see integrated_spots
+        good: pixels good in every image, a (n_slow, n_fast) bool array a panel
+    """
+    n_good = sum(int(mask.sum()) for mask in good)
+    parts = []
+    for group in groups:
+        try:
+            rows = [predictor.predict(still, integrated[still.index]) for still in group]
+        except UNPREDICTABLE:
+            continue
+        masks = paint_bragg(
+            spots_table(SpotRows.joined(rows), 0, 0.5), [mask.shape for mask in good]
+        )
+        parts.append(sum(int((a & b).sum()) for a, b in zip(masks, good)) / n_good)
+    return float(np.mean(parts)) if parts else 0.0
+
+
+def choose_residual(
+    settings: BraggMaskSettings,
+    fit: SizeFit | None,
+    groups: Sequence[Sequence[Still]],
+    reflections,
+    good: Sequence[np.ndarray],
+) -> float:
+    """The parameter bragg.residual, or the least value above it that masks few enough pixels.
+
+    Masking to the value costs no more than bragg.max_loss of the good pixels, unless more than
+    MOST_BRAGG_LEFT of the Bragg photons would be left.
+
+    Args:
+        settings: parameters of the masks
+        fit: size of the spots measured on images, or None
+        groups: stills by image
+        reflections: integrated ones, or None
+        good: pixels good in every image, a (n_slow, n_fast) bool array a panel
+    """
+    if fit is None or settings.n_sigma is not None:
+        return settings.residual
+    sample = spread_subset(groups, LOSS_IMAGES)
+    integrated = integrated_spots(reflections, [still for group in sample for still in group])
+
+    def affordable(residual: float) -> bool:
+        predictor = SpotPredictor.from_fit(settings, fit, residual)
+        return masked_part(predictor, sample, integrated, good) <= settings.max_loss
+
+    if affordable(settings.residual):
+        return settings.residual
+    steps = np.geomspace(settings.residual, 1.0, 200)
+    left = np.array([fit.bragg_left(step, settings.padding) for step in steps])
+    low, high = settings.residual, steps[left <= max(MOST_BRAGG_LEFT, left[0])][-1]
+    if affordable(high):
+        for _ in range(LOSS_STEPS):
+            middle = np.sqrt(low * high)
+            low, high = (low, middle) if affordable(middle) else (middle, high)
+    logger.info(
+        "bragg.residual=%g would mask more than %g %% of the pixels (bragg.max_loss). Spots are "
+        "masked until they have fallen to %.3g of the scattering around them",
+        settings.residual,
+        100 * settings.max_loss,
+        high,
+    )
+    return float(high)

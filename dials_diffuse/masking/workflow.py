@@ -1,0 +1,192 @@
+"""Run dials.diffuse_mask: the pixel mask of a data set, and the Bragg rows of every still."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dxtbx.model.experiment_list import ExperimentList
+
+from dials.array_family import flex
+
+from dials_diffuse.adapters.experiments import DataPair, Inputs
+from dials_diffuse.adapters.parameters import settings_from
+from dials_diffuse.adapters.stills import group_by_image, stills_of
+from dials_diffuse.grid.reference_cell import common_space_group
+from dials_diffuse.io.atomic import replacing
+from dials_diffuse.io.json_file import write_json
+from dials_diffuse.io.model_copy import models_to_json
+from dials_diffuse.masking import report
+from dials_diffuse.masking.batches import BatchMasks, mask_batch
+from dials_diffuse.masking.bragg_mask_file import write_bragg_masks
+from dials_diffuse.masking.bragg_rows import bragg_rows
+from dials_diffuse.masking.image_check import ImageCheck, check_images
+from dials_diffuse.masking.lattices import select_lattices
+from dials_diffuse.masking.pixels.causes import dynamic_causes, remaining, static_causes
+from dials_diffuse.masking.pixels.static import set_lookup_mask
+from dials_diffuse.masking.residual import choose_residual
+from dials_diffuse.masking.spot_predictor import BraggMaskSettings, SpotPredictor, log_size
+from dials_diffuse.masking.spots.size import SizeFit, fit_spot_size
+from dials_diffuse.masking.still_mask import StillMasker
+from dials_diffuse.masking.survey import SurveySums, run_survey
+from dials_diffuse.masking.survey_file import MaskSurvey
+from dials_diffuse.report.html import write_outputs
+
+logger = logging.getLogger("dials.diffuse.masking")
+
+
+@dataclass
+class MaskResult:
+    """The masks of a set of stills.
+
+    Attributes:
+        experiments: the stills that are left
+        reflections: Bragg rows of all of them
+        mask: content of pixels.mask: a flex.bool a panel, True = good
+        good: the same as (n_slow, n_fast) bool arrays
+        causes: cause -> such arrays, True = removed by it
+        survey: sums over some of the images, or None
+        size_fit: size of the spots that was measured on them, or None
+        predictor: of the spots, None where none are predicted
+        failures: path of an image or identifier of a still -> why it can't be used
+        checks: images that were compared with their masks
+    """
+
+    experiments: ExperimentList
+    reflections: flex.reflection_table
+    mask: tuple[flex.bool, ...]
+    good: list[np.ndarray]
+    causes: dict[str, list[np.ndarray]]
+    survey: SurveySums | None
+    size_fit: SizeFit | None
+    predictor: SpotPredictor | None
+    failures: dict[str, str]
+    checks: list[ImageCheck] = field(default_factory=list)
+
+
+def run(inputs: Inputs, params) -> MaskResult | BatchMasks:
+    """Mask the stills of a .expt file and its .refl, and write the files of the command.
+
+    Args:
+        inputs: one pair of files
+        params: extract of dials_diffuse.phil.mask; output.mask is made absolute
+
+    Raises:
+        ValueError: input that can't be used, or no pixel or no still is left.
+    """
+    if len(inputs.pairs) != 1:
+        raise ValueError(
+            f"One .expt file (and its .refl) is needed, {len(inputs.pairs)} were given: join them with "
+            "dials.combine_experiments, or give them all to dials.diffuse_process"
+        )
+    (pair,) = inputs.pairs
+    params.output.mask = os.path.abspath(params.output.mask)
+    result = _mask_by_survey(pair, params) if params.survey else _mask_all(pair, params)
+    if result.failures:
+        logger.info("%d images or stills could not be used; see above", len(result.failures))
+    return result
+
+
+def _mask_all(pair: DataPair, params) -> MaskResult:
+    """Mask stills, and write all files."""
+    output = params.output
+    experiments, reflections, unopened = _load(pair)
+    result = make_masks(experiments, reflections, params)
+    result.failures.update(unopened)
+    # The report shows them, and nothing else
+    if output.html or output.json:
+        result.checks = check_images(result, params.report.n_images, bool(output.html))
+    report.log_result(result)
+
+    with replacing(output.mask) as path, open(path, "wb") as handle:
+        pickle.dump(result.mask, handle, pickle.HIGHEST_PROTOCOL)
+    logger.info("Saving the mask of all images to %s", output.mask)
+    _write_stills(result, output)
+    if output.bragg_mask:
+        groups = group_by_image(stills_of(result.experiments))
+        write_bragg_masks(output.bragg_mask, groups, StillMasker(result.reflections))
+        logger.info("Saving the Bragg masks to %s", output.bragg_mask)
+    if output.survey:
+        MaskSurvey.from_result(result, params).write(output.survey)
+        logger.info("Saving the survey, for other stills, to %s", output.survey)
+    if output.html or output.json:
+        write_outputs(output, "dials.diffuse_mask", report.sections(result), report.numbers(result))
+    return result
+
+
+def _mask_by_survey(pair: DataPair, params) -> BatchMasks:
+    """Mask stills by the survey of others, and write their files; there is no report."""
+    survey = MaskSurvey.from_file(params.survey)
+    if survey.needs_images:
+        experiments, reflections, unopened = _load(pair)
+    else:
+        experiments, reflections, unopened = *pair.load(check_format=False), {}
+    result = mask_batch(experiments, reflections, params, survey)
+    result.failures.update(unopened)
+    _write_stills(result, params.output)
+    if params.output.json:
+        numbers = {"failures": result.failures, "models": models_to_json(result.experiments)}
+        write_json(params.output.json, numbers)
+    return result
+
+
+def _load(pair: DataPair):
+    """As DataPair.load_images, with a warning for every image that is left out."""
+    experiments, reflections, unopened = pair.load_images()
+    for path, reason in unopened.items():
+        logger.warning("The stills on %s are left out: %s", path, reason)
+    return experiments, reflections, unopened
+
+
+def _write_stills(result: MaskResult | BatchMasks, output) -> None:
+    with replacing(output.reflections) as path:
+        result.reflections.as_file(path)
+    logger.info("Saving %d rows of Bragg spots to %s", len(result.reflections), output.reflections)
+    with replacing(output.experiments) as path:
+        result.experiments.as_file(path)
+    logger.info("Saving %d experiments to %s", len(result.experiments), output.experiments)
+
+
+def make_masks(experiments, reflections, params) -> MaskResult:
+    """Make the masks of a set of stills.
+
+    Args:
+        experiments: with crystals and images
+        reflections: their table, or None
+        params: extract of dials_diffuse.phil.mask
+
+    Raises:
+        ValueError: input that can't be used, or no pixel or no still is left.
+    """
+    common_space_group([still.crystal for still in stills_of(experiments)])
+    settings = settings_from(BraggMaskSettings, params.bragg)
+    experiments, reflections = select_lattices(experiments, reflections, settings.multi_lattice)
+    stills, imagesets = stills_of(experiments), experiments.imagesets()
+    groups = group_by_image(stills)
+
+    causes = static_causes(imagesets, params)
+    good = remaining(causes)
+    survey, fit, predictor, failures = None, None, None, {}
+    dynamic = params.dynamic
+    if settings.needs_size or dynamic.enable or dynamic.shadow:
+        survey = run_survey(groups, dynamic.n_images, good, settings.needs_size, params.nproc)
+        failures.update(survey.failures)
+        fit = fit_spot_size(survey.spots)
+        detector, beam = stills[0].detector, stills[0].beam
+        causes.update(dynamic_causes(survey.pixels, good, detector, beam, dynamic))
+        good = remaining(causes)
+
+    if settings.predicts:
+        residual = choose_residual(settings, fit, groups, reflections, good)
+        predictor = SpotPredictor.from_fit(settings, fit, residual)
+        log_size(predictor, fit, residual, stills[0])
+    experiments, table, failed = bragg_rows(
+        experiments, reflections, settings.method, predictor, good, params.nproc
+    )
+    failures.update(failed)
+    mask = set_lookup_mask(imagesets, good, params.output.mask)
+    return MaskResult(experiments, table, mask, good, causes, survey, fit, predictor, failures)
