@@ -1,6 +1,6 @@
 # LIBTBX_SET_DISPATCHER_NAME dials.diffuse_mask
 """
-Mask all pixels of stills that do not hold diffuse scattering: shadows, bad pixels, and
+Mask the pixels of stills that do not measure diffuse scattering: shadows, bad pixels and
 the Bragg spots of every lattice.
 
 Usage: dials.diffuse_mask integrated.expt integrated.refl [options]
@@ -14,9 +14,9 @@ Examples:
 
   dials.diffuse_mask integrated.expt integrated.refl bragg.n_sigma=5
 
-The pixels that are bad in every image go into pixels.mask, which becomes the lookup mask
-of diffuse_masked.expt: all DIALS programs obey it. The spots are rows of
-diffuse_masked.refl, from which each still's mask is painted when it is needed.
+The pixels that are bad in every image are written to pixels.mask. It becomes the lookup
+mask of diffuse_masked.expt, which all DIALS programs obey. The spots are written to
+diffuse_masked.refl. The next steps paint the Bragg mask of each still from its rows.
 """
 
 from __future__ import annotations

@@ -24,12 +24,8 @@ UNPREDICTABLE = (ValueError, RuntimeError, np.linalg.LinAlgError)
 
 
 def integrated_spots(reflections, stills: Sequence[Still]) -> dict:
-    """The integrated reflections of stills.
-
-    Returns:
-        index of a still -> (miller_index (N, 3), counts (N,)), or None where the table does not
-        hold them
-    """
+    """Integrated reflections: index of a still -> (miller_index (N, 3), counts (N,)), or None where
+    the table does not hold them."""
     columns = {"id", "miller_index", "intensity.sum.value"}
     if reflections is None or not columns <= set(reflections.keys()):
         return {still.index: None for still in stills}
@@ -59,8 +55,8 @@ def _spots_of_image(task):
         task: (stills, integrated spots of each, predictor)
 
     Returns:
-        rows of each still; why they could not be predicted, or None, of each; rows of the other
-        spots; why the image could not be read, or None
+        rows of each still, reasons of failures (or None) of each still, rows of the other spots,
+        why the image could not be read (or None)
     """
     stills, integrated, predictor = task
     rows, reasons = [], []

@@ -12,15 +12,7 @@ logger = logging.getLogger("dials.diffuse.masking")
 
 
 def select_stills(experiments: list, reflections):
-    """Select some experiments of a longer list, and their rows.
-
-    Args:
-        experiments: to keep
-        reflections: table of all experiments with their identifiers, or None
-
-    Returns:
-        (ExperimentList, table or None)
-    """
+    """The ExperimentList of some experiments of a longer one, and their rows of its table."""
     if reflections is not None:
         reflections = reflections.select_on_experiment_identifiers(
             [experiment.identifier for experiment in experiments]
@@ -57,11 +49,7 @@ def select_lattices(experiments, reflections, multi_lattice: str):
 
 
 def other_lattice_unknown(index: int) -> str:
-    """The reason for leaving out a still because of another lattice on its image.
-
-    Args:
-        index: of the still whose Bragg spots are unknown
-    """
+    """The reason for leaving out a still that shares its image with the still of this index."""
     return f"the Bragg spots of another lattice on its image (still {index}) are not known"
 
 
@@ -72,8 +60,7 @@ def leave_out_unmasked(experiments, table, failures: dict[str, str]):
 
     Args:
         experiments, table: ExperimentList and its Bragg rows
-        failures: experiment identifier or path of an image -> reason; those of the other
-            lattices are added
+        failures: identifier of a still or path of an image -> reason; other lattices are added
 
     Returns:
         (experiments, table) of the images that are left

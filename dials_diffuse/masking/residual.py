@@ -10,8 +10,7 @@ import numpy as np
 from dials_diffuse.adapters.stills import Still
 from dials_diffuse.masking.bragg_rows import UNPREDICTABLE, integrated_spots
 from dials_diffuse.masking.spot_predictor import BraggMaskSettings, SpotPredictor
-from dials_diffuse.masking.spots.painting import paint_bragg
-from dials_diffuse.masking.spots.prediction import SpotRows, spots_table
+from dials_diffuse.masking.spots.flat_panels import FlatPanels
 from dials_diffuse.masking.spots.size import SizeFit
 from dials_diffuse.masking.survey import spread_subset
 
@@ -26,30 +25,25 @@ LOSS_STEPS = 6
 
 
 def masked_part(
-    predictor: SpotPredictor,
-    groups: Sequence[Sequence[Still]],
-    integrated: dict,
-    good: Sequence[np.ndarray],
+    predictor: SpotPredictor, groups: Sequence[Sequence[Still]], integrated: dict, good
 ) -> float:
-    """The part of the good pixels that is under Bragg spots, a mean over images.
+    """The part of the good pixels that is under Bragg spots: the mean over images.
 
-    Args:
-        predictor: of the spots
-        groups: stills by image; images whose spots can't be predicted are left out of the mean
-        integrated: index of a still -> its integrated spots, see integrated_spots
-        good: pixels good in every image, a (n_slow, n_fast) bool array a panel
+    Images whose spots can't be predicted are left out of the mean. Arguments are as of
+    choose_residual; integrated is from integrated_spots.
     """
-    n_good = sum(int(mask.sum()) for mask in good)
+    panels = FlatPanels([mask.shape for mask in good])
+    good_pixels = np.concatenate([mask.ravel() for mask in good])
     parts = []
     for group in groups:
         try:
             rows = [predictor.predict(still, integrated[still.index]) for still in group]
         except UNPREDICTABLE:
             continue
-        masks = paint_bragg(
-            spots_table(SpotRows.joined(rows), 0, 0.5), [mask.shape for mask in good]
-        )
-        parts.append(sum(int((a & b).sum()) for a, b in zip(masks, good)) / n_good)
+        masked = panels.blank()
+        for spots in rows:
+            panels.paint(masked, spots.panel, spots.centre, spots.bbox, spots.ellipse)
+        parts.append((masked & good_pixels).sum() / good_pixels.sum())
     return float(np.mean(parts)) if parts else 0.0
 
 

@@ -71,12 +71,9 @@ NodeSums = namedtuple("NodeSums", "excess pixels level strength plane_excess pla
 
 @numba.njit(cache=True)
 def _add_pixels(panel, bragg, near, sums):
-    """Compare every pixel with its ring, and add to the sums, which are changed in place.
+    """Compare every pixel with its ring, and add to the PanelSums, which are changed in place.
 
-    Args:
-        panel: PanelImage
-        bragg, near: (n_slow, n_fast) bool: under a Bragg spot; at a node close to the sphere
-        sums: PanelSums
+    bragg, near: (n_slow, n_fast) bool: under a Bragg spot; at a node close to the sphere
     """
     square = np.rint(panel.sigma**2 / EXACT) * EXACT
     limit = (panel.mean + HIGH_SIGMA * panel.sigma).astype(np.float32)
@@ -110,15 +107,12 @@ def _add_pixels(panel, bragg, near, sums):
 
 @numba.njit(cache=True)
 def _add_spots(panel, centre, to_pixels, q_bin, excitation_bin, window, sums):
-    """Add the pixels around N nodes to the sums, which are changed in place.
+    """Add the pixels around N nodes to the NodeSums, which are changed in place.
 
-    Args:
-        panel: PanelImage
-        centre: (N, 2) predicted positions, fast and slow, pixels
-        to_pixels: (N, 2, 2) from displacements (radial, tangential), 1/Angstrom, to pixels
-        q_bin, excitation_bin: (N,) bins of the sums
-        window: largest displacement, radial and tangential, 1/Angstrom
-        sums: NodeSums
+    centre: (N, 2) predicted positions, fast and slow, pixels
+    to_pixels: (N, 2, 2) from displacements (radial, tangential), 1/Angstrom, to pixels
+    q_bin, excitation_bin: (N,) bins of the sums
+    window: largest displacement, radial and tangential, 1/Angstrom
     """
     n_slow, n_fast = panel.values.shape
     n_plane = sums.plane_excess.shape[1]
@@ -290,10 +284,10 @@ def _survey_share(task):
         task: (stills by image, arguments of ImageSummer, folder for the handover, or None)
 
     Returns:
-        (PixelSums, SpotSums of each image, None where it can't be read, path -> why it can't be
-        read), or the Handover of that
+        (PixelSums, SpotSums of each image or None, path -> why an image can't be read), or the
+        Handover of that
     """
-    groups, arguments, folder = task
+    groups, *arguments, folder = task
     summer = ImageSummer(*arguments)
     spots: list[SpotSums | None] = []
     failures = {}
@@ -312,47 +306,12 @@ def _survey_share(task):
     return share if folder is None else Handover.of(share, folder)
 
 
-def sum_images(
-    groups: Sequence[list[Still]],
-    good,
-    q_max: float,
-    window: float,
-    measure_spots: bool,
-    nproc: int,
-) -> SurveySums:
-    """Sum images in processes. The sums are the same, to the last bit, whatever nproc.
-
-    Args:
-        groups: stills by image
-        good, q_max, window, measure_spots: see ImageSummer
-        nproc: number of processes, at most
-    """
-    n_shares = max(1, min(nproc, len(groups) // LEAST_SHARE))
-    result = None
-    spots: list[SpotSums | None] = [None] * len(groups)
-    with tempfile.TemporaryDirectory(prefix="diffuse_mask-") as folder:
-        arguments = good, q_max, window, measure_spots
-        handed_over = folder if n_shares > 1 else None
-        tasks = [(groups[i::n_shares], arguments, handed_over) for i in range(n_shares)]
-        for i, share in enumerate(map_in_processes(_survey_share, tasks, n_shares)):
-            pixels, spots[i::n_shares], failures = (
-                share.take() if isinstance(share, Handover) else share
-            )
-            if result is None:
-                result = SurveySums(pixels, SpotSums(q_max, window), failures)
-            else:
-                result.pixels.add(pixels)
-                result.failures.update(failures)
-    for spots_of_image in filter(None, spots):
-        result.spots.add(spots_of_image)
-    result.spots.orientations = count_orientations([still for group in groups for still in group])
-    return result
-
-
 def run_survey(
     groups: Sequence[list[Still]], n_images: int, good, measure_spots: bool, nproc: int | None
 ) -> SurveySums:
     """Survey some of the images, evenly spread over all of them.
+
+    The sums are the same, to the last bit, whatever the number of processes.
 
     Args:
         groups: stills by image
@@ -364,16 +323,33 @@ def run_survey(
         ValueError: none of these images can be read.
     """
     subset = spread_subset(groups, n_images)
+    logger.info("Surveying %d of %d images", len(subset), len(groups))
     q_max = 1 / detector_d_min(subset[0][0].detector, subset[0][0].beam)
     # Half of the distance between nodes
     window = 0.5 * min(np.linalg.norm(group[0].setting_matrix(), axis=0).min() for group in subset)
-    logger.info("Surveying %d of %d images", len(subset), len(groups))
-    survey = sum_images(subset, good, q_max, window, measure_spots, resolve_nproc(nproc))
-    for reason in survey.failures.values():
+    n_shares = max(1, min(resolve_nproc(nproc), len(subset) // LEAST_SHARE))
+    result = None
+    spots: list[SpotSums | None] = [None] * len(subset)
+    with tempfile.TemporaryDirectory(prefix="diffuse_mask-") as folder:
+        arguments = good, q_max, window, measure_spots, folder if n_shares > 1 else None
+        tasks = [(subset[i::n_shares], *arguments) for i in range(n_shares)]
+        for i, share in enumerate(map_in_processes(_survey_share, tasks, n_shares)):
+            share = share.take() if isinstance(share, Handover) else share
+            pixels, spots[i::n_shares], failures = share
+            if result is None:
+                result = SurveySums(pixels, SpotSums(q_max, window), failures)
+            else:
+                result.pixels.add(pixels)
+                result.failures.update(failures)
+    # One image after the other, so that the order of additions does not depend on nproc
+    for spots_of_image in filter(None, spots):
+        result.spots.add(spots_of_image)
+    result.spots.orientations = count_orientations([still for group in subset for still in group])
+    for reason in result.failures.values():
         logger.warning("This image is not used: %s", reason)
-    if survey.pixels.images == 0:
-        raise ValueError(f"None of the images can be used. {next(iter(survey.failures.values()))}")
-    return survey
+    if result.pixels.images == 0:
+        raise ValueError(f"None of the images can be used. {next(iter(result.failures.values()))}")
+    return result
 
 
 def spread_subset(groups: Sequence, n: int | None) -> list:
