@@ -18,7 +18,7 @@ from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.images import read_raw, static_mask
 from dials_diffuse.adapters.stills import stills_of
 from dials_diffuse.masking.bright.other_spots import OtherSpots
-from dials_diffuse.masking.still_mask import StillMasker, complete_mask
+from dials_diffuse.masking.masker import RowMasker, complete_mask
 from dials_diffuse.masking.workflow import make_masks
 from dials_diffuse.phil.mask import phil_scope
 
@@ -39,7 +39,7 @@ def main(expt: str, refl: str) -> None:
         params.output.mask = str(Path(folder) / "pixels.mask")
         result = make_masks(experiments, reflections, params)
     others = OtherSpots(result.good, params.bragg.padding)
-    masker = StillMasker(result.reflections)
+    masker = RowMasker(result.reflections)
     times = {"read": [], "predict": [], "other spots": [], "paint Bragg": [], "complete mask": []}
     for still in stills_of(result.experiments):
         static = static_mask(still.imageset)

@@ -1,100 +1,139 @@
-"""The loop over pixels: from the counts of a panel to sums by voxel, in one compiled pass."""
+"""The loop over pixels: from the values of a panel to sums by voxel, in one compiled pass.
+
+A key packs the three voxel indices and the Bragg flag of a pixel. Neighbouring pixels of one key are a run; the sums
+of a run are differences of sums along the row of pixels, and are added to those of its key, which a hash
+table finds.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
 from dials_diffuse.extraction.observations import COLUMNS
+from dials_diffuse.extraction.photons import PanelPixels
+from dials_diffuse.geometry.panel import PanelGeometry
 
-# A key packs what the three voxel indices are above the lowest that there can be on the panel, and the Bragg flag. Where
-# that is 31 bits or less, keys are computed in single precision, which is good to 1e-4 voxels for indices of 10 bits
-_LARGEST_INDEX = (1 << 19) - 2  # of either sign: three make a key of 61 bits
-_SHORT = 30  # bits of three indices that make a short key
-_UNUSED = -1
+# Indices are within +-_LARGEST_INDEX: shifted to begin at zero they take 20 bits each
+_OFFSET = np.int32(1 << 19)
+_LARGEST_INDEX = (1 << 19) - 2
+_BITS = np.int64((1 << 20) - 1)
+_H, _K, _L = np.int64(41), np.int64(21), np.int64(1)  # the bit that each index begins at
+_UNUSED = np.int64(-1)
 # Keys are looked up in blocks of 4 x 4 x 4 voxels, with their Bragg flags. A row of pixels meets mostly blocks that
 # the rows before it have met, so that what is looked up lies in a fast cache, new voxels included
 _BLOCK = 4 * 4 * 4 * 2
-# What the columns of the sums are
+_IN_BLOCK = np.int64(3 << _H | 3 << _K | 3 << _L | 1)
+# Columns of the sums
 _N, _ADU, _EXPOSURE, _FAST, _SLOW, _BACKGROUND, _SPREAD, _SHARED = range(8)
 _COLUMNS = 8
-# Columns of the sums along a row of pixels: of ADU, of E, of these sums themselves, of the background and its errors
+# Columns of the sums along a row of pixels: of ADU, of E, of these sums of E themselves, of the background's planes
 _A, _E, _E_SUMS, _B, _V, _S = range(6)
 _LARGEST = float(np.finfo(np.float64).max)
 
-_ONE = np.uint64(1)
 # Fibonacci hashing; the upper bits of the product are the well mixed ones
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(36)
 
 
-@njit(cache=True)
-def _row_keys(qx, qy, qz, matrix, lowest, shifts, use, raw, low, high, bragg, keys):
-    """Keys of a row of pixels, -1 for those not to be used.
+class _Blocks(NamedTuple):
+    """The blocks of voxels met on a panel.
 
-    Without a branch, and in a function of its own, so that the compiler makes vector code of it.
-
-    Args:
-        matrix: (3, 3), of the precision to work in
-        lowest, shifts: (3,) of the type of the keys, see _Packing
-        keys: (n,) int32 or int64, filled
+    Attributes:
+        table: (a power of two,) int32 hash table (open addressing) of numbers of blocks, 0 for none
+        keys: (m,) int64 of each block, of which number 0 is none
+        rows: (m, _BLOCK) int32 of the sums of each key in a block, 0 for none
     """
-    whole, half = keys.dtype.type, matrix.dtype.type(0.5)
+
+    table: np.ndarray
+    keys: np.ndarray
+    rows: np.ndarray
+
+
+class _Sums(NamedTuple):
+    """Sums of a still, of which row 0 is none.
+
+    Attributes:
+        keys: (n,) int64
+        values: (n, _COLUMNS) float64
+    """
+
+    keys: np.ndarray
+    values: np.ndarray
+
+
+class _Runs(NamedTuple):
+    """Runs of a row of n pixels, of which number 0 is none.
+
+    Attributes:
+        ends: (n + 1,) int32 last pixel of each run, -1 for number 0
+        sums: (n + 1, 6) float64 over the row up to that pixel, 0 for number 0
+    """
+
+    ends: np.ndarray
+    sums: np.ndarray
+
+
+@njit(cache=True)
+def _row_keys(q, matrix, pixels, i, first, last, keys):
+    """Keys of the pixels first to last of row i, filled in place, _UNUSED for those not to be used.
+
+    The loop has no branch, so that the compiler makes vector code of it.
+    """
     m00, m01, m02 = matrix[0, 0], matrix[0, 1], matrix[0, 2]
     m10, m11, m12 = matrix[1, 0], matrix[1, 1], matrix[1, 2]
     m20, m21, m22 = matrix[2, 0], matrix[2, 1], matrix[2, 2]
-    h0, k0, l0 = lowest
-    # What shifts by these bits, on 32 bits where keys have no more
-    of_h, of_k, of_l = whole(1 << shifts[0]), whole(1 << shifts[1]), whole(1 << shifts[2])
+    qx, qy, qz = q[0, i, first:last], q[1, i, first:last], q[2, i, first:last]
+    use, bragg, raw = (
+        pixels.use[i, first:last],
+        pixels.bragg[i, first:last],
+        pixels.raw[i, first:last],
+    )
+    low, high = pixels.trusted
+    half = matrix.dtype.type(0.5)
     for j in range(keys.size):
         x, y, z = qx[j], qy[j], qz[j]
-        h = np.int32(np.floor(m00 * x + m01 * y + m02 * z + half))
-        k = np.int32(np.floor(m10 * x + m11 * y + m12 * z + half))
-        l = np.int32(np.floor(m20 * x + m21 * y + m22 * z + half))
-        key = whole(
-            whole(whole(h - h0) * of_h)
-            + whole(whole(k - k0) * of_k)
-            + whole(whole(l - l0) * of_l)
-            + whole(bragg[j])
-        )
+        h = np.int32(np.floor(m00 * x + m01 * y + m02 * z + half)) + _OFFSET
+        k = np.int32(np.floor(m10 * x + m11 * y + m12 * z + half)) + _OFFSET
+        l = np.int32(np.floor(m20 * x + m21 * y + m22 * z + half)) + _OFFSET
+        key = np.int64(h) << _H | np.int64(k) << _K | np.int64(l) << _L | np.int64(bragg[j])
         # written so that NaN is not trusted
         good = use[j] & (raw[j] >= low) & (raw[j] <= high)
-        keys[j] = key if good else whole(_UNUSED)
+        keys[j] = key if good else _UNUSED
 
 
 @njit(cache=True)
-def _apply_limits(raw, efficiency, background, dose, gain, pedestal, lowest, highest, keys):
-    """Set the keys of pixels with an intensity outside the limits to -1."""
+def _apply_limits(raw, acceptance, background, dose, pixels, keys):
+    """Set the keys of a row of pixels with an intensity outside the limits to _UNUSED, in place."""
+    lowest, highest = pixels.intensity
     for j in range(keys.size):
         b = 0.0
         if background is not None:
             b = dose * background[j]
-        intensity = ((raw[j] - pedestal) / gain - b) / efficiency[j]
+        intensity = ((raw[j] - pixels.pedestal) / pixels.gain - b) / acceptance[j]
         if not (intensity >= lowest and intensity <= highest):
             keys[j] = _UNUSED
 
 
 @njit(cache=True)
-def _find_runs(keys, raw, efficiency, background, spread, shared, ends, so_far):
-    """Runs of a row (neighbouring pixels of one key), and the sums of the row up to each one's end.
+def _find_runs(keys, raw, acceptance, background, spread, shared, runs):
+    """Find the runs of a row, and the sums of the row up to each one's end.
 
     Where a run ends can't be foretold, and a wrong guess of the processor costs as much as several
     pixels. So there is no branch: every pixel writes where its run ends so far, and the last one's stays.
     Pixels that are not used are runs of their own.
 
     Args:
-        keys: of the pixels
-        raw, efficiency, background, spread, shared: of the same pixels; None for what there isn't
-        ends: (n,) int32, filled with the last pixel of each run
-        so_far: (n, 6) filled with the sums over the row up to that pixel of raw, of efficiency, of those sums, and
-            of the background's planes
+        keys, raw, acceptance: of the pixels
+        background, spread, shared: of the pixels; None for what there isn't
+        runs: filled in place
 
     Returns:
         number of runs
     """
-    run = np.uint64(0)
+    run = np.uint64(1)
     last = keys[0]
     adu = exposure = sums_of_exposure = b = v = s = 0.0
     for j in range(keys.size):
@@ -103,166 +142,112 @@ def _find_runs(keys, raw, efficiency, background, spread, shared, ends, so_far):
         last = key
         # NaN would spoil the sum of all that follow
         adu += np.float64(raw[j]) if key != _UNUSED else 0.0
-        exposure += np.float64(efficiency[j])
+        exposure += np.float64(acceptance[j])
         sums_of_exposure += exposure
-        ends[run] = j
-        so_far[run, _A] = adu
-        so_far[run, _E] = exposure
-        so_far[run, _E_SUMS] = sums_of_exposure
+        runs.ends[run] = j
+        runs.sums[run, _A] = adu
+        runs.sums[run, _E] = exposure
+        runs.sums[run, _E_SUMS] = sums_of_exposure
         if background is not None:
             b += np.float64(background[j])
-            so_far[run, _B] = b
+            runs.sums[run, _B] = b
         if spread is not None:
             v += np.float64(spread[j])
-            so_far[run, _V] = v
+            runs.sums[run, _V] = v
         if shared is not None:
             s += np.float64(shared[j])
-            so_far[run, _S] = s
-    return np.int64(run) + 1
+            runs.sums[run, _S] = s
+    return np.int64(run)
 
 
 @njit(cache=True)
-def _add_runs(
-    n_runs,
-    first,
-    line,
-    row_keys,
-    shifts,
-    ends,
-    so_far,
-    background,
-    spread,
-    shared,
-    table,
-    block_keys,
-    rows,
-    n_blocks,
-    oldest,
-    keys,
-    sums,
-    size,
-):
-    """Add the runs of a row to the sums of their keys.
+def _block_of(block_key, blocks, n_blocks):
+    """Number of a block, which becomes n_blocks, the next free one, if it is not there yet."""
+    mask = np.uint64(blocks.table.size - 1)
+    slot = ((np.uint64(block_key) * _GOLDEN) >> _SHIFT) & mask
+    while True:
+        block = np.uint64(blocks.table[slot])
+        if block == 0:
+            blocks.table[slot] = n_blocks
+            blocks.keys[n_blocks] = block_key
+            blocks.rows[n_blocks] = 0
+            return np.uint64(n_blocks)
+        if blocks.keys[block] == block_key:
+            return block
+        slot = (slot + np.uint64(1)) & mask
+
+
+@njit(cache=True)
+def _add_runs(n_runs, runs, keys, first, line, blocks, n_blocks, sums, size):
+    """Add the runs of a row to the sums of their keys, in place.
 
     Args:
-        n_runs: number of runs
+        n_runs, runs: see _find_runs
+        keys: of the pixels
         first: fast index of their first pixel; line: slow index of the row
-        row_keys, ends, so_far: see _find_runs; shifts: see _Packing
-        background, spread, shared: None for what there isn't
-        table: hash table (open addressing, size a power of two) of the numbers of blocks; what is
-            below `oldest` is as good as empty
-        block_keys, rows: (m,), (m, 128) of each block its key, and the rows of the keys in it (0: none yet)
-        n_blocks: number of blocks that there are
-        keys, sums: (n,), (n, 8), with room for all runs
-        size: number of keys that there are
+        blocks, sums: with room for all runs
+        n_blocks, size: rows of blocks and sums that are in use
 
     Returns:
-        numbers of blocks and of keys that there are then
+        (n_blocks, size) that are in use then
     """
-    mask = np.uint64(table.size - 1)
-    of_h, of_k = np.uint64(shifts[0]), np.uint64(shifts[1])
-    in_block = np.int64(3 << of_h | 3 << of_k | 7)
-    start = 0
-    adu = exposure = sums_of_exposure = b = v = s = 0.0
-    for run in range(np.uint64(n_runs)):
-        end = np.int64(ends[run])
-        n, begin, start = end + 1 - start, start, end + 1
-        run_adu, adu = so_far[run, _A] - adu, so_far[run, _A]
-        # The sum of E j by parts, from the sums of E
-        weighted = (
-            end * so_far[run, _E]
-            - begin * exposure
-            - (so_far[run, _E_SUMS] - so_far[run, _E] - sums_of_exposure)
-        )
-        run_exposure, exposure, sums_of_exposure = (
-            so_far[run, _E] - exposure,
-            so_far[run, _E],
-            so_far[run, _E_SUMS],
-        )
-        run_b = run_v = run_s = 0.0
-        if background is not None:
-            run_b, b = so_far[run, _B] - b, so_far[run, _B]
-        if spread is not None:
-            run_v, v = so_far[run, _V] - v, so_far[run, _V]
-        if shared is not None:
-            run_s, s = so_far[run, _S] - s, so_far[run, _S]
-        key = np.int64(row_keys[np.uint64(end)])
+    for run in range(np.uint64(1), np.uint64(n_runs + 1)):
+        before = run - np.uint64(1)
+        begin, end = np.int64(runs.ends[before]) + 1, np.int64(runs.ends[run])
+        key = keys[np.uint64(end)]
         if key == _UNUSED:
             continue
-        block_key = key & ~in_block
-        slot = ((np.uint64(block_key) * _GOLDEN) >> _SHIFT) & mask
-        while True:
-            block = np.uint64(table[slot])
-            if block < oldest:
-                block = np.uint64(n_blocks)
-                table[slot] = n_blocks
-                block_keys[block] = block_key
-                rows[block] = 0
-                n_blocks += 1
-                break
-            if block_keys[block] == block_key:
-                break
-            slot = (slot + _ONE) & mask
-        place = (
-            (((np.uint64(key) >> of_h) & np.uint64(3)) << np.uint64(5))
-            | (((np.uint64(key) >> of_k) & np.uint64(3)) << np.uint64(3))
-            | (np.uint64(key) & np.uint64(0x07))
-        )
-        at = np.uint64(rows[block, place])
-        if at == 0:
-            at = np.uint64(size)
-            rows[block, place] = size
-            keys[at] = key
-            sums[at] = 0.0
+        block = _block_of(key & ~_IN_BLOCK, blocks, n_blocks)
+        n_blocks = max(n_blocks, np.int64(block) + 1)
+        place = np.uint64((key >> _H & 3) << 5 | (key >> _K & 3) << 3 | key & 7)
+        row = np.uint64(blocks.rows[block, place])
+        if row == 0:
+            row = np.uint64(size)
+            blocks.rows[block, place] = size
+            sums.keys[row] = key
+            sums.values[row] = 0.0
             size += 1
-        sums[at, _N] += n
-        sums[at, _ADU] += run_adu
-        sums[at, _EXPOSURE] += run_exposure
-        sums[at, _FAST] += weighted + (first + 0.5) * run_exposure
-        sums[at, _SLOW] += (line + 0.5) * run_exposure
-        if background is not None:
-            sums[at, _BACKGROUND] += run_b
-        if spread is not None:
-            sums[at, _SPREAD] += run_v
-        if shared is not None:
-            sums[at, _SHARED] += run_s
+        now, then, into = runs.sums[run], runs.sums[before], sums.values[row]
+        exposure = now[_E] - then[_E]
+        # The sum of E j by parts, from the sums of E
+        weighted = end * now[_E] - begin * then[_E] - (now[_E_SUMS] - now[_E] - then[_E_SUMS])
+        into[_N] += end + 1 - begin
+        into[_ADU] += now[_A] - then[_A]
+        into[_EXPOSURE] += exposure
+        into[_FAST] += weighted + (first + 0.5) * exposure
+        into[_SLOW] += (line + 0.5) * exposure
+        into[_BACKGROUND] += now[_B] - then[_B]
+        into[_SPREAD] += now[_V] - then[_V]
+        into[_SHARED] += now[_S] - then[_S]
     return n_blocks, size
 
 
 @njit(cache=True)
-def _more_keys(keys, sums, size, room):
-    """Keys and sums with the same contents and room for that many keys more."""
-    more = max(2 * keys.size, size + room)
-    more_keys = np.empty(more, dtype=np.int64)
-    more_sums = np.empty((more, _COLUMNS), dtype=np.float64)
-    more_keys[:size] = keys[:size]
-    more_sums[:size] = sums[:size]
-    return more_keys, more_sums
+def _longer(array, n, room):
+    """The array with its first n rows kept, at least twice as long and with room for that many more."""
+    longer = np.empty((max(2 * len(array), n + room), *array.shape[1:]), dtype=array.dtype)
+    longer[:n] = array[:n]
+    return longer
 
 
 @njit(cache=True)
-def _more_blocks(table, block_keys, rows, n_blocks, oldest, room):
-    """Table, keys and rows of blocks with the same contents and room for that many blocks more, at most half of
-    the table full of this panel's."""
-    slots = table.size
-    while slots < 2 * (n_blocks - oldest + room):
-        slots *= 2
-    if slots > table.size:
+def _more_blocks(blocks, n_blocks, room):
+    """Blocks with room for that many more, which then fill at most half of the table."""
+    table, keys, rows = blocks
+    if n_blocks + room > keys.size:
+        keys, rows = _longer(keys, n_blocks, room), _longer(rows, n_blocks, room)
+    if 2 * (n_blocks + room) > table.size:
+        slots = table.size
+        while slots < 2 * (n_blocks + room):
+            slots *= 2
         table = np.zeros(slots, dtype=np.int32)
         mask = np.uint64(slots - 1)
-        for block in range(oldest, n_blocks):
-            slot = ((np.uint64(block_keys[block]) * _GOLDEN) >> _SHIFT) & mask
-            while table[slot] >= oldest:
-                slot = (slot + _ONE) & mask
+        for block in range(1, n_blocks):
+            slot = ((np.uint64(keys[block]) * _GOLDEN) >> _SHIFT) & mask
+            while table[slot] != 0:
+                slot = (slot + np.uint64(1)) & mask
             table[slot] = block
-    if block_keys.size < n_blocks + room:
-        more = max(2 * block_keys.size, n_blocks + room)
-        more_keys = np.empty(more, dtype=np.int64)
-        more_rows = np.empty((more, _BLOCK), dtype=np.int32)
-        more_keys[:n_blocks] = block_keys[:n_blocks]
-        more_rows[:n_blocks] = rows[:n_blocks]
-        block_keys, rows = more_keys, more_rows
-    return table, block_keys, rows
+    return _Blocks(table, keys, rows)
 
 
 @njit(cache=True)
@@ -274,178 +259,49 @@ def _part(plane, line, first, last):
 
 
 @njit(cache=True)
-def _sum_pixels(
-    raw,
-    use,
-    bragg,
-    low,
-    high,
-    planes,
-    efficiency,
-    matrix,
-    least,
-    shifts,
-    background,
-    spread,
-    shared,
-    dose,
-    gain,
-    pedestal,
-    lowest,
-    highest,
-    table,
-    block_keys,
-    rows,
-    n_blocks,
-    keys,
-    sums,
-    size,
-):
+def _sum_pixels(pixels, q, acceptance, matrix, dose, blocks, sums, size):
     """Add the pixels of a panel to the sums of a still.
 
-    See VoxelSums.add_panel and _row_keys for the arguments. Returns table, block_keys, rows (others, where they had to grow) and
-    the number of blocks, keys, sums (likewise) and the number of keys.
+    Args:
+        pixels: PanelPixels
+        q, acceptance: of its PanelGeometry
+        matrix: (3, 3), see VoxelSums.add_panel
+        dose: factor of the background
+        blocks: without contents; changed in place
+        sums: of which `size` rows are in use; changed in place
+
+    Returns:
+        (blocks, sums, size), others where they had to grow
     """
-    n_slow, n_fast = use.shape
-    limited = lowest > -np.inf or highest < np.inf
-    row_keys = np.empty(n_fast, dtype=least.dtype)
-    ends = np.empty(n_fast, dtype=np.int32)
-    so_far = np.empty((n_fast, 6), dtype=np.float64)
-    # Blocks of other panels are not met again
-    oldest = n_blocks
+    n_slow, n_fast = pixels.use.shape
+    limited = pixels.intensity[0] > -np.inf or pixels.intensity[1] < np.inf
+    row_keys = np.empty(n_fast, dtype=np.int64)
+    runs = _Runs(np.empty(n_fast + 1, dtype=np.int32), np.zeros((n_fast + 1, 6)))
+    runs.ends[0] = -1
+    n_blocks = 1
     for i in range(n_slow):
-        use_i = use[i]
+        use = pixels.use[i]
         first, last = 0, n_fast
-        while first < n_fast and not use_i[first]:
+        while first < n_fast and not use[first]:
             first += 1
         if first == n_fast:
             continue
-        while not use_i[last - 1]:
+        while not use[last - 1]:
             last -= 1
-        if size + n_fast > keys.size:
-            keys, sums = _more_keys(keys, sums, size, n_fast)
-        if 2 * (n_blocks - oldest + n_fast) > table.size or n_blocks + n_fast > block_keys.size:
-            table, block_keys, rows = _more_blocks(
-                table, block_keys, rows, n_blocks, oldest, n_fast
-            )
-        these, raw_i, e_i = row_keys[first:last], raw[i, first:last], efficiency[i, first:last]
-        b_i = _part(background, i, first, last)
-        v_i = _part(spread, i, first, last)
-        s_i = _part(shared, i, first, last)
-        _row_keys(
-            planes[0, i, first:last],
-            planes[1, i, first:last],
-            planes[2, i, first:last],
-            matrix,
-            least,
-            shifts,
-            use_i[first:last],
-            raw_i,
-            low,
-            high,
-            bragg[i, first:last],
-            these,
-        )
+        if size + n_fast > sums.keys.size:
+            sums = _Sums(_longer(sums.keys, size, n_fast), _longer(sums.values, size, n_fast))
+        if 2 * (n_blocks + n_fast) > blocks.table.size or n_blocks + n_fast > blocks.keys.size:
+            blocks = _more_blocks(blocks, n_blocks, n_fast)
+        keys, raw, e = row_keys[first:last], pixels.raw[i, first:last], acceptance[i, first:last]
+        b = _part(pixels.background[0], i, first, last)
+        v = _part(pixels.background[1], i, first, last)
+        s = _part(pixels.background[2], i, first, last)
+        _row_keys(q, matrix, pixels, i, first, last, keys)
         if limited:
-            _apply_limits(raw_i, e_i, b_i, dose, gain, pedestal, lowest, highest, these)
-        n_runs = _find_runs(these, raw_i, e_i, b_i, v_i, s_i, ends, so_far)
-        n_blocks, size = _add_runs(
-            n_runs,
-            first,
-            i,
-            these,
-            shifts,
-            ends,
-            so_far,
-            b_i,
-            v_i,
-            s_i,
-            table,
-            block_keys,
-            rows,
-            n_blocks,
-            np.uint64(oldest),
-            keys,
-            sums,
-            size,
-        )
-    return table, block_keys, rows, n_blocks, keys, sums, size
-
-
-@njit(cache=True)
-def _fill_columns(
-    keys,
-    sums,
-    parts,
-    panels,
-    lowest,
-    shifts,
-    gains,
-    pedestals,
-    dose,
-    seconds,
-    image_number,
-    panel,
-    voxel,
-    position,
-    bragg,
-    num_pixels,
-    counts,
-    background,
-    variance,
-    exposure,
-):
-    """Fill the columns of a still: rows parts[i] to parts[i + 1] are those of panels[i], with keys of lowest[i], shifts[i]."""
-    for i in range(panels.size):
-        for row in range(parts[i], parts[i + 1]):
-            at = row - parts[0]
-            key = keys[row]
-            panel[at] = panels[i]
-            voxel[at, 0] = (key >> shifts[i, 0]) + lowest[i, 0]
-            voxel[at, 1] = (
-                (key >> shifts[i, 1]) & ((1 << (shifts[i, 0] - shifts[i, 1])) - 1)
-            ) + lowest[i, 1]
-            voxel[at, 2] = (
-                (key >> shifts[i, 2]) & ((1 << (shifts[i, 1] - shifts[i, 2])) - 1)
-            ) + lowest[i, 2]
-            bragg[at] = (key & 1) == 1
-            n, e = sums[row, _N], sums[row, _EXPOSURE]
-            position[at, 0] = sums[row, _FAST] / e
-            position[at, 1] = sums[row, _SLOW] / e
-            position[at, 2] = image_number
-            num_pixels[at] = np.int32(n)
-            counts[at] = (sums[row, _ADU] - n * pedestals[i]) / gains[i]
-            background[at] = dose * sums[row, _BACKGROUND]
-            common = dose * sums[row, _SHARED]
-            variance[at] = dose * dose * sums[row, _SPREAD] + common * common
-            exposure[at] = e * seconds
-
-
-@dataclass(frozen=True)
-class _Packing:
-    """How the keys of a panel are made.
-
-    Attributes:
-        lowest: (3,) index that none is below, of the type of the keys: int32 or int64
-        shifts: (3,) bits that the differences from it are shifted by, of the same type
-    """
-
-    lowest: np.ndarray
-    shifts: np.ndarray
-
-    @classmethod
-    def of(cls, largest: np.ndarray) -> _Packing:
-        """For indices of no larger size than these (3,)."""
-        most = np.ceil(largest).astype(np.int64) + 1
-        bits = [int(2 * m).bit_length() for m in most]
-        kind = np.int32 if sum(bits) <= _SHORT else np.int64
-        shifts = [bits[1] + bits[2] + 1, bits[2] + 1, 1]
-        return cls(-most.astype(kind), np.array(shifts, dtype=kind))
-
-    @property
-    def precision(self) -> type:
-        """Of the coordinates."""
-        return np.float32 if self.lowest.dtype == np.int32 else np.float64
+            _apply_limits(raw, e, b, dose, pixels, keys)
+        n_runs = _find_runs(keys, raw, e, b, v, s, runs)
+        n_blocks, size = _add_runs(n_runs, runs, keys, first, i, blocks, n_blocks, sums, size)
+    return blocks, sums, size
 
 
 class VoxelSums:
@@ -456,121 +312,63 @@ class VoxelSums:
     """
 
     def __init__(self):
-        self._table = np.zeros(1 << 12, dtype=np.int32)
-        self._block_keys = np.empty(1 << 10, dtype=np.int64)
-        self._rows = np.empty((1 << 10, _BLOCK), dtype=np.int32)
-        self._keys = np.empty(1 << 12, dtype=np.int64)
-        self._sums = np.empty((1 << 12, _COLUMNS), dtype=np.float64)
+        self._blocks = _Blocks(
+            np.zeros(1 << 12, dtype=np.int32),
+            np.empty(1 << 10, dtype=np.int64),
+            np.empty((1 << 10, _BLOCK), dtype=np.int32),
+        )
+        self._sums = _Sums(np.empty(1 << 12, dtype=np.int64), np.empty((1 << 12, _COLUMNS)))
         self.start(1.0)
 
     def start(self, dose: float) -> None:
         """Forget everything, for a new still.
 
         Args:
-            dose: what the background is multiplied by
+            dose: factor of the background
         """
         self._dose = float(dose)
-        self._table[:] = 0
-        # Block 0 stands for an empty place of the table, row 0 for one of a block
-        self._n_blocks = self._size = 1
-        self._parts: list[tuple[int, int, _Packing, float, float]] = []
+        self._size = 1
+        # of each panel: number, first row of its sums, gain, pedestal
+        self._panels: list[tuple[int, int, float, float]] = []
         self._has_background = False
 
     def __len__(self) -> int:
         return self._size - 1
 
     def add_panel(
-        self,
-        number: int,
-        raw: np.ndarray,
-        use: np.ndarray,
-        trusted: tuple[float, float],
-        panel,
-        matrix: np.ndarray,
-        bragg: np.ndarray,
-        background: tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None] = (
-            None,
-            None,
-            None,
-        ),
-        gain: float = 1.0,
-        pedestal: float = 0.0,
-        intensity: tuple[float, float] = (-np.inf, np.inf),
+        self, number: int, pixels: PanelPixels, geometry: PanelGeometry, matrix: np.ndarray
     ) -> None:
         """Sum the pixels of a panel by the voxel that they fall into.
 
         Args:
             number: of the panel; each may come once a still
-            raw: (n_slow, n_fast) int32 or float64 ADU
-            use: (n_slow, n_fast) bool, pixels to use (static and dynamic mask, limits, step)
-            trusted: smallest and largest value that counts, ADU
-            panel: its PanelGeometry, finite everywhere
+            pixels: of the panel; those under a Bragg spot are kept in rows of their own
+            geometry: of the panel
             matrix: (3, 3) from q in 1/Angstrom to fine-grid coordinates: diag(n) A^-1; the voxel is
                 floor(matrix q + 1/2)
-            bragg: (n_slow, n_fast) bool, True under a Bragg spot: kept in rows of their own
-            background: expected photons of each pixel, with the variance of what is each pixel's own
-                error and the standard deviation of what neighbouring pixels share ((n_slow, n_fast)
-                float32 each, finite everywhere, None for none), all per unit of dose
-            gain: ADU per photon
-            pedestal: ADU
-            intensity: limits of (photons - background)/E of a pixel
 
         Raises:
             ValueError: voxel indices beyond +-2^19.
         """
-        if raw.dtype != np.int32:
-            raw = np.ascontiguousarray(raw, dtype=np.float64)
-        largest = np.linalg.norm(matrix, axis=1) * panel.largest_q + 0.5
-        if not largest.max() < _LARGEST_INDEX:
+        largest = float(np.linalg.norm(matrix, axis=1).max()) * geometry.largest_q + 0.5
+        if not largest < _LARGEST_INDEX:
             raise ValueError(
-                f"Voxel indices up to {largest.max():.3g} are beyond the limit of {_LARGEST_INDEX}: check the unit "
+                f"Voxel indices up to {largest:.3g} are beyond the limit of {_LARGEST_INDEX}: check the unit "
                 "cell, or give a smaller subdivide"
             )
-        packing = _Packing.of(largest)
-        # An infinite value would spoil the sums of the rest of its row
-        low, high = max(trusted[0], -_LARGEST), min(trusted[1], _LARGEST)
-        if raw.dtype == np.int32:
-            # Whole numbers are compared faster with their like
-            limits = np.iinfo(np.int32)
-            low, high = (
-                np.int32(np.clip(x, limits.min, limits.max)) for x in (np.ceil(low), np.floor(high))
-            )
-        first = self._size
-        (
-            self._table,
-            self._block_keys,
-            self._rows,
-            self._n_blocks,
-            self._keys,
+        self._panels.append((number, self._size, pixels.gain, pixels.pedestal))
+        self._has_background |= any(plane is not None for plane in pixels.background)
+        self._blocks.table[:] = 0
+        self._blocks, self._sums, self._size = _sum_pixels(
+            _prepared(pixels),
+            geometry.planes,
+            geometry.acceptance,
+            _rounded(matrix, geometry),
+            self._dose,
+            self._blocks,
             self._sums,
             self._size,
-        ) = _sum_pixels(
-            raw,
-            use,
-            bragg,
-            low,
-            high,
-            panel.planes,
-            panel.efficiency,
-            matrix.astype(packing.precision),
-            packing.lowest,
-            packing.shifts,
-            *background,
-            self._dose,
-            float(gain),
-            float(pedestal),
-            float(intensity[0]),
-            float(intensity[1]),
-            self._table,
-            self._block_keys,
-            self._rows,
-            self._n_blocks,
-            self._keys,
-            self._sums,
-            first,
         )
-        self._has_background |= any(plane is not None for plane in background)
-        self._parts.append((number, first, packing, float(gain), float(pedestal)))
 
     def columns(self, exposure_time: float, image_number: float) -> dict[str, np.ndarray]:
         """The columns of the observations, in order of panels and of first pixel, all but the id.
@@ -584,32 +382,63 @@ class VoxelSums:
             added up, plus the square of the sum of what pixels share; positions are means
             weighted by E, px (centre of the first pixel 0.5)
         """
-        n = len(self)
+        keys, values = (array[1 : self._size] for array in self._sums)
+        numbers, starts, gains, pedestals = zip(*self._panels)
+        n_rows = np.diff([*starts, self._size])
+        gain, pedestal = (np.repeat(per_panel, n_rows) for per_panel in (gains, pedestals))
+        n, exposure, dose = values[:, _N], values[:, _EXPOSURE], self._dose
+        shared = dose * values[:, _SHARED]
+        position = values[:, [_FAST, _SLOW, _EXPOSURE]] / exposure[:, None]
+        position[:, 2] = image_number
+        indices = [(keys >> bit & _BITS) - _OFFSET for bit in (_H, _K, _L)]
         columns = {
-            name: np.empty((n, *shape), dtype=kind) for name, (kind, shape) in COLUMNS.items()
+            "panel": np.repeat(numbers, n_rows),
+            "voxel": np.stack(indices, axis=1),
+            "xyzobs.px.value": position,
+            "bragg": keys & 1,
+            "num_pixels.valid": n,
+            "counts": (values[:, _ADU] - n * pedestal) / gain,
+            "background": dose * values[:, _BACKGROUND],
+            "background.variance": dose * dose * values[:, _SPREAD] + shared * shared,
+            "exposure": exposure * exposure_time,
         }
-        numbers, starts, packings, gains, pedestals = zip(*self._parts)
-        _fill_columns(
-            self._keys,
-            self._sums,
-            np.array([*starts, self._size]),
-            np.array(numbers, dtype=np.uint64),
-            np.array([p.lowest for p in packings], dtype=np.int64),
-            np.array([p.shifts for p in packings], dtype=np.int64),
-            np.array(gains),
-            np.array(pedestals),
-            self._dose,
-            float(exposure_time),
-            float(image_number),
-            *columns.values(),
-        )
-        return columns
+        return {name: columns[name].astype(kind, copy=False) for name, (kind, _) in COLUMNS.items()}
 
     def repeated(self) -> dict[str, float]:
         """Columns whose rows are all alike, and their value: of one panel, without a background."""
-        found = {}
-        if len(self._parts) == 1:
-            found["panel"] = self._parts[0][0]
+        values: dict[str, float] = {}
+        if len(self._panels) == 1:
+            values["panel"] = self._panels[0][0]
         if not self._has_background:
-            found["background"] = found["background.variance"] = 0.0
-        return found
+            values["background"] = values["background.variance"] = 0.0
+        return values
+
+
+def _rounded(matrix: np.ndarray, geometry: PanelGeometry) -> np.ndarray:
+    """In single precision where the indices have 30 bits or less."""
+    most = np.ceil(np.linalg.norm(matrix, axis=1) * geometry.largest_q + 0.5).astype(int) + 1
+    short = sum(int(2 * m).bit_length() for m in most) <= 30
+    return np.ascontiguousarray(matrix, dtype=np.float32 if short else np.float64)
+
+
+def _prepared(pixels: PanelPixels) -> PanelPixels:
+    """The same with the types that the compiled loop takes, and finite trusted limits."""
+    raw = pixels.raw
+    # An infinite value would spoil the sums of the rest of its row
+    low, high = max(pixels.trusted[0], -_LARGEST), min(pixels.trusted[1], _LARGEST)
+    if raw.dtype != np.int32:
+        raw = np.ascontiguousarray(raw, dtype=np.float64)
+    else:
+        # Whole numbers are compared faster with their like
+        limits = np.iinfo(np.int32)
+        low, high = (
+            np.int32(np.clip(x, limits.min, limits.max)) for x in (np.ceil(low), np.floor(high))
+        )
+    intensity = (float(pixels.intensity[0]), float(pixels.intensity[1]))
+    return pixels._replace(
+        raw=raw,
+        trusted=(low, high),
+        gain=float(pixels.gain),
+        pedestal=float(pixels.pedestal),
+        intensity=intensity,
+    )

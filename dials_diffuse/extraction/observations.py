@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,8 +40,19 @@ class StillObservations:
     columns: dict[str, np.ndarray]
     repeated: dict[str, float] = field(default_factory=dict)
 
-    def __len__(self) -> int:
-        return len(self.columns["counts"])
+
+class StoredObservations(NamedTuple):
+    """Where the observations of one still are in a ColumnScratch.
+
+    Attributes:
+        place: of the rows
+        n_rows: how many there are
+        repeated: see StillObservations; these columns are not stored
+    """
+
+    place: int
+    n_rows: int
+    repeated: dict[str, float]
 
 
 def numbered_rows(columns: Mapping | None, number: int) -> dict:

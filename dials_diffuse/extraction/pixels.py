@@ -1,63 +1,50 @@
-"""Corrected intensities pixel by pixel, for those who want more than the sums."""
+"""Corrected intensities pixel by pixel, beside the sums by voxel."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from dials_diffuse.extraction.photons import PanelPixels
+from dials_diffuse.geometry.panel import PanelGeometry
 from dials_diffuse.io.pixel_file import CorrectedDiffusePixelList
 
 
 def corrected_pixels(
-    raw: np.ndarray,
-    use: np.ndarray,
-    trusted: tuple[float, float],
-    geometry,
-    panel: int,
-    exposure_time: float,
-    background: tuple = (None, None, None),
-    dose: float = 1.0,
-    gain: float = 1.0,
-    pedestal: float = 0.0,
-    intensity: tuple[float, float] = (-np.inf, np.inf),
+    number: int, pixels: PanelPixels, geometry: PanelGeometry, exposure_time: float, dose: float
 ) -> CorrectedDiffusePixelList:
-    """Pixels of one panel as intensities.
+    """The diffuse pixels of one panel as intensities.
 
     I = (photons - B)/(t E), sigma^2 = (photons + var(B))/(t E)^2: correction factors are
     taken as exact.
 
     Args:
-        raw: (n_slow, n_fast) ADU
-        use: (n_slow, n_fast) bool, pixels wanted
-        trusted: smallest and largest value that counts, ADU
-        geometry: PanelGeometry
-        panel: its number
+        number: of the panel
+        pixels: of the panel; those under Bragg spots are left out
+        geometry: of the panel
         exposure_time: t, s
-        background: (mean, spread, shared) in photons per unit of dose, see VoxelSums.add_panel
-        dose: what the background is multiplied by
-        gain, pedestal: ADU per photon, ADU
-        intensity: limits, photons/(s sr)
+        dose: factor of the background
     """
+    raw = pixels.raw
     with np.errstate(invalid="ignore"):
-        slow, fast = np.nonzero(use & (raw >= trusted[0]) & (raw <= trusted[1]))
-    photons = (raw[slow, fast] - pedestal) / gain
-    exposure = exposure_time * geometry.efficiency[slow, fast].astype(np.float64)
-    expected = variance = 0.0
-    mean, spread, shared = background
-    if mean is not None:
-        expected = dose * mean[slow, fast].astype(np.float64)
-    if spread is not None:
-        variance = variance + dose**2 * spread[slow, fast].astype(np.float64)
-    if shared is not None:
-        variance = variance + (dose * shared[slow, fast].astype(np.float64)) ** 2
-    value = (photons - expected) / exposure
+        trusted = (raw >= pixels.trusted[0]) & (raw <= pixels.trusted[1])
+    slow, fast = np.nonzero(pixels.use & ~pixels.bragg & trusted)
+    photons = (raw[slow, fast] - pixels.pedestal) / pixels.gain
+    exposure = exposure_time * geometry.acceptance[slow, fast].astype(np.float64)
+    mean, spread, shared = (
+        0.0 if plane is None else plane[slow, fast].astype(np.float64)
+        for plane in pixels.background
+    )
+    value = (photons - dose * mean) / exposure
+    variance = dose**2 * spread + (dose * shared) ** 2
     sigma = np.sqrt(np.maximum(photons, 0) + variance) / exposure
-    inside = (value >= intensity[0]) & (value <= intensity[1])
+    low, high = (limit / exposure_time for limit in pixels.intensity)
+    inside = (value >= low) & (value <= high)
     slow, fast = slow[inside], fast[inside]
     return CorrectedDiffusePixelList(
         q=np.ascontiguousarray(geometry.planes[:, slow, fast].T),
         intensity=value[inside].astype(np.float32),
         sigma=sigma[inside].astype(np.float32),
-        panel=np.full(len(slow), panel, dtype=np.uint16),
+        panel=np.full(len(slow), number, dtype=np.uint16),
         fast=fast.astype(np.uint16),
         slow=slow.astype(np.uint16),
     )

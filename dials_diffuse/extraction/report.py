@@ -1,12 +1,13 @@
-"""What the report of an extraction shows."""
+"""The report of an extraction: radial profiles and a table of the stills."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from dials_diffuse.extraction.extract import ExtractedStill, ExtractionSettings, summary_rows
+from dials_diffuse.extraction.result import ExtractionResult, StillSummary
 from dials_diffuse.report.html import ReportSection
 
 _MOST_CURVES = 12
@@ -17,7 +18,7 @@ def _plain(values) -> list:
     return [float(f"{v:.4g}") if np.isfinite(v) else None for v in values]
 
 
-def _selection(stills: Sequence[ExtractedStill]) -> list[tuple[int, ExtractedStill]]:
+def _selection(stills: Sequence[StillSummary]) -> list[tuple[int, StillSummary]]:
     """At most _MOST_CURVES stills, evenly spaced."""
     good = [(number, still) for number, still in enumerate(stills) if not still.error]
     chosen = np.unique(np.linspace(0, len(good) - 1, min(len(good), _MOST_CURVES)).astype(int))
@@ -45,10 +46,9 @@ def _profile_plot(stills, kind: str, title: str, help_text: str) -> dict:
     }
 
 
-def sections(
-    stills: Sequence[ExtractedStill], grid, settings: ExtractionSettings
-) -> list[ReportSection]:
+def sections(result: ExtractionResult) -> list[ReportSection]:
     """The sections of the report."""
+    stills, grid = result.stills, result.grid
     profiles = {
         "extract_diffuse": _profile_plot(
             stills,
@@ -64,7 +64,7 @@ def sections(
             "The same with the pixels under Bragg spots: total scattering, which the absolute scale needs.",
         ),
     }
-    if settings.background is not None:
+    if result.settings.background is not None:
         profiles["extract_unsubtracted"] = _profile_plot(
             stills,
             "unsubtracted",
@@ -84,14 +84,38 @@ def sections(
     )
     return [
         ReportSection("Radial profiles", text=text, plots=profiles),
-        ReportSection("Stills", tables=[summary_rows(stills)]),
+        ReportSection("Stills", tables=[table(stills)]),
     ]
 
 
-def numbers(stills: Sequence[ExtractedStill]) -> list[dict]:
-    """The numbers of each still for output.json."""
+def table(stills: Sequence[StillSummary]) -> list[list[str]]:
+    """Rows of a table of the stills, column names first; "-" for those that failed."""
+    rows = [
+        ["still", "image", "pixels", "photons", "photons/pixel", "exposure (s)", "observations"]
+    ]
+    for number, still in enumerate(stills):
+        name = Path(still.path).name
+        if still.error:
+            rows.append([str(number), name, "-", "-", "-", "-", "-"])
+            continue
+        rows.append(
+            [
+                str(number),
+                name,
+                f"{still.num_pixels}",
+                f"{still.photons:.0f}",
+                f"{still.photons / still.num_pixels:.3f}" if still.num_pixels else "-",
+                f"{still.exposure_time:g}",
+                f"{still.num_observations}",
+            ]
+        )
+    return rows
+
+
+def numbers(result: ExtractionResult) -> dict:
+    """Copies of the models, the numbers of each still and those left out, for output.json."""
     rows = []
-    for still in stills:
+    for still in result.stills:
         row = {"image": still.path, "error": still.error or None}
         if not still.error:
             row |= {
@@ -105,4 +129,4 @@ def numbers(stills: Sequence[ExtractedStill]) -> list[dict]:
                 },
             }
         rows.append(row)
-    return rows
+    return {"models": result.models, "stills": rows, **result.failures}

@@ -9,11 +9,11 @@ import numpy as np
 
 from dials_diffuse.adapters.stills import Still
 from dials_diffuse.io.atomic import replacing
-from dials_diffuse.masking.still_mask import StillMasker
+from dials_diffuse.masking.masker import RowMasker
 
 
 def write_bragg_masks(
-    path: str | os.PathLike, groups: Sequence[Sequence[Still]], masker: StillMasker
+    path: str | os.PathLike, groups: Sequence[Sequence[Still]], masker: RowMasker
 ) -> None:
     """Write the Bragg mask of every image (a group of stills).
 

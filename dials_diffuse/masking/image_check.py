@@ -12,9 +12,9 @@ from dials_diffuse.adapters.images import check_shape, read_raw, trusted_bounds
 from dials_diffuse.adapters.stills import Still, group_by_image, stills_of
 from dials_diffuse.masking.bright.check import BrightGroups, bright_groups
 from dials_diffuse.masking.bright.rings import N_RINGS, RingCache, add_profile
+from dials_diffuse.masking.masker import RowMasker, trusted_pixels
 from dials_diffuse.masking.spots.prediction import predict_spots
 from dials_diffuse.masking.spots.sums import WIDEST, WIDEST_SIGMA
-from dials_diffuse.masking.still_mask import StillMasker, trusted_pixels
 from dials_diffuse.masking.survey import spread_subset
 from dials_diffuse.report.picture import image_with_masks
 
@@ -53,7 +53,7 @@ def picture_size(n_panels: int) -> int:
 
 
 def check_image(
-    lattices: Sequence[Still], good, masker: StillMasker, cache: RingCache, pictures: bool
+    lattices: Sequence[Still], good, masker: RowMasker, cache: RingCache, pictures: bool
 ) -> ImageCheck:
     """Compare an image with its mask.
 
@@ -107,7 +107,7 @@ def check_images(result, n_images: int, pictures: bool) -> list[ImageCheck]:
     """
     groups = group_by_image(stills_of(result.experiments))
     groups = [group for group in groups if group[0].path not in result.failures]
-    masker, cache = StillMasker(result.reflections), RingCache()
+    masker, cache = RowMasker(result.reflections), RingCache()
     checks = []
     for group in spread_subset(groups, n_images) if n_images else []:
         try:

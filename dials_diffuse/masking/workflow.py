@@ -26,12 +26,12 @@ from dials_diffuse.masking.bragg_mask_file import write_bragg_masks
 from dials_diffuse.masking.bragg_rows import bragg_rows
 from dials_diffuse.masking.image_check import ImageCheck, check_images
 from dials_diffuse.masking.lattices import select_lattices
+from dials_diffuse.masking.masker import RowMasker
 from dials_diffuse.masking.pixels.causes import dynamic_causes, remaining, static_causes
 from dials_diffuse.masking.pixels.static import set_lookup_mask
 from dials_diffuse.masking.residual import choose_residual
 from dials_diffuse.masking.spot_predictor import BraggMaskSettings, SpotPredictor, log_size
 from dials_diffuse.masking.spots.size import SizeFit, fit_spot_size
-from dials_diffuse.masking.still_mask import StillMasker
 from dials_diffuse.masking.survey import SurveySums, run_survey
 from dials_diffuse.masking.survey_file import MaskSurvey
 from dials_diffuse.report.html import write_outputs
@@ -108,7 +108,7 @@ def _mask_all(pair: DataPair, params) -> MaskResult:
     _write_stills(result, output)
     if output.bragg_mask:
         groups = group_by_image(stills_of(result.experiments))
-        write_bragg_masks(output.bragg_mask, groups, StillMasker(result.reflections))
+        write_bragg_masks(output.bragg_mask, groups, RowMasker(result.reflections))
         logger.info("Saving the Bragg masks to %s", output.bragg_mask)
     if output.survey:
         MaskSurvey.from_result(result, params).write(output.survey)

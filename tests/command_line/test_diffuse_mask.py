@@ -15,7 +15,7 @@ from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.stills import stills_of
 from dials_diffuse.command_line.diffuse_mask import run
 from dials_diffuse.masking.bragg_mask_file import read_bragg_mask
-from dials_diffuse.masking.still_mask import StillMasker
+from dials_diffuse.masking.masker import RowMasker
 from dials_diffuse.masking.survey_file import MaskSurvey
 from dials_diffuse.simulation.settings import Settings
 from dials_diffuse.simulation.simulate import simulate
@@ -70,7 +70,7 @@ def test_files_agree_and_dials_obeys_the_mask(folder):
         assert (lookup.data.tile(0).data() == stored).count(False) == 0
         # dxtbx's own mask, which all of DIALS uses
         assert (experiment.imageset.get_mask(0)[0] & ~stored).count(True) == 0
-    masker = StillMasker(reflections)
+    masker = RowMasker(reflections)
     for number, still in enumerate(stills_of(experiments)):
         (bragg,) = masker.bragg([still])
         assert bragg.any()

@@ -8,11 +8,14 @@ import pytest
 from cctbx import uctbx
 from dxtbx.model import BeamFactory, DetectorFactory
 
-from dials_diffuse.extraction.kernel import VoxelSums, _Packing
-from dials_diffuse.geometry.panel import detector_geometry
+from dials_diffuse.extraction.kernel import VoxelSums
+from dials_diffuse.extraction.photons import PanelPixels
+from dials_diffuse.geometry.panel import compute_panel
+from dials_diffuse.geometry.settings import GeometrySettings
 from dials_diffuse.grid.symmetry import laue_group_from_symbol
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.gridding.gridding import grid_rows
+from dials_diffuse.phil.defaults import default_settings
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +23,7 @@ def panel():
     detector = DetectorFactory.simple(
         "PAD", 100.0, (12.0, 10.0), "+x", "-y", (0.3, 0.3), (90, 70), (-1, 1000)
     )
-    return detector_geometry(detector, BeamFactory.simple(1.0)).panels[0]
+    return compute_panel(detector[0], BeamFactory.simple(1.0), default_settings(GeometrySettings))
 
 
 @pytest.fixture
@@ -45,7 +48,7 @@ def sum_panel(raw, use, trusted, panel, matrix, bragg=None, dose=1.0, seconds=1.
     sums = VoxelSums()
     sums.start(dose)
     bragg = np.zeros(raw.shape, dtype=bool) if bragg is None else bragg
-    sums.add_panel(0, raw, use, trusted, panel, matrix, bragg, **others)
+    sums.add_panel(0, PanelPixels(raw, use, bragg, trusted, **others), panel, matrix)
     return sums.columns(seconds, 0.5)
 
 
@@ -58,7 +61,7 @@ def brute_force(
     sums = {}
     for i, j in zip(*np.nonzero(good)):
         key = (*voxel[i, j], bool(bragg[i, j]))
-        e = float(panel.efficiency[i, j])
+        e = float(panel.acceptance[i, j])
         sums.setdefault(key, np.zeros(8))
         sums[key] += (
             1,
@@ -77,7 +80,6 @@ def brute_force(
 @pytest.mark.parametrize("gain, pedestal", [(1.0, 0.0), (2.5, 10.0)])
 @pytest.mark.parametrize("finer", [1, 200])
 def test_sums_are_those_of_a_plain_loop(panel, image, kind, gain, pedestal, finer):
-    """Also where so fine voxels that their keys are long."""
     matrix = finer * MATRIX
     raw, use, bragg = image
     raw = raw.astype(kind)
@@ -128,40 +130,14 @@ def test_sums_are_those_of_a_plain_loop(panel, image, kind, gain, pedestal, fine
     assert not found["panel"].any()
 
 
-def test_short_keys_put_pixels_where_long_ones_do():
-    """Single precision moves the border between voxels of a whole detector by less than a thousandth of one."""
-    detector = DetectorFactory.simple(
-        "PAD", 200.0, (110.0, 100.0), "+x", "-y", (0.4, 0.4), (550, 500), (-1, 1000)
-    )
-    whole = detector_geometry(detector, BeamFactory.simple(1.0)).panels[0]
-    matrix = 5 * np.linalg.inv(A)
-    largest = np.linalg.norm(matrix, axis=1) * whole.largest_q
-    assert largest.max() > 100
-    assert _Packing.of(largest).precision == np.float32
-    raw, use = np.ones(whole.shape, dtype=np.int32), np.ones(whole.shape, dtype=bool)
-    found = sum_panel(raw, use, (0, 10), whole, matrix)
-    exact = np.einsum("ij,abj->abi", matrix, whole.q.astype(float)) + 0.5
-    voxels, counts = np.unique(
-        np.floor(exact).astype(int).reshape(-1, 3), axis=0, return_counts=True
-    )
-    pixels = dict(zip(map(tuple, voxels.tolist()), counts))
-    ours = dict(zip(map(tuple, found["voxel"].tolist()), found["num_pixels.valid"]))
-    moved = sum(abs(ours.get(v, 0) - pixels.get(v, 0)) for v in ours.keys() | pixels.keys()) / 2
-    near = (np.abs(exact - np.round(exact)) < 1e-4).any(axis=-1).sum()
-    assert moved <= near < 1e-3 * raw.size
-
-
-@pytest.mark.parametrize(
-    "largest, kind",
-    [([300, 200, 500], np.int32), ([510, 510, 510], np.int32), ([600, 600, 600], np.int64)],
-)
-def test_keys_are_short_where_three_indices_fit(largest, kind):
-    packing = _Packing.of(np.array(largest))
-    assert packing.lowest.dtype == kind
-    most = 2 * -packing.lowest.astype(object)
-    key = sum(int(m) << int(s) for m, s in zip(most, packing.shifts)) + 1
-    assert key <= np.iinfo(kind).max
-    assert [int(key) >> int(packing.shifts[0])] == [most[0]]
+def test_the_largest_indices(panel):
+    """Indices up to the limit, of both signs, are unpacked as they were packed."""
+    raw = np.ones((70, 90), dtype=np.int32)
+    matrix = np.eye(3) * (0.99 * ((1 << 19) - 2) / panel.largest_q)
+    found = sum_panel(raw, np.ones(raw.shape, dtype=bool), (0, 10), panel, matrix)
+    expected = np.floor(np.einsum("ij,abj->abi", matrix, panel.q.astype(float)) + 0.5).astype(int)
+    assert np.array_equal(found["voxel"], expected.reshape(-1, 3))
+    assert found["voxel"].max() > 2e5 and found["voxel"].min() < -2e5
 
 
 def test_coarser_voxels_are_those_extracted_so(panel, image):
@@ -201,7 +177,7 @@ def test_without_masks_every_pixel_is_counted_once(panel, image):
     raw = np.ones((70, 90), dtype=np.int32)
     found = sum_panel(raw, np.ones(raw.shape, dtype=bool), (0, 10), panel, MATRIX)
     assert found["num_pixels.valid"].sum() == found["counts"].sum() == raw.size
-    assert found["exposure"].sum() == pytest.approx(panel.efficiency.sum(dtype=np.float64))
+    assert found["exposure"].sum() == pytest.approx(panel.acceptance.sum(dtype=np.float64))
     assert not found["bragg"].any() and not found["background"].any()
 
 
@@ -224,7 +200,7 @@ def test_intensity_limits(panel):
     raw = np.zeros((70, 90), dtype=np.int32)
     raw[10, 10], raw[20, 20] = 5, 50
     use = np.ones(raw.shape, dtype=bool)
-    limit = 20 / panel.efficiency[20, 20]
+    limit = 20 / panel.acceptance[20, 20]
     assert (
         sum_panel(raw, use, (0, 100), panel, MATRIX, intensity=(-np.inf, limit))["counts"].sum()
         == 5
@@ -255,15 +231,16 @@ def test_indices_that_do_not_fit_are_refused(panel):
 
 def test_panels_and_stills_do_not_mix(panel, image):
     raw, use, bragg = image
+    pixels = PanelPixels(raw, use, bragg, (0, 1000))
     sums = VoxelSums()
     alone = sum_panel(raw, use, (0, 1000), panel, MATRIX, bragg)
     other = sum_panel(raw, use, (0, 1000), panel, 20 * MATRIX, bragg)
     # the second has more voxels than there was memory for
     for _ in range(2):
         sums.start(1.0)
-        sums.add_panel(3, raw, use, (0, 1000), panel, MATRIX, bragg)
-        sums.add_panel(5, raw, use, (0, 1000), panel, 20 * MATRIX, bragg)
-        sums.add_panel(6, raw, use, (0, 1000), panel, MATRIX, bragg)
+        sums.add_panel(3, pixels, panel, MATRIX)
+        sums.add_panel(5, pixels, panel, 20 * MATRIX)
+        sums.add_panel(6, pixels, panel, MATRIX)
         columns = sums.columns(1.0, 0.5)
         for number, expected in ((3, alone), (5, other), (6, alone)):
             rows = columns["panel"] == number

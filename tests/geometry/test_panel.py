@@ -21,16 +21,21 @@ from scitbx import matrix
 from dials.algorithms.spot_prediction import ScanStaticReflectionPredictor
 
 from dials_diffuse.adapters.stills import Still
-from dials_diffuse.geometry.corrections import CorrectionSettings, gas_attenuation
-from dials_diffuse.geometry.panel import (
-    GeometryCache,
-    compute_panel,
-    detector_geometry,
-    geometry_key,
-    pixel_shifts,
-)
+from dials_diffuse.geometry import panel as module
+from dials_diffuse.geometry.materials import gas_attenuation
+from dials_diffuse.geometry.panel import compute_panel, detector_geometry, warn_of_unknown_sensors
+from dials_diffuse.geometry.settings import CorrectionSettings, FlightPathSettings, GeometrySettings
+from dials_diffuse.phil.defaults import default_settings
 
-PLAIN = CorrectionSettings(air=False, efficiency=False)
+
+def settings(**corrections):
+    return default_settings(
+        GeometrySettings, corrections=default_settings(CorrectionSettings, **corrections)
+    )
+
+
+EVERYTHING = settings()
+PLAIN = settings(air=False, efficiency=False)
 
 
 def beam(wavelength=0.98):
@@ -109,7 +114,7 @@ def test_q_is_that_of_dxtbx(name):
     detector, source = DETECTORS[name](), beam()
     geometry = detector_geometry(detector, source, PLAIN)
     generator = np.random.default_rng(1)
-    for panel, ours in zip(detector, geometry.panels):
+    for panel, ours in zip(detector, geometry):
         n_fast, n_slow = panel.get_image_size()
         assert ours.shape == (n_slow, n_fast)
         corners = [(0, 0), (0, n_fast - 1), (n_slow - 1, 0), (n_slow - 1, n_fast - 1)]
@@ -142,7 +147,7 @@ def hkl_at(table, geometry, still):
     a_inverse = np.linalg.inv(still.setting_matrix())
     found = []
     for panel, (x, y, _) in zip(table["panel"], table["xyzcal.px"]):
-        q = geometry.panels[panel].q.astype(float)
+        q = geometry[panel].q.astype(float)
         j, i = int(np.floor(x - 0.5)), int(np.floor(y - 0.5))
         if not (0 <= i < q.shape[0] - 1 and 0 <= j < q.shape[1] - 1):
             found.append((np.nan,) * 3)
@@ -211,79 +216,53 @@ def test_predicted_centroids_of_a_rotation_image_land_on_nodes(name, on_goniomet
     assert checked > 40
 
 
-def test_a_geometry_per_wavelength():
-    detector = one_panel()
-    cache = GeometryCache(PLAIN)
-    one, other = cache.get(detector, beam(0.98)), cache.get(detector, beam(0.97))
-    assert cache.get(detector, beam(0.98)) is one
-    ratio = other.panels[0].q_length() / one.panels[0].q_length()
-    assert ratio[300:320, :100] == pytest.approx(0.98 / 0.97, rel=1e-5)
-
-
-def test_the_cache_forgets_what_was_used_longest_ago():
-    detector = one_panel()
-    one_size = detector_geometry(detector, beam(), PLAIN).nbytes
-    cache = GeometryCache(PLAIN, max_bytes=int(2.5 * one_size))
-    first, second = cache.get(detector, beam(1.0)), cache.get(detector, beam(1.1))
-    assert cache.get(detector, beam(1.0)) is first
-    cache.get(detector, beam(1.2))
-    assert cache.get(detector, beam(1.0)) is first
-    assert cache.get(detector, beam(1.1)) is not second
-
-
-def test_a_stored_geometry_is_mapped_not_copied(tmp_path):
-    detector, source = hierarchy(), beam()
-    GeometryCache(PLAIN, str(tmp_path)).store(detector, source)
-    found = GeometryCache(PLAIN, str(tmp_path)).get(detector, source)
-    assert len(found.panels) == 4
-    for ours, panel in zip(found.panels, detector_geometry(detector, source, PLAIN).panels):
-        assert np.array_equal(ours.planes, panel.planes)
-        assert np.array_equal(ours.efficiency, panel.efficiency)
-        base = ours.planes
-        while isinstance(base.base, np.ndarray):
-            base = base.base
-        assert isinstance(base, np.memmap)
-
-
-def test_keys_tell_models_and_settings_apart():
-    detector, source = one_panel(), beam()
-    key = geometry_key(detector, source, PLAIN)
-    assert geometry_key(one_panel(), beam(), PLAIN) == key
-    assert geometry_key(one_panel(1.0), source, PLAIN) != key
-    assert geometry_key(detector, beam(0.981), PLAIN) != key
-    assert geometry_key(detector, source, CorrectionSettings(air=False)) != key
-
-
-def test_parallax_needs_few_nodes_where_it_is_smooth():
-    shift, step = pixel_shifts(with_parallax(one_panel())[0])
-    assert step >= 8 and shift.shape[0] == 2 and np.abs(shift).max() > 0.02
-    shift, step = pixel_shifts(one_panel()[0])
-    assert step == 0
-
-
+@pytest.mark.parametrize("smooth", [True, False])
 @pytest.mark.parametrize("name", DETECTORS)
-def test_nodes_give_what_every_pixel_by_itself_gives(name, monkeypatch):
+def test_nodes_give_what_every_pixel_by_itself_gives(name, smooth, monkeypatch):
+    """With nodes for the positions, as with a Lorentz factor, and without any, as with foreign conversions to mm."""
     detector, source = DETECTORS[name](), beam()
     for panel in detector:
         panel.set_mu(3.8)
         panel.set_thickness(0.45)
-    smooth = detector_geometry(detector, source)
-    monkeypatch.setattr("dials_diffuse.geometry.panel.NODE_STEPS", ())
-    single = detector_geometry(detector, source)
-    for ours, panel in zip(smooth.panels, single.panels):
+    nodes = detector_geometry(detector, source, EVERYTHING)
+    monkeypatch.setattr(module, "NODE_STEPS", ())
+    if not smooth:
+        monkeypatch.setattr(module, "_SMOOTH", ())
+    single = detector_geometry(detector, source, EVERYTHING)
+    for ours, panel in zip(nodes, single):
         per_pixel = np.linalg.norm(np.diff(panel.planes, axis=2), axis=0).min()
         assert np.abs(ours.planes - panel.planes).max() < 1e-3 * per_pixel
-        # The area that parallax leaves a pixel is known less well at the edges there
-        assert ours.efficiency == pytest.approx(panel.efficiency, rel=5e-5)
-        assert not np.array_equal(ours.efficiency, panel.efficiency)
+        # One-sided differences give the area that parallax leaves a pixel less well at the edges
+        assert ours.acceptance == pytest.approx(panel.acceptance, rel=5e-7 if smooth else 2e-6)
+        assert not np.array_equal(ours.acceptance, panel.acceptance)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 40), (40, 2)])
+def test_panels_of_few_pixels(size):
+    detector = DetectorFactory.simple(
+        "PAD", 180.0, (0.1, 0.1), "+x", "-y", (0.2, 0.2), size, (-1, 1e6)
+    )
+    for lorentz in ("none", "inverse_q"):
+        geometry = compute_panel(detector[0], beam(), settings(lorentz=lorentz))
+        assert geometry.shape == size[::-1] and (geometry.acceptance > 0).all()
+
+
+def test_the_pixel_on_the_beam_has_no_lorentz_factor():
+    detector, source = one_panel(), beam()
+    detector[0].set_frame((1, 0, 0), (0, -1, 0), (-0.5 * 0.2, 0.5 * 0.2, -180.0))
+    source.set_unit_s0((0.0, 0.0, -1.0))
+    ours = compute_panel(detector[0], source, settings(lorentz="sin_two_theta")).acceptance
+    assert ours[0, 0] == 0 and (ours > 0).sum() == ours.size - 1
 
 
 def test_a_flight_path_that_ends_before_the_panel_does_needs_every_pixel():
     """Where the distance passes the length of the path, the transmission has a kink."""
-    settings = CorrectionSettings(medium="helium", flight_path_length=185.0)
+    path = default_settings(FlightPathSettings, medium="helium", length=185.0)
     detector, source = one_panel(), beam()
-    ours = compute_panel(detector[0], source, settings).efficiency
-    vacuum = compute_panel(detector[0], source, CorrectionSettings(air=False)).efficiency
+    ours = compute_panel(
+        detector[0], source, default_settings(GeometrySettings, flight_path=path)
+    ).acceptance
+    vacuum = compute_panel(detector[0], source, settings(air=False)).acceptance
     mu = [
         gas_attenuation(gas, source.get_wavelength(), 1013.25, 293.15) for gas in ("helium", "air")
     ]
@@ -297,9 +276,7 @@ def test_a_flight_path_that_ends_before_the_panel_does_needs_every_pixel():
 def test_parallax_shrinks_the_solid_angle_where_columns_converge():
     detector, source = with_parallax(one_panel(), mu=1.0, thickness=2.0), beam()
     panel = detector[0]
-    ours = compute_panel(
-        panel, source, CorrectionSettings(air=False, efficiency=False, polarization=False)
-    )
+    ours = compute_panel(panel, source, settings(air=False, efficiency=False, polarization=False))
     # corners of a pixel through dxtbx's own conversion, and the area between them
     for i, j in ((10, 15), (300, 20), (550, 600)):
         corners = [
@@ -309,7 +286,7 @@ def test_parallax_shrinks_the_solid_angle_where_columns_converge():
         area = np.cross(corners[2] - corners[0], corners[3] - corners[1]) / 2
         middle = sum(corners) / 4
         omega = abs(area @ middle) / np.linalg.norm(middle) ** 3
-        assert ours.efficiency[i, j] == pytest.approx(omega, rel=2e-4)
+        assert ours.acceptance[i, j] == pytest.approx(omega, rel=2e-4)
 
 
 @pytest.mark.parametrize("wavelength", [0.0, float("nan"), -1.0])
@@ -322,11 +299,6 @@ def test_an_impossible_wavelength_is_refused(wavelength):
 
 @pytest.mark.parametrize("thickness, unknown", [(0.0, True), (0.45, False)])
 def test_unknown_sensors_are_told(thickness, unknown, caplog):
-    from dxtbx.model import Beam, Detector
-
-    from dials_diffuse.geometry.corrections import CorrectionSettings
-    from dials_diffuse.geometry.panel import warn_of_unknown_sensors
-
     detector, beam = Detector(), Beam((0, 0, 1), 1.0)
     panel = detector.add_panel()
     panel.set_image_size((10, 10))
@@ -334,6 +306,6 @@ def test_unknown_sensors_are_told(thickness, unknown, caplog):
         panel.set_material("Si")
         panel.set_thickness(thickness)
         panel.set_mu(3.8)
-    assert warn_of_unknown_sensors(detector, beam, CorrectionSettings()) == unknown
+    assert warn_of_unknown_sensors(detector, beam, EVERYTHING) == unknown
     assert ("sensor.material=" in caplog.text) == unknown
-    assert not warn_of_unknown_sensors(detector, beam, CorrectionSettings(efficiency=False))
+    assert not warn_of_unknown_sensors(detector, beam, settings(efficiency=False))

@@ -10,8 +10,8 @@ from dxtbx.model.experiment_list import ExperimentList
 from dials.array_family import flex
 
 from dials_diffuse.adapters.stills import group_by_image, stills_of
+from dials_diffuse.masking.masker import RowMasker, complete_mask
 from dials_diffuse.masking.spots.shape import shape_of_model
-from dials_diffuse.masking.still_mask import StillMasker, complete_mask
 from dials_diffuse.masking.workflow import make_masks
 from dials_diffuse.phil.mask import phil_scope
 from dials_diffuse.simulation.settings import Settings
@@ -39,7 +39,7 @@ def settings_of(stills=6, **groups):
 
 def bragg_left(simulated, result, q_max=0.5):
     """(part of the Bragg photons removed, part of the pixels removed) to q_max, 1/A."""
-    masker = StillMasker(result.reflections)
+    masker = RowMasker(result.reflections)
     photons = left = pixels = masked = 0.0
     groups = group_by_image(stills_of(result.experiments))
     for group, still in zip(groups, simulated.simulator.stills):
@@ -133,7 +133,7 @@ def test_without_bragg_the_mask_does_not_change_the_mean(tmp_path):
     simulated = simulate(settings_of(6, bragg={"enabled": False}), tmp_path)
     result = make_masks(simulated.experiments, simulated.reflections, parameters(tmp_path))
     assert result.size_fit is None or not result.size_fit.reliable
-    masker = StillMasker(result.reflections)
+    masker = RowMasker(result.reflections)
     inside = outside = expected_in = expected_out = 0.0
     for group, still in zip(
         group_by_image(stills_of(result.experiments)), simulated.simulator.stills
@@ -153,7 +153,7 @@ def test_without_bragg_the_mask_does_not_change_the_mean(tmp_path):
 def test_complete_mask_has_no_untrusted_pixel(defective, tmp_path):
     result = make_masks(defective.experiments, defective.reflections, parameters(tmp_path))
     groups = group_by_image(stills_of(result.experiments))
-    (good,), (bragg,) = complete_mask(groups[0], StillMasker(result.reflections))
+    (good,), (bragg,) = complete_mask(groups[0], RowMasker(result.reflections))
     pixels = groups[0][0].imageset.get_raw_data(0)[0].as_numpy_array()
     assert not (good & (pixels < 0)).any()
     assert (good & (pixels == 0)).any()
@@ -185,7 +185,7 @@ def test_halo_masks_all_within_its_radius(tmp_path):
         simulated.reflections,
         parameters(tmp_path, bragg__method="halo", bragg__halo_radius=radius),
     )
-    masker = StillMasker(result.reflections)
+    masker = RowMasker(result.reflections)
     still = stills_of(result.experiments)[0]
     (bragg,) = masker.bragg([still])
     pixels = simulated.simulator._pixels[0]
@@ -234,7 +234,7 @@ def test_diffuse_scattering_is_not_taken_for_spots(tmp_path, photons, halo):
                 dynamic__shadow=False,
             ),
         )
-        masker, kept = StillMasker(result.reflections), []
+        masker, kept = RowMasker(result.reflections), []
         for group, still in zip(
             group_by_image(stills_of(result.experiments)), simulated.simulator.stills
         ):

@@ -5,8 +5,10 @@ import pytest
 
 from dxtbx.model import BeamFactory, Crystal, DetectorFactory, Experiment
 
-from dials_diffuse.geometry.panel import detector_geometry
+from dials_diffuse.geometry.panel import compute_panel
+from dials_diffuse.geometry.settings import GeometrySettings
 from dials_diffuse.io.batches import MOST_ROWS
+from dials_diffuse.phil.defaults import default_settings
 from dials_diffuse.pipeline.batch_size import (
     automatic_batch_size,
     index_batch_size,
@@ -33,7 +35,8 @@ def test_a_batch_holds_no_more_stills_than_fit_into_a_file(subdivide, d_min):
     )
     most = most_stills_of_a_batch(experiment, subdivide, d_min)
     # Count what a still has, its Bragg rows apart, as the kernel does
-    q = detector_geometry(experiment.detector, experiment.beam).panels[0].q.reshape(-1, 3)
+    settings = default_settings(GeometrySettings)
+    q = compute_panel(experiment.detector[0], experiment.beam, settings).q.reshape(-1, 3)
     if d_min:
         q = q[np.linalg.norm(q, axis=1) <= 1 / d_min]
     h = q @ np.linalg.inv(np.array(experiment.crystal.get_A()).reshape(3, 3)).T * subdivide

@@ -13,13 +13,7 @@ from dials.array_family import flex
 
 from dials_diffuse.adapters.experiments import DataPair, load_experiments, load_reflections
 from dials_diffuse.adapters.tables import as_numpy
-from dials_diffuse.extraction.extract import (
-    Background,
-    ExtractionSettings,
-    background_for,
-    extract_pair,
-    reference_grid,
-)
+from dials_diffuse.extraction.background.planes import Background
 from dials_diffuse.extraction.observations import (
     add_derived_columns,
     d_spacings,
@@ -27,8 +21,14 @@ from dials_diffuse.extraction.observations import (
     intensity_variances,
     numbered_rows,
 )
+from dials_diffuse.extraction.processes import extract_pair
+from dials_diffuse.extraction.settings import ExtractionSettings
+from dials_diffuse.extraction.workflow import background_for, reference_grid
+from dials_diffuse.geometry.settings import CorrectionSettings
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.io.table_file import ColumnWriter
+from dials_diffuse.masking.masker import RowMasker
+from dials_diffuse.phil.defaults import default_settings
 from dials_diffuse.simulation.settings import Settings
 from dials_diffuse.simulation.simulate import simulate
 
@@ -81,11 +81,20 @@ def true_intensity(simulator) -> float:
     return simulator.photons_per_electron2 * float(np.ravel(electrons2)[0])
 
 
-def columns_of(pair, settings=ExtractionSettings(), background=None, nproc=1):
+def extracted(pair, background=None, nproc=1, keep_pixels=False, **changes):
+    """(experiment, ExtractedStill) of all stills; changes are those of the settings."""
+    settings = default_settings(ExtractionSettings, **changes)
+    for experiment, still in extract_pair(
+        pair, settings, RowMasker(), background, nproc=nproc, keep_pixels=keep_pixels
+    ):
+        assert not still.summary.error, still.summary.error
+        yield experiment, still
+
+
+def columns_of(pair, background=None, nproc=1, **changes):
     """All observations, with the column "id"."""
     parts = []
-    for number, (_, still) in enumerate(extract_pair(pair, settings, background, nproc)):
-        assert not still.error, still.error
+    for number, (_, still) in enumerate(extracted(pair, background, nproc, **changes)):
         columns = dict(still.observations.columns)
         columns["id"] = np.full(len(columns["counts"]), number)
         parts.append(columns)
@@ -134,7 +143,7 @@ def test_a_uniform_cross_section_comes_out_uniform(uniform):
 def test_no_trend_with_angle(uniform, tmp_path):
     simulator, pair = uniform
     grid = VoxelGridOf(pair)
-    (experiment, still), *_ = extract_pair(pair, ExtractionSettings())
+    (experiment, still), *_ = extracted(pair)
     with ColumnWriter() as rows:
         rows.append(numbered_rows(still.observations.columns, 0))
         rows.write(tmp_path / "table.refl", {0: experiment.identifier})
@@ -156,7 +165,7 @@ def test_no_trend_with_angle(uniform, tmp_path):
 
 def VoxelGridOf(pair) -> VoxelGrid:
     return reference_grid(
-        load_experiments(pair.experiments, check_format=False), ExtractionSettings()
+        load_experiments(pair.experiments, check_format=False), default_settings(ExtractionSettings)
     )
 
 
@@ -170,7 +179,7 @@ def test_a_tenth_of_a_photon_an_observation(tmp_path):
             detector={"image_size": [560, 560], "pixel_size": 0.2},
         ),
     )
-    columns = columns_of(pair, ExtractionSettings(subdivide=(20, 20, 20)))
+    columns = columns_of(pair, subdivide=(20, 20, 20))
     assert 0.1 <= columns["counts"].mean() < 0.16
     expected = columns["exposure"] * true_intensity(simulator)
     # 250,000 photons: 0.2 %
@@ -198,12 +207,12 @@ def test_uniform_whatever_the_experiment(tmp_path, change):
         tmp_path,
         settings_of(UNIFORM, change, detector={"image_size": [200, 200], "pixel_size": 0.6}),
     )
-    settings = ExtractionSettings()
+    settings = {}
     if "background" in change:
-        settings = ExtractionSettings(corrections=type(settings.corrections)(air=False))
+        settings = {"corrections": default_settings(CorrectionSettings, air=False)}
     if "gain" in change.get("detector", {}):
-        settings = ExtractionSettings(gain=3.7, pedestal=40.0)
-    columns = columns_of(pair, settings)
+        settings = {"gain": 3.7, "pedestal": 40.0}
+    columns = columns_of(pair, **settings)
     expected = columns["exposure"] * true_intensity(simulator)
     assert columns["counts"].sum() / expected.sum() == pytest.approx(1, abs=0.006)
     assert np.mean((columns["counts"] - expected) ** 2 / expected) == pytest.approx(1, abs=0.03)
@@ -279,8 +288,7 @@ def test_two_lattices_on_one_image(tmp_path):
 def test_limits_and_step(uniform):
     simulator, pair = uniform
     everything = columns_of(pair)
-    settings = ExtractionSettings(d_min=1.8, d_max=10.0)
-    columns = columns_of(pair, settings)
+    columns = columns_of(pair, d_min=1.8, d_max=10.0)
     experiments = load_experiments(pair.experiments, check_format=False)
     wanted = 0
     for panel in experiments[0].detector:
@@ -295,7 +303,7 @@ def test_limits_and_step(uniform):
         )
         wanted += np.count_nonzero((d >= 1.8) & (d <= 10))
     assert columns["num_pixels.valid"].sum() / 6 == pytest.approx(10 * wanted, rel=0.02)
-    columns = columns_of(pair, ExtractionSettings(pixel_step=4))
+    columns = columns_of(pair, pixel_step=4)
     assert columns["num_pixels.valid"].sum() == everything["num_pixels.valid"].sum() / 16
 
 
@@ -315,9 +323,8 @@ def test_background_of_empty_shots_is_scaled_and_subtracted(tmp_path):
             },
         ),
     )
-    settings = ExtractionSettings(background=str(tmp_path / "background.expt"))
-    background = background_for(pair, settings)
-    columns = columns_of(pair, settings, background)
+    settings = default_settings(ExtractionSettings, background=str(tmp_path / "background.expt"))
+    columns = columns_of(pair, background_for(pair, settings, RowMasker()))
     # the intensity is per incident beam: an attenuator is part of the still's scale
     expected = columns["exposure"] * true_intensity(simulator) * 0.5
     assert columns["background"].sum() > expected.sum()
@@ -337,8 +344,8 @@ def test_background_of_empty_shots_is_scaled_and_subtracted(tmp_path):
 
 def test_background_of_a_number(uniform):
     _, pair = uniform
-    settings = ExtractionSettings(background="1.5")
-    columns = columns_of(pair, settings, background_for(pair, settings))
+    settings = default_settings(ExtractionSettings, background="1.5")
+    columns = columns_of(pair, background_for(pair, settings, RowMasker()))
     assert np.allclose(columns["background"], 1.5 * columns["num_pixels.valid"])
     assert not columns["background.variance"].any()
 
@@ -347,29 +354,15 @@ def test_pixels_without_a_background_are_left_out(uniform):
     _, pair = uniform
     mean = [np.ones((200, 200), dtype=np.float32) for _ in range(4)]
     mean[2][50:60, 30:80] = np.nan
-    settings = ExtractionSettings(background="map")
-    columns = columns_of(pair, settings, Background(mean))
+    columns = columns_of(pair, Background(mean))
     assert columns["num_pixels.valid"].sum() == 6 * (160000 - 500)
     # and leave the pixels beside them alone
     assert np.array_equal(columns["background"], columns["num_pixels.valid"])
 
 
-def test_holes_of_a_background():
-    mean = [np.ones((4, 5), dtype=np.float32) for _ in range(2)]
-    spread, shared = ([plane.copy() for plane in mean] for _ in range(2))
-    mean[1][2, 3] = shared[1][0, 0] = np.nan
-    filled, known = Background(mean, spread, shared).without_holes()
-    assert known[0] is None and np.argwhere(~known[1]).tolist() == [[0, 0], [2, 3]]
-    for planes in (filled.mean, filled.spread, filled.shared):
-        assert planes[0].sum() == 20 and planes[1].sum() == 18
-    assert np.isnan(mean[1][2, 3])
-    filled, _ = Background(mean[:1]).without_holes()
-    assert filled.panel(0)[1] is None and filled.panel(0)[0] is mean[0]
-
-
 def test_pixels_as_a_list(uniform):
     simulator, pair = uniform
-    (_, still), *_ = extract_pair(pair, ExtractionSettings(pixels=True, d_min=2.0))
+    (_, still), *_ = extracted(pair, keep_pixels=True, d_min=2.0)
     pixels, columns = still.pixels, still.observations.columns
     assert len(pixels) == columns["num_pixels.valid"].sum()
     assert np.linalg.norm(pixels.q, axis=1).max() <= 0.5 * (1 + 1e-6)
@@ -382,8 +375,8 @@ def test_pixels_as_a_list(uniform):
 
 def test_profiles_of_a_uniform_cross_section_are_flat(uniform):
     simulator, pair = uniform
-    (_, still), *_ = extract_pair(pair, ExtractionSettings())
-    profile = still.profile
+    (_, still), *_ = extracted(pair)
+    profile = still.summary.profile
     known = profile.photons > 2000
     assert known.sum() > 30
     pulls = (profile.diffuse / true_intensity(simulator) - 1)[known] * np.sqrt(

@@ -1,0 +1,305 @@
+"""From one image to the observations of the stills on it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from dials_diffuse.adapters.experiments import DataPair, ExperimentFile
+from dials_diffuse.adapters.images import exposure_time, has_dynamic_mask, read_raw, trusted_bounds
+from dials_diffuse.adapters.stills import Still, stills_of
+from dials_diffuse.adapters.tables import as_numpy
+from dials_diffuse.extraction.background.planes import Background
+from dials_diffuse.extraction.kernel import VoxelSums
+from dials_diffuse.extraction.observations import StillObservations, StoredObservations
+from dials_diffuse.extraction.photons import PanelPixels, panel_gain, panel_pedestal
+from dials_diffuse.extraction.pixels import corrected_pixels
+from dials_diffuse.extraction.profile import radial_profile
+from dials_diffuse.extraction.result import StillSummary
+from dials_diffuse.extraction.settings import ExtractionSettings
+from dials_diffuse.geometry.cache import GeometryCache, geometry_key
+from dials_diffuse.geometry.panel import PanelGeometry
+from dials_diffuse.io.pixel_file import CorrectedDiffusePixelList
+from dials_diffuse.masking.masker import Masker
+from dials_diffuse.masking.spots.prediction import SpotRows
+
+
+@dataclass
+class ExtractedStill:
+    """The observations of one still.
+
+    Attributes:
+        index: the still's index in its file
+        summary: its numbers
+        observations: None where extraction failed
+        left_out: if it could not be masked, and so has no place in the files: the name that it is listed under
+        spots: new rows of Bragg spots, see ImageMask
+        pixels: the corrected pixels outside the Bragg mask, if they were asked for
+    """
+
+    index: int
+    summary: StillSummary
+    observations: StillObservations | StoredObservations | None = None
+    left_out: str = ""
+    spots: list[tuple[SpotRows, bool]] = field(default_factory=list)
+    pixels: CorrectedDiffusePixelList | None = None
+
+
+class _Image(NamedTuple):
+    """An image in memory; an (n_slow, n_fast) array a panel.
+
+    Attributes:
+        raw: ADU
+        bragg: bool, True under a Bragg spot
+        dynamic: bool, True = not in a shadow that moves with the goniometer; None: there are none
+    """
+
+    raw: list[np.ndarray]
+    bragg: list[np.ndarray]
+    dynamic: list[np.ndarray] | None
+
+
+class Extractor:
+    """Extracts the stills of one pair of files, image by image.
+
+    Pickled (where processes are started afresh), it carries the names of its files instead of
+    their contents.
+
+    Args:
+        pair: the files
+        settings: of the extraction
+        masker: of all files, see Masker
+        background: the background, None for none
+        folder: where geometries lie that processes share, None for none
+        keep_pixels: whether the corrected pixels themselves are wanted too
+
+    Attributes:
+        experiments: of the file, without images
+        images: the stills to extract, those on one image together
+
+    Raises:
+        ValueError: files that don't match, can't be masked, or don't hold stills.
+    """
+
+    def __init__(
+        self,
+        pair: DataPair,
+        settings: ExtractionSettings,
+        masker: Masker,
+        background: Background | None = None,
+        folder: str | os.PathLike | None = None,
+        keep_pixels: bool = False,
+    ):
+        self._arguments = (pair, settings, masker, background, folder, keep_pixels)
+        self._settings = settings
+        self._keep_pixels = keep_pixels
+        self._background, self._background_known = None, None
+        if background is not None:
+            # NaN would spoil the sums of what follows in its row
+            self._background, self._background_known = background.without_holes()
+        # Models only: every image is opened when its turn comes, by the process that reads it
+        self.experiments, reflections = pair.load(check_format=False)
+        self._file = ExperimentFile(pair.experiments)
+        if reflections is None:
+            raise ValueError(
+                f"{pair.experiments} came without its .refl: give both files that dials.diffuse_mask wrote"
+            )
+        self._masker = masker.for_pair(self.experiments, reflections)
+        self.images = self._masker.images(self.experiments)
+        self._geometries = GeometryCache(settings, folder)
+        self._keys = _geometry_keys(self.experiments, settings)
+        self._use: dict[tuple, list[np.ndarray]] = {}
+        self._sums = VoxelSums()
+
+    def __reduce__(self):
+        return (Extractor, self._arguments)
+
+    def share_geometries(self) -> None:
+        """Put the geometries that several images have in common into the folder."""
+        # all lattices of an image are one process's
+        first = {stills[0].index: self._keys[stills[0].index] for stills in self.images}
+        images = Counter(first.values())
+        for index, key in first.items():
+            if images.pop(key, 0) > 1:
+                experiment = self.experiments[index]
+                # Where it can't be computed, every still that needs it will say why
+                with contextlib.suppress(ValueError):
+                    self._geometries.store(experiment.detector, experiment.beam, key)
+
+    def extract_image(self, number: int) -> list[ExtractedStill]:
+        """Extract all stills (lattices) on one image.
+
+        Args:
+            number: index in `images`
+
+        Returns:
+            the stills; those that could not be extracted have an error
+        """
+        stills = self.images[number]
+        try:
+            stills = self._opened(stills)
+            imageset, index = stills[0].imageset, stills[0].image_index
+            raw = read_raw(imageset, index)
+            mask = self._masker.mask(stills, raw)
+            dynamic = None
+            if has_dynamic_mask(imageset):
+                dynamic = [as_numpy(panel) for panel in imageset.get_mask(index)]
+        except (ValueError, OSError) as error:
+            failed = []
+            for still in stills:
+                reason, left_out = self._masker.left_out(still, error)
+                summary = StillSummary(still.path, reason)
+                failed.append(ExtractedStill(still.index, summary, left_out=left_out))
+            return failed
+        image = _Image(raw, mask.bragg, dynamic)
+        extracted = []
+        for still, rows in zip(mask.stills, mask.rows):
+            try:
+                result = self._extract_still(still, image)
+            except (ValueError, OSError) as error:
+                result = ExtractedStill(still.index, StillSummary(still.path, str(error)))
+            result.spots = rows
+            extracted.append(result)
+        return extracted
+
+    def _opened(self, stills: Sequence[Still]) -> list[Still]:
+        """The same stills with their image.
+
+        Raises:
+            ValueError: it can't be opened.
+        """
+        experiments = self._file.load([still.index for still in stills])
+        return [
+            dataclasses.replace(still, index=listed.index)
+            for still, listed in zip(stills_of(experiments), stills)
+        ]
+
+    def _extract_still(self, still: Still, image: _Image) -> ExtractedStill:
+        """Sum photons and exposure of one still by voxel.
+
+        Every pixel has photons = (ADU - pedestal)/gain, exposure = t E, t the exposure time and E the acceptance
+        (Omega P QE A), and a place h = A^-1 q in the still's own reciprocal cell. Both are added up, with
+        the expected background, by panel, Bragg flag and voxel floor(n h + 1/2): a row each.
+
+        Raises:
+            ValueError: no exposure time, a model that can't be used, or not a single usable pixel.
+        """
+        settings, sums = self._settings, self._sums
+        geometry = self._geometries.get(still.detector, still.beam, self._keys[still.index])
+        use = self._usable(still, geometry)
+        seconds = exposure_time(still.experiment, still.image_index, settings.exposure_time)
+        dose = 0.0
+        if self._background is not None:
+            self._background.check_shapes(still.detector, settings.background)
+            dose = self._background.dose(seconds, still.beam)
+        matrix = np.diag(settings.subdivide) @ _inverse_of_a(still)
+        sums.start(dose)
+        kept = []
+        for number, panel in enumerate(geometry):
+            pixels = self._panel_pixels(still, number, image, use[number], seconds)
+            sums.add_panel(number, pixels, panel, matrix)
+            if self._keep_pixels:
+                kept.append(corrected_pixels(number, pixels, panel, seconds, dose))
+        if not len(sums):
+            raise ValueError(
+                f"Not a single usable pixel on {still.path} (mask, limits, trusted range)"
+            )
+        columns = sums.columns(seconds, still.image_number)
+        profile = radial_profile(columns, np.linalg.inv(matrix))
+        return ExtractedStill(
+            still.index,
+            StillSummary(
+                still.path,
+                num_observations=len(sums),
+                num_pixels=profile.num_pixels,
+                photons=float(profile.photons.sum()),
+                exposure_time=seconds,
+                profile=profile,
+            ),
+            StillObservations(columns, sums.repeated()),
+            pixels=CorrectedDiffusePixelList.joined(kept) if kept else None,
+        )
+
+    def _panel_pixels(
+        self, still: Still, number: int, image: _Image, use: np.ndarray, seconds: float
+    ) -> PanelPixels:
+        """The pixels of a panel, with what turns them into photons.
+
+        Raises:
+            ValueError: not of the panel's size, or gain or trusted range can't be used.
+        """
+        settings, raw = self._settings, image.raw[number]
+        if raw.shape != use.shape:
+            raise ValueError(
+                f"{still.path} has {raw.shape[::-1]} pixels on panel {number}, "
+                f"the detector model {use.shape[::-1]}"
+            )
+        low, high = settings.min_intensity, settings.max_intensity
+        pixels = PanelPixels(
+            raw,
+            use if image.dynamic is None else use & image.dynamic[number],
+            image.bragg[number],
+            trusted_bounds(still.detector[number]),
+            intensity=(
+                -np.inf if low is None else low * seconds,
+                np.inf if high is None else high * seconds,
+            ),
+        )
+        if self._background is not None:
+            pixels = pixels._replace(background=self._background.panel(number))
+        return pixels.with_maps(
+            panel_gain(still.imageset, number, settings.gain),
+            panel_pedestal(still.imageset, number, settings.pedestal),
+        )
+
+    def _usable(self, still: Still, geometry: list[PanelGeometry]) -> list[np.ndarray]:
+        """(n_slow, n_fast) bool a panel: pixels good in every image, within the limits and the step.
+
+        Made once for stills with the same geometry and mask file.
+        """
+        name = (self._keys[still.index], still.imageset.external_lookup.mask.filename)
+        if name in self._use:
+            return self._use[name]
+        settings, step = self._settings, self._settings.pixel_step
+        masks = self._masker.good_pixels(still.imageset)
+        for number, (mask, panel) in enumerate(zip(masks, geometry)):
+            panel.restrict(mask, settings.d_min, settings.d_max)
+            if self._background_known is not None and self._background_known[number] is not None:
+                mask &= self._background_known[number]
+            if step > 1:
+                chosen = np.zeros_like(mask)
+                chosen[step // 2 :: step, step // 2 :: step] = True
+                mask &= chosen
+        # One at a time is enough for stills that share it, and bounded for those that don't
+        self._use = {name: masks}
+        return masks
+
+
+def _inverse_of_a(still: Still) -> np.ndarray:
+    try:
+        return np.linalg.inv(still.setting_matrix())
+    except np.linalg.LinAlgError as error:
+        raise ValueError(f"The crystal of experiment {still.index} has no volume") from error
+
+
+def _geometry_keys(experiments, settings: ExtractionSettings) -> list[str]:
+    """The geometry_key of every experiment, computed once for models that many of them share."""
+    numbers = {}
+    for name in ("detector", "beam"):
+        numbers[name] = [-1] * len(experiments)
+        for number, model in enumerate(getattr(experiments, f"{name}s")()):
+            for index in experiments.where(**{name: model}):
+                numbers[name][index] = number
+    keys: dict[tuple[int, int], str] = {}
+    models = list(zip(numbers["detector"], numbers["beam"]))
+    for experiment, pair in zip(experiments, models):
+        if pair not in keys:
+            keys[pair] = geometry_key(experiment.detector, experiment.beam, settings)
+    return [keys[pair] for pair in models]

@@ -1,0 +1,106 @@
+"""Extraction of many stills by several processes, which hand over observations in shared files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+
+import numpy as np
+
+from dials_diffuse.adapters.system import map_in_processes
+from dials_diffuse.extraction.extractor import ExtractedStill, Extractor
+from dials_diffuse.extraction.observations import COLUMNS, StoredObservations
+from dials_diffuse.io.scratch import ColumnScratch
+
+# Of a worker process
+_extractor: Extractor | None = None
+_scratch: ColumnScratch | None = None
+
+
+def _start_worker(extractor: Extractor, scratch: ColumnScratch | None) -> None:
+    global _extractor, _scratch
+    _extractor, _scratch = extractor, scratch
+
+
+def _extract_image(task: tuple[int, list[int]]) -> tuple[list[ExtractedStill], list[int]]:
+    """Extract an image and store the observations of its stills.
+
+    Args:
+        task: number of the image, and places in the scratch for its stills; none: the observations
+            stay with the stills
+
+    Returns:
+        the stills, and the places that were not used
+    """
+    number, places = task
+    stills, unused = _extractor.extract_image(number), []
+    for still, place in zip(stills, places):
+        if still.observations is None:
+            unused.append(place)
+            continue
+        observations = still.observations
+        n_rows = _scratch.store(place, observations.columns, observations.repeated)
+        still.observations = StoredObservations(place, n_rows, observations.repeated)
+    return stills, unused
+
+
+def observation_scratch(experiments, folder: str | os.PathLike) -> ColumnScratch:
+    """Room for the observations of stills, which have no more rows than pixels, until they are written.
+
+    Args:
+        experiments: all that will be extracted
+        folder: for the files
+    """
+    most = max(
+        sum(int(np.prod(panel.get_image_size())) for panel in detector)
+        for detector in experiments.detectors()
+    )
+    return ColumnScratch(folder, COLUMNS, most)
+
+
+def extract_pair(
+    *arguments, nproc: int = 1, scratch: ColumnScratch | None = None, keep_pixels: bool = False
+) -> Iterator[tuple[object, ExtractedStill]]:
+    """Extract the stills of a pair of files.
+
+    Args:
+        arguments: pair, settings, masker and background, see Extractor
+        nproc: number of processes
+        scratch: where the observations are stored; None: every still brings its own along
+        keep_pixels: see Extractor
+
+    Yields:
+        (experiment, ExtractedStill) in the order of the file, whatever nproc
+
+    Raises:
+        ValueError: see Extractor
+    """
+    with contextlib.ExitStack() as stack:
+        folder = None
+        if nproc > 1:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffuse_extract-"))
+        extractor = Extractor(*arguments, folder=folder, keep_pixels=keep_pixels)
+        nproc = min(nproc, len(extractor.images))
+        if nproc > 1:
+            extractor.share_geometries()
+        # Made one by one as they are wanted, when places may have become free
+        tasks = (
+            (number, [scratch.place() for _ in stills] if scratch is not None else [])
+            for number, stills in enumerate(extractor.images)
+        )
+        results = map_in_processes(
+            _extract_image, tasks, nproc, initializer=_start_worker, initargs=(extractor, scratch)
+        )
+        # Lattices of one image come together, but the file may list them apart
+        waiting: dict[int, ExtractedStill] = {}
+        order = iter(sorted(still.index for stills in extractor.images for still in stills))
+        expected = next(order, None)
+        for stills, unused in results:
+            for place in unused:
+                scratch.free(place)
+            waiting.update((still.index, still) for still in stills)
+            while expected in waiting:
+                yield extractor.experiments[expected], waiting.pop(expected)
+                expected = next(order, None)

@@ -1,0 +1,211 @@
+"""The step dials.diffuse_extract: from masked stills to files of observations and a report."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+
+from dxtbx.model import ExperimentList
+
+from dials.util import tabulate
+
+from dials_diffuse.adapters.experiments import DataPair, ExperimentFile, Inputs, load_experiments
+from dials_diffuse.adapters.parameters import settings_from
+from dials_diffuse.adapters.stills import NothingLeft, check_given_once
+from dials_diffuse.adapters.system import resolve_nproc
+from dials_diffuse.extraction import report
+from dials_diffuse.extraction.background.load import load_background
+from dials_diffuse.extraction.background.planes import Background
+from dials_diffuse.extraction.extractor import ExtractedStill
+from dials_diffuse.extraction.output import ExtractedFiles
+from dials_diffuse.extraction.processes import extract_pair, observation_scratch
+from dials_diffuse.extraction.result import ExtractionResult, StillSummary
+from dials_diffuse.extraction.settings import ExtractionSettings
+from dials_diffuse.geometry.panel import warn_of_unknown_sensors
+from dials_diffuse.grid.reference_cell import common_space_group, reference_cell
+from dials_diffuse.grid.symmetry import check_subdivide, laue_group_of
+from dials_diffuse.grid.voxel_grid import VoxelGrid
+from dials_diffuse.io.pixel_file import pixel_file
+from dials_diffuse.masking.masker import Masker, masker_for
+from dials_diffuse.report.html import write_outputs
+
+logger = logging.getLogger("dials.diffuse.extract")
+
+
+def run(inputs: Inputs, params) -> ExtractionResult:
+    """Extract all stills of the input and write files and report.
+
+    Args:
+        inputs: pairs of .expt and .refl files
+        params: extract of dials_diffuse.phil.extract
+
+    Raises:
+        ValueError: input or parameter that can't be used.
+        NothingLeft: not one still could be extracted.
+    """
+    settings = settings_from(ExtractionSettings, params)
+    settings.check()
+    experiments = _load_models(inputs.pairs)
+    masker = masker_for(params.survey)
+    masker.restore(experiments)
+    result = ExtractionResult(settings, reference_grid(experiments, settings))
+    warn_of_unknown_sensors(experiments[0].detector, experiments[0].beam, settings)
+    nproc = resolve_nproc(params.nproc, len(experiments))
+    logger.info("Extracting %d stills with %d process(es)", len(experiments), nproc)
+    background = background_for(inputs.pairs[0], settings, masker)
+    _extract_all(inputs.pairs, experiments, masker, background, nproc, params.output, result)
+    _log_stills(result.stills)
+    write_outputs(
+        params.output,
+        "dials.diffuse_extract",
+        report.sections(result),
+        report.numbers(result) if params.output.json else {},
+    )
+    return result
+
+
+def _load_models(pairs: list[DataPair]) -> ExperimentList:
+    """The experiments of all files, without images."""
+    if not pairs:
+        raise ValueError("No .expt file in the input")
+    everything, seen = ExperimentList(), {}
+    for pair in pairs:
+        experiments = load_experiments(pair.experiments, check_format=False)
+        check_given_once(experiments, pair.experiments, seen)
+        everything.extend(experiments)
+    return everything
+
+
+def reference_grid(experiments, settings: ExtractionSettings) -> VoxelGrid:
+    """The grid of all crystals: their common Laue group, and the median of their cells.
+
+    The cell sets the scale of |q| only; dials.diffuse_grid replaces it by a robust average.
+
+    Args:
+        experiments: every experiment that will be extracted (a sequence)
+        settings: of the extraction
+
+    Raises:
+        ValueError: no crystal, different space groups, or a subdivision against the symmetry.
+    """
+    for index, experiment in enumerate(experiments):
+        if experiment.crystal is None:
+            raise ValueError(f"Experiment {index} has no crystal (index and integrate it first)")
+    crystals = [experiment.crystal for experiment in experiments]
+    space_group = common_space_group(crystals)
+    laue_group = laue_group_of(space_group)
+    check_subdivide(settings.subdivide, laue_group)
+    cell = reference_cell([crystal.get_unit_cell() for crystal in crystals], space_group)
+    return VoxelGrid(
+        subdivide=settings.subdivide,
+        unit_cell=cell.unit_cell,
+        laue_group=laue_group,
+        d_min=settings.d_min,
+        d_max=settings.d_max,
+    )
+
+
+def background_for(
+    pair: DataPair, settings: ExtractionSettings, masker: Masker
+) -> Background | None:
+    """The background that the settings name, read once for all files.
+
+    Args:
+        pair: of the first stills
+        settings: of the extraction
+        masker: of the stills
+
+    Raises:
+        ValueError: unreadable, or of another shape than the detector; no image of the stills can be
+            opened.
+    """
+    if settings.background is None:
+        return None
+    first = _first_readable(ExperimentFile(pair.experiments))
+    return load_background(settings, first.detector, masker.good_pixels(first.imageset))
+
+
+def _first_readable(file: ExperimentFile):
+    """The first experiment whose image can be opened.
+
+    Raises:
+        ValueError: none can.
+    """
+    reason = None
+    for index in range(len(file)):
+        try:
+            return file.load([index])[0]
+        except ValueError as error:
+            reason = reason or error
+    raise reason
+
+
+def _extract_all(
+    pairs: list[DataPair],
+    experiments,
+    masker: Masker,
+    background: Background | None,
+    nproc: int,
+    output,
+    result: ExtractionResult,
+) -> None:
+    """Extract the stills of one pair of files after the other, and write them.
+
+    Args:
+        pairs: the files; experiments: of all of them
+        output: extracted output scope
+        result: its stills, failures and models are filled in place
+    """
+    left_out: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+        folder = Path(output.reflections).absolute().parent
+        scratch = stack.enter_context(observation_scratch(experiments, folder))
+        files = stack.enter_context(
+            ExtractedFiles(output, result.grid, scratch, masker, len(experiments))
+        )
+        pixels = stack.enter_context(pixel_file(output.pixels)) if output.pixels else None
+        for pair in pairs:
+            for experiment, still in extract_pair(
+                pair,
+                result.settings,
+                masker,
+                background,
+                nproc=nproc,
+                scratch=scratch,
+                keep_pixels=pixels is not None,
+            ):
+                summary = still.summary
+                if still.left_out:
+                    left_out[still.left_out] = summary.error
+                _log_failure(still, len(result.stills))
+                if still.left_out:
+                    continue
+                if pixels is not None and still.pixels is not None:
+                    pixels.add(
+                        still.pixels, experiment.identifier, summary.path, summary.exposure_time
+                    )
+                result.stills.append(summary)
+                files.add(experiment, still)
+        if all(summary.error for summary in result.stills):
+            reasons = [summary.error for summary in result.stills] or list(left_out.values())
+            raise NothingLeft(f"Not one still could be extracted: {reasons[0]}")
+        files.write()
+    result.failures, result.models = masker.failures(left_out), files.models
+
+
+def _log_failure(still: ExtractedStill, number: int) -> None:
+    summary = still.summary
+    if still.left_out:
+        logger.warning("Still %d (%s) is left out: %s", still.index, summary.path, summary.error)
+    elif summary.error:
+        logger.error("Processing still %d failed: %s", number, summary.error)
+
+
+def _log_stills(stills: list[StillSummary]) -> None:
+    logger.info("\n%s", tabulate(report.table(stills), headers="firstrow", tablefmt="psql"))
+    n_failed = sum(bool(still.error) for still in stills)
+    if n_failed:
+        logger.warning(
+            "Warning: %d of %d stills failed and have no observations", n_failed, len(stills)
+        )

@@ -1,0 +1,299 @@
+"""Bragg masks of images while they are read: from the rows of diffuse_masked.refl, or by a survey.
+
+Both ways have the protocol Masker, so that who reads the images need not know which it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from dials_diffuse.adapters.experiments import read_again
+from dials_diffuse.adapters.images import (
+    check_shape,
+    panel_sizes,
+    read_raw,
+    static_mask,
+    trusted_bounds,
+)
+from dials_diffuse.adapters.stills import Still, group_by_image, stills_of
+from dials_diffuse.io.atomic import replacing
+from dials_diffuse.masking.bragg_rows import integrated_spots
+from dials_diffuse.masking.bright.other_spots import OtherSpots
+from dials_diffuse.masking.lattices import other_lattice_unknown
+from dials_diffuse.masking.pixels.static import set_lookup_mask
+from dials_diffuse.masking.spots.painting import ELLIPSE, BraggRows
+from dials_diffuse.masking.spots.prediction import CollectedSpots, SpotRows
+from dials_diffuse.masking.survey_file import MaskSurvey
+
+logger = logging.getLogger("dials.diffuse.mask")
+
+
+class ImageMask(NamedTuple):
+    """The Bragg mask of one image.
+
+    Attributes:
+        stills: (lattices) on the image, with the crystals that are to be used
+        bragg: an (n_slow, n_fast) bool array a panel, True = under a spot
+        rows: for each still the new rows of spots that were found on the way, each with True if they are not of
+            its lattice
+    """
+
+    stills: list[Still]
+    bragg: list[np.ndarray]
+    rows: list[list[tuple[SpotRows, bool]]]
+
+
+class Masker(Protocol):
+    """Masks images that are in memory."""
+
+    def for_pair(self, experiments, reflections) -> Masker:
+        """A masker for one pair of files; only this has `mask`.
+
+        Args:
+            experiments: the .expt file, without images
+            reflections: its table
+
+        Raises:
+            ValueError: the files can't be masked in this way.
+        """
+
+    def images(self, experiments) -> list[list[Still]]:
+        """The stills that are to be used, those on one image together."""
+
+    def good_pixels(self, imageset) -> list[np.ndarray]:
+        """Pixels usable in every image, a new (n_slow, n_fast) bool array a panel."""
+
+    def mask(self, stills: Sequence[Still], raw: Sequence[np.ndarray]) -> ImageMask:
+        """The mask of an image.
+
+        Args:
+            stills: (lattices) on the image
+            raw: its pixels, an (n_slow, n_fast) array a panel
+
+        Raises:
+            ValueError: it can't be masked; see `left_out`.
+        """
+
+    def left_out(self, still: Still, error: Exception) -> tuple[str, str]:
+        """What becomes of a still whose image can't be read or masked.
+
+        Returns:
+            (reason, name that it is listed under as left out; "" if it stays in the files, without
+            observations)
+        """
+
+    def restore(self, experiments) -> None:
+        """Give experiments, in place, the crystals that their masked files have or would have."""
+
+    def write(self, experiments, spots: CollectedSpots, expt: str, refl: str) -> None:
+        """Write the masked files, if they are not there yet.
+
+        Args:
+            experiments: the stills, changed in place as by `restore`
+            spots: their rows
+            expt, refl: names of the files
+        """
+
+    def failures(self, left_out: dict[str, str]) -> dict:
+        """Entries of output.json: stills left out and why, where `left_out` may name any."""
+
+
+class RowMasker:
+    """Paints the rows that dials.diffuse_mask wrote.
+
+    Args:
+        reflections: its table; None: only `for_pair` and what is common to all files can be used
+
+    Raises:
+        ValueError: the table has neither ellipses nor shoeboxes.
+    """
+
+    def __init__(self, reflections=None):
+        self._rows = None if reflections is None else BraggRows(reflections)
+
+    def for_pair(self, experiments, reflections) -> RowMasker:
+        return RowMasker(reflections)
+
+    def images(self, experiments) -> list[list[Still]]:
+        return group_by_image(stills_of(experiments))
+
+    def good_pixels(self, imageset) -> list[np.ndarray]:
+        return static_mask(imageset)
+
+    def bragg(self, stills: Sequence[Still]) -> list[np.ndarray]:
+        """Pixels under Bragg spots of the stills (lattices) on one image.
+
+        Returns:
+            an (n_slow, n_fast) bool array a panel, True = under Bragg
+        """
+        return self._rows.paint([still.index for still in stills], panel_sizes(stills[0].detector))
+
+    def mask(self, stills: Sequence[Still], raw: Sequence[np.ndarray]) -> ImageMask:
+        return ImageMask(list(stills), self.bragg(stills), [[] for _ in stills])
+
+    def left_out(self, still: Still, error: Exception) -> tuple[str, str]:
+        return str(error), ""
+
+    def restore(self, experiments) -> None:
+        pass
+
+    def write(self, experiments, spots: CollectedSpots, expt: str, refl: str) -> None:
+        pass
+
+    def failures(self, left_out: dict[str, str]) -> dict:
+        return {}
+
+
+class UnknownSpots(ValueError):
+    """The spots of a lattice are not known: its image can't be masked.
+
+    Args:
+        reason: why
+        index: of the still
+    """
+
+    def __init__(self, reason: str, index: int):
+        super().__init__(reason)
+        self.index = index
+
+
+class SurveyMasker:
+    """Masks integrated stills by the survey of their data set, as dials.diffuse_mask does.
+
+    All results are those of the two commands to the last bit: crystals are passed through their
+    dictionaries before they are used, as they would be on the way through the masked files.
+
+    Args:
+        survey: of stills with the same detector and symmetry
+        integrated: see integrated_spots; of the pair of files
+    """
+
+    def __init__(self, survey: MaskSurvey, integrated: dict | None = None):
+        self._survey = survey
+        self._integrated = integrated or {}
+
+    @functools.cached_property
+    def _others(self) -> OtherSpots:
+        predictor = self._survey.predictor
+        return OtherSpots(self._survey.good, predictor.settings.padding if predictor else 0.0)
+
+    def for_pair(self, experiments, reflections) -> SurveyMasker:
+        self._survey.check(experiments)
+        if ELLIPSE in reflections:
+            raise ValueError(
+                "These stills are masked already: leave out survey=, or give the integrated ones"
+            )
+        if self._survey.method == "shoebox":
+            raise ValueError(
+                "The survey was made with bragg.method=shoebox: mask the stills with dials.diffuse_mask"
+            )
+        stills = [still for group in self.images(experiments) for still in group]
+        return SurveyMasker(self._survey, integrated_spots(reflections, stills))
+
+    def images(self, experiments) -> list[list[Still]]:
+        groups = group_by_image(stills_of(experiments))
+        if self._survey.multi_lattice == "exclude":
+            return [group for group in groups if len(group) == 1]
+        return groups
+
+    def good_pixels(self, imageset) -> list[np.ndarray]:
+        return [mask.copy() for mask in self._survey.good]
+
+    def mask(self, stills: Sequence[Still], raw: Sequence[np.ndarray]) -> ImageMask:
+        check_shape(raw, stills[0])
+        others = SpotRows.none()
+        spots = [self._predicted(still) for still in stills]
+        flat = self._others.painted(spots)
+        if self._survey.needs_images:
+            others = self._others.find_in(raw, stills[0], flat)
+            self._others.painted([others], flat)
+        rows = [[(own.for_table(), False)] for own in spots]
+        rows[0].append((others.for_table(), True))
+        self.restore([still.experiment for still in stills])
+        # New ones: a still keeps the matrix of the crystal that it had
+        stills = [dataclasses.replace(still) for still in stills]
+        return ImageMask(stills, self._others.of_panels(flat), rows)
+
+    def _predicted(self, still: Still) -> SpotRows:
+        """Raises UnknownSpots."""
+        if self._survey.predictor is None:
+            return SpotRows.none()
+        try:
+            return self._survey.predictor.predict(still, self._integrated[still.index])
+        except (ValueError, RuntimeError, np.linalg.LinAlgError) as error:
+            raise UnknownSpots(str(error), still.index) from error
+
+    def left_out(self, still: Still, error: Exception) -> tuple[str, str]:
+        if not isinstance(error, UnknownSpots):
+            return str(error), still.path
+        own = error.index == still.index
+        reason = str(error) if own else other_lattice_unknown(error.index)
+        return reason, still.experiment.identifier or still.path
+
+    def restore(self, experiments) -> None:
+        for experiment in experiments:
+            experiment.crystal = experiment.crystal and read_again(experiment.crystal)
+
+    def write(self, experiments, spots: CollectedSpots, expt: str, refl: str) -> None:
+        set_lookup_mask(experiments.imagesets(), self._survey.good, self._survey.mask)
+        logger.info("Saving %d rows of Bragg spots to %s and %s", len(spots), expt, refl)
+        with replacing(expt) as new_expt, replacing(refl) as new_refl:
+            experiments.as_file(new_expt)
+            spots.write(new_refl, dict(enumerate(experiments.identifiers())))
+        self.restore(experiments)
+
+    def failures(self, left_out: dict[str, str]) -> dict:
+        return {"failures": left_out}
+
+
+def masker_for(survey: str | None) -> Masker:
+    """The masker that the parameter survey stands for.
+
+    Args:
+        survey: name of a file that output.survey of dials.diffuse_mask wrote; None: the stills are masked
+
+    Raises:
+        ValueError: unreadable file.
+    """
+    return SurveyMasker(MaskSurvey.from_file(survey)) if survey else RowMasker()
+
+
+def trusted_pixels(raw: np.ndarray, good: np.ndarray, low: float, high: float) -> np.ndarray:
+    """The good pixels whose value is within [low, high], a new (n_slow, n_fast) bool array."""
+    # Compared in double precision, whatever the type of the image
+    bounds = np.array([[low], [high]])
+    return good & (bounds[0] <= raw) & (raw <= bounds[1])
+
+
+def complete_mask(
+    stills: Sequence[Still], masker: RowMasker, raw=None, static=None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Good pixels and Bragg pixels of one image.
+
+    Args:
+        stills: all stills (lattices) on the image
+        masker: of their table
+        raw: pixels of the image, one array a panel; read when not given
+        static: pixels good in every image; from the imageset when not given
+
+    Returns:
+        (good, bragg), an (n_slow, n_fast) bool array a panel each. good: usable and
+        trusted; bragg: under a spot. Diffuse scattering is good & ~bragg.
+
+    Raises:
+        ValueError: unreadable image, or a lookup mask of another shape.
+    """
+    still = stills[0]
+    raw = read_raw(still.imageset, still.image_index) if raw is None else raw
+    static = static_mask(still.imageset) if static is None else static
+    good = [
+        trusted_pixels(pixels, mask, *trusted_bounds(panel))
+        for pixels, mask, panel in zip(raw, static, still.detector)
+    ]
+    return good, masker.bragg(stills)
