@@ -28,7 +28,7 @@ from dials_diffuse.geometry.cache import GeometryCache, geometry_key
 from dials_diffuse.geometry.panel import PanelGeometry
 from dials_diffuse.io.pixel_file import CorrectedDiffusePixelList
 from dials_diffuse.masking.masker import Masker
-from dials_diffuse.masking.spots.prediction import SpotRows
+from dials_diffuse.masking.spots.rows import SpotRows
 
 
 @dataclass

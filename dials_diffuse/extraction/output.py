@@ -18,7 +18,7 @@ from dials_diffuse.io.model_copy import models_to_json
 from dials_diffuse.io.scratch import ColumnScratch
 from dials_diffuse.io.table_file import ColumnWriter
 from dials_diffuse.masking.masker import Masker
-from dials_diffuse.masking.spots.prediction import CollectedSpots
+from dials_diffuse.masking.spots.rows import CollectedSpots
 
 logger = logging.getLogger("dials.diffuse.extract")
 

@@ -15,7 +15,7 @@ from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.masking.bright.other_spots import OtherSpots
 from dials_diffuse.masking.lattices import leave_out_unmasked
 from dials_diffuse.masking.spot_predictor import SpotPredictor
-from dials_diffuse.masking.spots.prediction import CollectedSpots, SpotRows
+from dials_diffuse.masking.spots.rows import CollectedSpots, SpotRows
 
 logger = logging.getLogger("dials.diffuse.masking")
 

@@ -71,7 +71,7 @@ def check_image(
     raw = read_raw(still.imageset, still.image_index)
     check_shape(raw, still)
     bragg = masker.bragg(lattices)
-    rings = cache.of(still.detector, still.beam).number
+    rings = cache.get(still.detector, still.beam).number
     nodes = [predict_spots(lattice, WIDEST, WIDEST_SIGMA, 0.0) for lattice in lattices]
     sums, numbers = np.zeros((2, 2, N_RINGS))
     check = ImageCheck(still.path, 0.0, 0, [], [], sums, {})

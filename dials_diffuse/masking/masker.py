@@ -27,8 +27,8 @@ from dials_diffuse.masking.bragg_rows import integrated_spots
 from dials_diffuse.masking.bright.other_spots import OtherSpots
 from dials_diffuse.masking.lattices import other_lattice_unknown
 from dials_diffuse.masking.pixels.static import set_lookup_mask
-from dials_diffuse.masking.spots.painting import ELLIPSE, BraggRows
-from dials_diffuse.masking.spots.prediction import CollectedSpots, SpotRows
+from dials_diffuse.masking.spots.painting import BraggRows
+from dials_diffuse.masking.spots.rows import ELLIPSE, CollectedSpots, SpotRows
 from dials_diffuse.masking.survey_file import MaskSurvey
 
 logger = logging.getLogger("dials.diffuse.mask")

@@ -40,10 +40,7 @@ def masked_part(
             rows = [predictor.predict(still, integrated[still.index]) for still in group]
         except UNPREDICTABLE:
             continue
-        masked = panels.blank()
-        for spots in rows:
-            panels.paint(masked, spots.panel, spots.centre, spots.bbox, spots.ellipse)
-        parts.append((masked & good_pixels).sum() / good_pixels.sum())
+        parts.append((panels.paint(rows) & good_pixels).sum() / good_pixels.sum())
     return float(np.mean(parts)) if parts else 0.0
 
 

@@ -11,14 +11,15 @@ import numpy as np
 from dials.util import tabulate
 
 from dials_diffuse.adapters.stills import Still
-from dials_diffuse.masking.spots.prediction import ObservedSpots, SpotRows, predict_spots
+from dials_diffuse.masking.spots.prediction import ObservedSpots, predict_spots
+from dials_diffuse.masking.spots.rows import SpotRows
 from dials_diffuse.masking.spots.shape import (
     FWHM_PER_SIGMA,
     SIGMA_TIMES_DOMAIN_SIZE,
     SpotShape,
     shape_of_model,
 )
-from dials_diffuse.masking.spots.size import Extent, Floor, SizeFit
+from dials_diffuse.masking.spots.size import MaskExtent, ResidualLevel, SizeFit
 
 logger = logging.getLogger("dials.diffuse.masking")
 
@@ -71,9 +72,9 @@ class SpotPredictor:
     """
 
     settings: BraggMaskSettings
-    n_sigma: float | Extent
+    n_sigma: float | MaskExtent
     fitted: SpotShape | None
-    floor: Floor | None
+    floor: ResidualLevel | None
 
     @classmethod
     def from_fit(
@@ -98,7 +99,7 @@ class SpotPredictor:
         use_shape = fit is not None and (fit.reliable or settings.size == "images")
         n_sigma, floor = settings.n_sigma, None
         if n_sigma is None and fit is not None:
-            n_sigma, floor = fit.extent(residual), fit.floor(residual)
+            n_sigma, floor = fit.extent(residual), fit.residual_level(residual)
         elif n_sigma is None:
             n_sigma = DEFAULT_N_SIGMA
         return cls(settings, n_sigma, fit.shape if use_shape else None, floor)

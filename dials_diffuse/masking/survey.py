@@ -27,7 +27,8 @@ from dials_diffuse.io.handover import Handover
 from dials_diffuse.masking.bright.rings import RingCache, clipped_statistics
 from dials_diffuse.masking.pixels.sums import PixelSums
 from dials_diffuse.masking.spots.flat_panels import FlatPanels
-from dials_diffuse.masking.spots.prediction import SpotRows, detector_d_min, predict_spots
+from dials_diffuse.masking.spots.prediction import detector_d_min, predict_spots
+from dials_diffuse.masking.spots.rows import SpotRows
 from dials_diffuse.masking.spots.shape import SpotShape, shape_of_model
 from dials_diffuse.masking.spots.sums import EXCITATION_BINS, Q_BINS, WIDEST, WIDEST_SIGMA, SpotSums
 
@@ -202,7 +203,7 @@ class ImageSummer:
         bragg = self._painted([_first_guess(lattice) for lattice in lattices])
         nodes = [predict_spots(lattice, WIDEST, WIDEST_SIGMA, 0.0) for lattice in lattices]
         near = self._painted([_around(rows) for rows in nodes])
-        rings = self._rings.of(still.detector, still.beam)
+        rings = self._rings.get(still.detector, still.beam)
         panels = []
         for number, values in enumerate(raw):
             panels.append(
@@ -220,10 +221,7 @@ class ImageSummer:
 
     def _painted(self, spots: Sequence[SpotRows]) -> list[np.ndarray]:
         """The pixels under spots, a (n_slow, n_fast) bool array a panel."""
-        flat = self._flat_panels.blank()
-        for rows in spots:
-            self._flat_panels.paint(flat, rows.panel, rows.centre, rows.bbox, rows.ellipse)
-        return self._flat_panels.of_panels(flat)
+        return self._flat_panels.split(self._flat_panels.paint(spots))
 
 
 def _compared_with_rings(values, bad, bragg, bounds, rings) -> PanelImage:

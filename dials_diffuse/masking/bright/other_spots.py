@@ -27,7 +27,7 @@ from dials_diffuse.adapters.images import check_shape, read_raw, trusted_bounds
 from dials_diffuse.adapters.stills import Still
 from dials_diffuse.masking.bright.rings import PanelRings, RingCache, clipped_statistics
 from dials_diffuse.masking.spots.flat_panels import FlatPanels
-from dials_diffuse.masking.spots.prediction import SpotRows
+from dials_diffuse.masking.spots.rows import SpotRows
 
 BRIGHT = 9.0
 CHANCE = 6.5
@@ -360,14 +360,11 @@ class OtherSpots:
         Args:
             flat: such pixels to add to, changed; None: new ones
         """
-        flat = self._pixels.blank() if flat is None else flat
-        for spots in rows:
-            self._pixels.paint(flat, spots.panel, spots.centre, spots.bbox, spots.ellipse)
-        return flat
+        return self._pixels.paint(rows, flat)
 
     def of_panels(self, flat: np.ndarray) -> list[np.ndarray]:
         """Such pixels as an (n_slow, n_fast) array a panel"""
-        return self._pixels.of_panels(flat)
+        return self._pixels.split(flat)
 
     def find_in(self, raw: Sequence[np.ndarray], still: Still, known: np.ndarray) -> SpotRows:
         """Rows of what is bright among the pixels of an image, besides those that are known.
@@ -378,7 +375,7 @@ class OtherSpots:
             known: pixels under spots, see painted
         """
         blocked = self.of_panels(self._bad | known)
-        rings = self._rings.of(still.detector, still.beam)
+        rings = self._rings.get(still.detector, still.beam)
         found = []
         for number, pixels in enumerate(raw):
             panel = still.detector[number]
@@ -416,7 +413,4 @@ def _rows(panel: int, boxes: np.ndarray, padding: float) -> SpotRows:
         centre,
         bbox.astype(np.int32),
         ellipse,
-        np.zeros(n),
-        np.zeros(n),
-        np.zeros((n, 2, 2)),
     )

@@ -135,7 +135,7 @@ class RingCache:
         self._corners = None
         self._rings = None
 
-    def of(self, detector, beam) -> Rings:
+    def get(self, detector, beam) -> Rings:
         """Rings of a detector and beam. Wavelength does not matter: it scales |q| of all rings."""
         corners = _corners(detector, beam)
         known = self._corners is not None and self._corners.shape == corners.shape

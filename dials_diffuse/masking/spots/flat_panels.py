@@ -1,25 +1,22 @@
-"""The pixels of all panels as one array, and ellipses painted into it."""
+"""Masks of all panels in one array, and ellipses painted into them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numba
 import numpy as np
 
 
 @numba.njit(cache=True)
-def paint_ellipses(panel, centre, bbox, ellipse, shape, start, flat):
-    """Set the pixels within ellipses, clipped to bounding boxes and panels.
+def _paint(panel, centre, bbox, ellipse, shape, start, flat):
+    """Set the pixels within ellipses, clipped to bounding boxes and panels; changes flat in place.
 
     Args:
-        panel: (N,) int64
-        centre: (N, 2) fast, slow in pixels
-        bbox: (N, 4) int32 fast, slow: first, last + 1
-        ellipse: (N, 3) coefficients a, b, c in 1/px^2
+        panel, centre, bbox, ellipse: see SpotRows
         shape: (P, 2) n_slow, n_fast of the panels
         start: (P + 1,) where each panel begins in flat
-        flat: bool pixels of all panels, one after the other; changed in place
+        flat: see FlatPanels
     """
     for i in range(panel.shape[0]):
         p = panel[i]
@@ -42,7 +39,7 @@ def paint_ellipses(panel, centre, bbox, ellipse, shape, start, flat):
 
 
 class FlatPanels:
-    """The pixels of all panels, one panel after the other in one bool array, as ellipses are painted into them.
+    """Masks of a detector as flat arrays: the pixels of one panel after the other, bool.
 
     Args:
         sizes: (n_slow, n_fast) of every panel
@@ -52,17 +49,22 @@ class FlatPanels:
         self._shape = np.array(sizes, dtype=np.int64).reshape(-1, 2)
         self._start = np.concatenate([[0], np.cumsum(self._shape.prod(axis=1))])
 
-    def blank(self) -> np.ndarray:
-        """Pixels that are all False"""
-        return np.zeros(self._start[-1], dtype=bool)
+    def paint(self, spots: Iterable, flat: np.ndarray | None = None) -> np.ndarray:
+        """Set the pixels within ellipses.
 
-    def paint(self, flat: np.ndarray, panel, centre, bbox, ellipse) -> None:
-        """Set the pixels within ellipses; see paint_ellipses."""
-        paint_ellipses(panel, centre, bbox, ellipse, self._shape, self._start, flat)
+        Args:
+            spots: SpotRows, or others with their attributes panel, centre, bbox and ellipse
+            flat: a flat mask, changed in place; None: a new one
 
-    def of_panels(self, flat: np.ndarray) -> list[np.ndarray]:
-        """Views of the pixels as an (n_slow, n_fast) array a panel"""
-        return [
-            flat[a:b].reshape(size)
-            for a, b, size in zip(self._start[:-1], self._start[1:], self._shape)
-        ]
+        Returns:
+            the flat mask
+        """
+        flat = np.zeros(self._start[-1], dtype=bool) if flat is None else flat
+        for rows in spots:
+            _paint(rows.panel, rows.centre, rows.bbox, rows.ellipse, self._shape, self._start, flat)
+        return flat
+
+    def split(self, flat: np.ndarray) -> list[np.ndarray]:
+        """Views of a flat mask as an (n_slow, n_fast) array a panel."""
+        parts = np.split(flat, self._start[1:-1])
+        return [part.reshape(size) for part, size in zip(parts, self._shape)]

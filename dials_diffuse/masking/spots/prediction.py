@@ -15,21 +15,17 @@ centre is where DIALS predicts stills: r turned onto the sphere.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numba
 import numpy as np
 
-from dials.array_family import flex
-
 from dials_diffuse.adapters.stills import Still
-from dials_diffuse.adapters.tables import as_column, as_numpy, vec2_column
+from dials_diffuse.adapters.tables import as_numpy, vec2_column
 from dials_diffuse.grid.expand import pack_voxels
-from dials_diffuse.io.table_file import ColumnWriter
+from dials_diffuse.masking.spots.rows import SpotRows
 from dials_diffuse.masking.spots.shape import SpotShape
+from dials_diffuse.masking.spots.size import MaskExtent, ResidualLevel
 
 K_STEPS = 65
 
@@ -40,12 +36,12 @@ class ObservedSpots:
 
     Attributes:
         miller_index: (N, 3); counts: (N,) above background, ADU
-        floor: function of |q| (1/Angstrom): what may be left of a spot, ADU a pixel
+        residual_level: what may be left of a spot
     """
 
     miller_index: np.ndarray
     counts: np.ndarray
-    floor: Callable[[np.ndarray], np.ndarray]
+    residual_level: ResidualLevel
 
     def counts_over_floor(self, hkl: np.ndarray, q: np.ndarray) -> np.ndarray:
         """counts / floor of the nodes hkl (N, 3) at |q| (N,); 0 where none were observed."""
@@ -55,53 +51,7 @@ class ObservedSpots:
         order = np.argsort(observed, kind="stable")
         at = order[np.minimum(np.searchsorted(observed[order], wanted), len(order) - 1)]
         counts = np.where(observed[at] == wanted, self.counts[at], 0.0)
-        return np.maximum(counts, 0.0) / self.floor(q)
-
-
-@dataclass
-class SpotRows:
-    """Ellipses on panels, N rows: arrays of the columns that masking.bragg names.
-
-    Besides them: q, |r| of the node, 1/Angstrom; excitation, its distance from the Ewald
-    sphere, 1/Angstrom; to_pixels (N, 2, 2): from displacements on the sphere (radial,
-    tangential to the beam centre), 1/Angstrom, to pixels (fast, slow).
-    """
-
-    panel: np.ndarray
-    miller_index: np.ndarray
-    centre: np.ndarray
-    bbox: np.ndarray
-    ellipse: np.ndarray
-    q: np.ndarray
-    excitation: np.ndarray
-    to_pixels: np.ndarray
-
-    @classmethod
-    def none(cls) -> SpotRows:
-        """No rows."""
-        return cls(
-            np.zeros(0, np.int64),
-            np.zeros((0, 3), np.int32),
-            np.zeros((0, 2)),
-            np.zeros((0, 4), np.int32),
-            np.zeros((0, 3)),
-            np.zeros(0),
-            np.zeros(0),
-            np.zeros((0, 2, 2)),
-        )
-
-    @classmethod
-    def joined(cls, parts: Sequence[SpotRows]) -> SpotRows:
-        """The rows of all parts, one after the other."""
-        if not parts:
-            return cls.none()
-        return cls(
-            *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls))
-        )
-
-    def for_table(self) -> SpotRows:
-        """The rows without what tables do not hold, for the way between processes."""
-        return replace(self, q=np.zeros(0), excitation=np.zeros(0), to_pixels=np.zeros((0, 2, 2)))
+        return np.maximum(counts, 0.0) / self.residual_level.at(q)
 
 
 @numba.njit(cache=True)
@@ -275,7 +225,7 @@ def detector_d_min(detector, beam) -> float:
 def predict_spots(
     still: Still,
     shape: SpotShape,
-    n_sigma: float | Callable[[np.ndarray], np.ndarray],
+    n_sigma: float | MaskExtent,
     padding: float,
     d_min: float | None = None,
     minimum_radius: float = 0.0,
@@ -301,7 +251,11 @@ def predict_spots(
     s0 = np.array(beam.get_s0())
     q_max = 1 / max(d_min or 0.0, detector_d_min(detector, beam))
     q_steps = np.linspace(0.0, q_max, K_STEPS)
-    k_of_q = n_sigma(q_steps) if callable(n_sigma) else np.full(K_STEPS, float(n_sigma))
+    k_of_q = (
+        n_sigma.n_sigma_at(q_steps)
+        if isinstance(n_sigma, MaskExtent)
+        else np.full(K_STEPS, float(n_sigma))
+    )
     constant = shape.constant + (minimum_radius / k_of_q.min()) ** 2 * np.eye(3)
     shape = shape.changed(constant=constant)
     largest = shape.largest_sigma(q_max)
@@ -547,97 +501,3 @@ def _largest_displacement(panel) -> float | None:
     if strategy == "ParallaxCorrectedPxMmStrategy":
         return 6 * panel.get_thickness() / min(panel.get_pixel_size())
     return None
-
-
-def spot_columns(rows: SpotRows, index, z, other=False) -> dict[str, np.ndarray]:
-    """Columns of a reflection table.
-
-    Args:
-        rows: from predict_spots
-        index: row id of the experiment, one or (N,)
-        z: image coordinate of the still's middle, one or (N,)
-        other: they are bright groups that no lattice explains, one or (N,)
-    """
-    n = len(rows.panel)
-    z = np.broadcast_to(z, n)
-    first = np.floor(z)
-    flags = flex.reflection_table.flags
-    return {
-        "id": np.broadcast_to(np.int32(index), n),
-        "panel": rows.panel.astype(np.uint64),
-        "miller_index": rows.miller_index,
-        "xyzcal.px": np.column_stack([rows.centre, z]),
-        "bbox": np.column_stack([rows.bbox, first, first + 1]).astype(np.int32),
-        "mask.ellipse": rows.ellipse,
-        "flags": np.where(
-            np.broadcast_to(other, n), int(flags.strong), int(flags.predicted)
-        ).astype(np.uint64),
-    }
-
-
-def spots_table(rows: SpotRows, index, z):
-    """Rows as a reflection table; see spot_columns."""
-    return _as_table(spot_columns(rows, index, z))
-
-
-def _as_table(columns: dict[str, np.ndarray]):
-    table = flex.reflection_table()
-    for name, array in columns.items():
-        table[name] = as_column(array)
-    return table
-
-
-class CollectedSpots:
-    """Collects the rows of many stills, which become columns some stills together: that takes less time than one
-    by one."""
-
-    _MOST_WAITING = 200_000
-
-    def __init__(self):
-        self._parts: list[tuple[SpotRows, int, float, bool]] = []
-        self._n_waiting = 0
-        self._columns = [spot_columns(SpotRows.none(), 0, 0.5)]
-
-    def add(self, rows: SpotRows, index: int, z: float, other: bool = False) -> None:
-        """Add rows; see spot_columns."""
-        self._parts.append((rows, index, z, other))
-        self._n_waiting += len(rows.panel)
-        if self._n_waiting > self._MOST_WAITING:
-            self._join()
-
-    def _join(self) -> None:
-        if self._parts:
-            parts, *values = zip(*self._parts)
-            numbers = [len(part.panel) for part in parts]
-            self._columns.append(
-                spot_columns(
-                    SpotRows.joined(parts), *(np.repeat(value, numbers) for value in values)
-                )
-            )
-            self._parts, self._n_waiting = [], 0
-
-    def __len__(self) -> int:
-        return sum(len(columns["id"]) for columns in self._columns) + self._n_waiting
-
-    def into_table(self):
-        """The reflection table of all rows. They are in it alone then: no two copies of all are in memory."""
-        self._join()
-        table = _as_table(self._columns.pop(0))
-        while self._columns:
-            table.extend(_as_table(self._columns.pop(0)))
-        return table
-
-    def write(self, path: str | os.PathLike, identifiers: Mapping[int, str]) -> None:
-        """Write all rows so far as a .refl file.
-
-        Args:
-            identifiers: experiment identifiers by id
-
-        Raises:
-            OSError: the disk is full, or the folder can't be written to.
-        """
-        self._join()
-        with ColumnWriter(Path(path).absolute().parent) as writer:
-            for columns in self._columns:
-                writer.append(columns)
-            writer.write(path, identifiers)

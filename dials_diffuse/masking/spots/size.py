@@ -27,12 +27,15 @@ MIN_SPOTS = 50
 
 
 @dataclass(frozen=True)
-class Extent:
-    """Function of |q|: the number of standard deviations k at which a normal distribution of
-    height `contrast` has fallen to `residual`, contrast exp(-k^2 / 2) = residual.
+class MaskExtent:
+    """How far spots are masked, as a function of |q|, in standard deviations k of a node.
+
+    A normal distribution of height c falls to the residual r at c exp(-k^2 / 2) = r.
 
     Attributes:
-        q: 1/Angstrom; log_contrast: there; residual: both relative to the surroundings
+        q: (N,) 1/Angstrom, where log_contrast is known; it is interpolated between
+        log_contrast: (N,) log c of the mean spot, relative to its surroundings
+        residual: r, relative to the surroundings
         least, most: limits of k
     """
 
@@ -42,20 +45,27 @@ class Extent:
     least: float = 2.0
     most: float = 6.0
 
-    def __call__(self, q: np.ndarray) -> np.ndarray:
+    def n_sigma_at(self, q: np.ndarray) -> np.ndarray:
+        """k at |q| (1/Angstrom)."""
         ratio = np.interp(q, self.q, self.log_contrast) - np.log(self.residual)
         return np.clip(np.sqrt(np.maximum(2 * ratio, 0.0)), self.least, self.most)
 
 
 @dataclass(frozen=True)
-class Floor:
-    """Function of |q| (1/Angstrom), interpolated: ADU a pixel."""
+class ResidualLevel:
+    """Intensity that masked spots may have left outside of the mask, as a function of |q|.
+
+    Attributes:
+        q: (N,) 1/Angstrom, where the level is known; it is interpolated between
+        level: (N,) ADU a pixel
+    """
 
     q: tuple[float, ...]
-    value: tuple[float, ...]
+    level: tuple[float, ...]
 
-    def __call__(self, q: np.ndarray) -> np.ndarray:
-        return np.interp(q, self.q, self.value)
+    def at(self, q: np.ndarray) -> np.ndarray:
+        """The level at |q| (1/Angstrom)."""
+        return np.interp(q, self.q, self.level)
 
 
 @dataclass
@@ -84,13 +94,13 @@ class SizeFit:
     pixel: np.ndarray
     reliable: bool
 
-    def floor(self, residual: float) -> Floor:
-        """What may be left of a spot, `residual` of its surroundings."""
-        return Floor(tuple(self.q), tuple(residual * self.level))
+    def residual_level(self, residual: float) -> ResidualLevel:
+        """The intensity that is `residual` of the scattering around spots."""
+        return ResidualLevel(tuple(self.q), tuple(residual * self.level))
 
-    def extent(self, residual: float) -> Extent:
-        """How far to mask so that the mean peak has fallen to `residual` of its surroundings."""
-        return Extent(tuple(self.q), tuple(np.log(self.contrast)), residual)
+    def extent(self, residual: float) -> MaskExtent:
+        """How far to mask so that the mean spot has fallen to `residual` of its surroundings."""
+        return MaskExtent(tuple(self.q), tuple(np.log(self.contrast)), residual)
 
     def bragg_left(self, residual: float, padding: float) -> float:
         """Part of the Bragg photons that such a mask leaves, of normal distributions.
@@ -102,7 +112,7 @@ class SizeFit:
         of_node = self.contrast * self.level * self.radial * self.tangential * self.excitation
         photons = self.nodes * of_node / np.hypot(WIDEST.size, WIDEST.angle * self.q)
         further = padding * self.pixel / np.sqrt(self.radial * self.tangential)
-        k = self.extent(residual)(self.q)[:, None]
+        k = self.extent(residual).n_sigma_at(self.q)[:, None]
         x = np.linspace(0.0, 8.0, 401)
         reach = np.sqrt(np.maximum(k**2 - x**2, 0.0)) + further[:, None]
         left = np.where(x < k, np.exp(-(reach**2) / 2), 1.0) * np.exp(-(x**2) / 2)

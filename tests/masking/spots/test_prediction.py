@@ -16,7 +16,8 @@ from dials.array_family import flex
 from dials_diffuse.adapters.stills import Still
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.masking.spots.painting import paint_bragg
-from dials_diffuse.masking.spots.prediction import CollectedSpots, predict_spots, spots_table
+from dials_diffuse.masking.spots.prediction import predict_spots
+from dials_diffuse.masking.spots.rows import CollectedSpots, spots_table
 from dials_diffuse.masking.spots.shape import SpotShape
 
 

@@ -48,7 +48,7 @@ def test_poor_sums_give_a_finite_size_or_none():
             shape.across,
             shape.along,
             shape.point_spread,
-            fit.extent(0.01)(q),
+            fit.extent(0.01).n_sigma_at(q),
         ):
             assert np.isfinite(value).all()
         assert 0 <= fit.bragg_left(0.01, 0.5) <= 1
