@@ -13,7 +13,6 @@ differ by 3 % take some 4e7 photons for 0.99, since a smooth a can follow them i
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import pathlib
 import resource
 import sys
@@ -30,22 +29,15 @@ from dials_diffuse.scaling import scale as scale_module
 from dials_diffuse.scaling.merging.merge import Merger
 from dials_diffuse.scaling.observations.source import ObservationSource
 from dials_diffuse.scaling.refinement import fit as fit_module
+from dials_diffuse.scaling.refinement import refinery as refinery_module
 from dials_diffuse.scaling.refinement.scaler import DiffuseScaler
-from dials_diffuse.scaling.refinement.settings import FitSettings, ModelSettings
 from dials_diffuse.scaling.refinement.target import DiffuseScalingTarget
 from dials_diffuse.scaling.scale import scale
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "helpers"))
+from synthetic_scaling import make_truth, scale_settings  # noqa: E402
 
-
-def synthetic():
-    """The module of the tests that makes tables with a known truth"""
-    path = ROOT / "tests" / "scaling" / "synthetic.py"
-    spec = importlib.util.spec_from_file_location("synthetic", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+EVERYTHING = {"offset": True, "panel": True, "sensitivity": True}
 
 
 def write(truth, folder: str) -> list[DataPair]:
@@ -74,7 +66,6 @@ def timed(owner, name: str, clock: dict) -> None:
 
 def recovery(numbers: list[int], total: int, seed: int) -> None:
     """Print how well the truth is found again"""
-    make_truth = synthetic().make_truth
     print(
         "stills  observations     b        d    (limit)    a        c     map/true map     chi2  perturbed  CPU s"
     )
@@ -92,7 +83,7 @@ def recovery(numbers: list[int], total: int, seed: int) -> None:
             seed=seed,
         )
         with tempfile.TemporaryDirectory() as folder:
-            settings = FitSettings(model=ModelSettings(offset=True, panel=True, sensitivity=True))
+            settings = scale_settings(model=EVERYTHING)
             source = ObservationSource(write(truth, folder))
             start = time.process_time()
             scaled = scale(source, settings)
@@ -131,7 +122,7 @@ def perturbed_shift(scaled, settings) -> float:
     rng = np.random.default_rng(4)
     start = scaled.merger.tables.b * np.exp(rng.uniform(-0.4, 0.4, len(scaled.merger.tables.b)))
     again = fit_module.fit(
-        scaled.source, scaled.survey, scaled.merger.tables.excluded, settings, start
+        scaled.source, scaled.overview, scaled.merger.tables.excluded, settings, start
     )
     scales = [m.components["scale"] for m in again.models]
     b = np.array([s.parameters[0] for s in scales])
@@ -166,7 +157,6 @@ def correlation(a, b) -> float:
 
 def speed(totals: list[float], n_stills: int) -> None:
     """Print time by function and memory for growing tables"""
-    make_truth = synthetic().make_truth
     for total in totals:
         truth = make_truth(
             n_stills=n_stills,
@@ -183,11 +173,11 @@ def speed(totals: list[float], n_stills: int) -> None:
             del truth
             clock: dict = {}
             watched = [
-                (scale_module, "survey"),
+                (scale_module, "read_overview"),
                 (fit_module, "collect"),
                 (fit_module, "refine_cycle"),
                 (DiffuseScalingTarget, "functional_and_gradients"),
-                (DiffuseScaler, "set_units"),
+                (refinery_module, "set_units"),
                 (DiffuseScaler, "reject_outliers"),
                 (DiffuseScaler, "update_weights"),
                 (Merger, "merge"),
@@ -198,7 +188,7 @@ def speed(totals: list[float], n_stills: int) -> None:
             for owner, name in watched:
                 timed(owner, name, clock)
             start, start_cpu = time.perf_counter(), time.process_time()
-            settings = FitSettings(model=ModelSettings(offset=True, panel=True, sensitivity=True))
+            settings = scale_settings(model=EVERYTHING)
             scale(ObservationSource(pairs), settings)
             seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
             for owner, name, function in originals:

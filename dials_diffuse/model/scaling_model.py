@@ -1,12 +1,10 @@
-"""The diffuse scaling model, as DIALS keeps it in an experiment.
+"""The diffuse scaling model of a still, as DIALS stores it in an experiment.
 
-DIALS and dxtbx load this module whenever they read a .expt or list scaling models: it
+DIALS and dxtbx load this module whenever they read a .expt file or list scaling models, so it
 imports nothing beyond them.
 """
 
 from __future__ import annotations
-
-import logging
 
 import numpy as np
 
@@ -16,6 +14,7 @@ from dials.algorithms.scaling.model.model import ScalingModelBase
 from dials.array_family import flex
 
 from dials_diffuse.model.components import (
+    N_AZIMUTHAL,
     PanelScale,
     RadialOffset,
     ScaleSeries,
@@ -24,9 +23,7 @@ from dials_diffuse.model.components import (
 )
 from dials_diffuse.model.series import OffsetSeries, SensitivitySeries
 
-logger = logging.getLogger("dials.diffuse.scaling.model")
-
-# What dials.scale model=diffuse would ask for; dials.diffuse_scale has its own scope
+# DIALS demands a scope of every model; dials.diffuse_scale has its own
 diffuse_model_phil_scope = phil.parse(
     """
     scale = True
@@ -35,13 +32,19 @@ diffuse_model_phil_scope = phil.parse(
     """
 )
 
+NOT_FOR_BRAGG = (
+    "The diffuse model scales observations of diffuse scattering, not Bragg reflections: "
+    "use dials.diffuse_scale"
+)
+
 
 class DiffuseScalingModel(ScalingModelBase):
-    """I_obs = a(x, y) d(panel) (b_i I_v + c_i(|q|)) for one still.
+    """Observed intensity of one still: a(x, y) d(panel) (b_i I_v + c_i(|q|)).
 
-    Components: "scale" (b), "offset" (c), "panel" (d), "sensitivity" (a); the last two belong to the
-    detector and are the same in all stills of a scaling run. Where a or c are functions of p_order as well,
-    the components are what this still has of them, and configdict keeps the functions.
+    Components: "scale" (b), "offset" (c), "panel" (d), "sensitivity" (a). The last two belong to the
+    detector and are the same in all stills of a scaling run. Where a or c are functions of p_order
+    too, the components are their values at the p_order of this still, and configdict stores the
+    functions.
     """
 
     id_ = "diffuse"
@@ -67,7 +70,7 @@ class DiffuseScalingModel(ScalingModelBase):
 
     @classmethod
     def unscaled(cls, grid: dict) -> DiffuseScalingModel:
-        """The model of a still before scaling (b = 1), which carries the grid."""
+        """The model of a still before scaling (b = 1), which holds the grid."""
         return cls(
             {"scale": {"parameters": flex.double([1.0])}}, {"corrections": ["scale"], "grid": grid}
         )
@@ -80,7 +83,7 @@ class DiffuseScalingModel(ScalingModelBase):
         n_panels: int | None = None,
         sensitivity: dict | None = None,
     ) -> DiffuseScalingModel:
-        """A model with the components asked for, at their null values.
+        """A model with the given components at their null values.
 
         Args:
             grid: plain dictionary of the grid
@@ -107,10 +110,7 @@ class DiffuseScalingModel(ScalingModelBase):
 
     @classmethod
     def from_data(cls, params, experiment, reflection_table) -> DiffuseScalingModel:
-        raise ValueError(
-            "The diffuse model scales observations of diffuse scattering, not Bragg reflections: "
-            "use dials.diffuse_scale"
-        )
+        raise ValueError(NOT_FOR_BRAGG)
 
     @classmethod
     def from_dict(cls, obj: dict) -> DiffuseScalingModel:
@@ -127,185 +127,156 @@ class DiffuseScalingModel(ScalingModelBase):
             }
         return cls(parameters, configdict, is_scaled=configdict.get("is_scaled", False))
 
-    def set_series(self, series: ScaleSeries, place: float) -> None:
-        """Keep the smooth function of p_order that b comes from, and this still's place in it"""
+    def set_series(self, series: ScaleSeries, p_order: float) -> None:
+        """Store the smooth function that b comes from, and the p_order of this still."""
         self._configdict["series"] = {
             "parameters": series.values().tolist(),
             "range": [float(series.p_order.min()), float(series.p_order.max())],
-            "p_order": float(place),
+            "p_order": float(p_order),
         }
 
-    def keep_series(self, name: str, kept: dict, place: float) -> None:
-        """Keep the function of p_order that this still's "offset" or "sensitivity" is a part of.
+    def keep_series(self, name: str, stored: dict, p_order: float) -> None:
+        """Store the function of p_order that "offset" or "sensitivity" of this still comes from.
 
         Args:
-            kept: to_dict() of OffsetSeries or SensitivitySeries; of the latter without
+            name: of the component
+            stored: to_dict() of OffsetSeries or SensitivitySeries; of the latter without
                 parameters in all stills but the first
-            place: p_order of this still
+            p_order: of this still
         """
-        self._configdict[f"{name}_series"] = {**kept, "p_order": float(place)}
+        self._configdict[f"{name}_series"] = {**stored, "p_order": float(p_order)}
 
-    def series_of(self, name: str, p_order: np.ndarray) -> OffsetSeries | SensitivitySeries | None:
-        """The function of p_order that was kept, for stills at p_order (S,) within its range; None
-        without one"""
-        kept = self.configdict.get(f"{name}_series", {})
-        if "parameters" not in kept:
+    def offset_series(self, p_order: np.ndarray) -> OffsetSeries | None:
+        """The stored c(|q|, p_order) for stills at p_order (S,) within its range; None without one."""
+        stored = self.configdict.get("offset_series")
+        return None if stored is None else OffsetSeries.from_dict(stored, p_order)
+
+    def sensitivity_series(self, p_order: np.ndarray) -> SensitivitySeries | None:
+        """The stored a(x, y, p_order) for stills at p_order (S,) within its range.
+
+        None without one; only the first still of a series holds its parameters.
+        """
+        stored = self.configdict.get("sensitivity_series", {})
+        if "parameters" not in stored:
             return None
-        kind = OffsetSeries if name == "offset" else SensitivitySeries
-        return kind.from_dict(kept, p_order)
+        return SensitivitySeries.from_dict(stored, p_order)
 
     def set_scaling_model_as_scaled(self) -> None:
         super().set_scaling_model_as_scaled()
         self._configdict["is_scaled"] = True
 
-    def factors(
-        self, panel: np.ndarray, q: np.ndarray, x: np.ndarray, y: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Inverse scale factor g = a d b and offset h = a d c of observations of this still.
-
-        counts - background is expected to be exposure * (g I_v + h).
-
-        Args:
-            panel: (N,) panel numbers
-            q: (N,) |q| in 1/Angstrom
-            x, y: (N,) projected direction of s1 (scaling.observations.projected_direction)
-        """
-        g = np.ones(len(q))
-        if "panel" in self.components:
-            g *= self.components["panel"].values()[panel]
-        if "sensitivity" in self.components:
-            sensitivity = self.components["sensitivity"]
-            table = sensitivity.table_weights() @ sensitivity.values()
-            g *= table[sensitivity.bin_of(x, y)]
-        h = np.zeros(len(q))
-        if "offset" in self.components:
-            offset = self.components["offset"]
-            table = offset.table_weights() @ offset.values()
-            h = g * table[offset.bin_of(q)]
-        return g * self.components["scale"].values()[0], h
-
     def configure_components(self, reflection_table, experiment, params) -> None:
-        """Give the components their columns: panel, and |q| and projected direction as q and xy"""
-        data = {
-            "scale": {"id": reflection_table["id"]},
-            "offset": {"q": reflection_table["q"]} if "q" in reflection_table else {},
-            "panel": {"panel": reflection_table["panel"]} if "panel" in reflection_table else {},
-            "sensitivity": {"xy": reflection_table["xy"]} if "xy" in reflection_table else {},
-        }
-        for name, component in self.components.items():
-            component.data = data[name]
+        """Prepare dials.scale on Bragg reflections, which can use a lone scale only.
+
+        Raises:
+            ValueError: there are other components.
+        """
+        if set(self.components) != {"scale"}:
+            raise ValueError(NOT_FOR_BRAGG)
+        self.components["scale"].data = {"id": reflection_table["id"]}
 
     def plot_model_components(self, reflection_table=None) -> dict:
-        """Plots of c(|q|), d and a(x, y) for dials.report, as plotly JSON"""
+        """Plots of the components but a single b for dials.report, as plotly JSON."""
         plots = {}
-
-        def add(name: str, data: dict, title: str, x: str, y: str, text: str) -> None:
-            plots[f"diffuse_{name}"] = {
-                "data": [data],
-                "layout": {"title": title, "xaxis": {"title": x}, "yaxis": {"title": y}},
-                "help": text,
-            }
-
         if "series" in self.configdict:
-            kept = self.configdict["series"]
-            x = np.linspace(*kept["range"], 200)
-            series = ScaleSeries(flex.double(kept["parameters"]), x)
-            # the still's b may be on the absolute scale by now
-            at = ScaleSeries(series.parameters, np.array([*kept["range"], kept["p_order"]]))
-            b = self.components["scale"].values()[0]
-            factor = b / (at.table_weights() @ at.values())[2]
-            y = factor * (series.table_weights() @ series.values())
-            curve = {"type": "scatter", "x": x.tolist(), "y": y.tolist()}
-            add(
-                "series",
-                curve,
-                "Scale b of the series",
-                "p_order",
-                "b",
-                "The smooth function that the scales of all stills of the series lie on.",
-            )
+            plots["diffuse_series"] = self._plot_scale_series()
         if "offset" in self.components:
-            offset = self.components["offset"]
-            table = offset.table_weights() @ offset.values()
-            curve = {"type": "scatter", "x": offset.bin_centres().tolist(), "y": table.tolist()}
-            add(
-                "offset",
-                curve,
-                "Offset c of the diffuse model",
-                "|q| (1/Angstrom)",
-                "photons/(s sr)",
-                "What this still scatters besides b times the merged intensity.",
-            )
-        if self.series_of("offset", []) is not None:
-            image = self._offset_over_p_order()
-            add(
-                "offset_series",
-                image,
-                "Offset c over p_order",
-                "|q| (1/Angstrom)",
-                "p_order",
-                "What a still with b = 1 at this p_order scatters besides the merged intensity, in "
-                "photons/(s sr).",
-            )
+            plots["diffuse_offset"] = self._plot_offset()
+        if "offset_series" in self.configdict:
+            plots["diffuse_offset_series"] = self._plot_offset_series()
         if "panel" in self.components:
-            values = self.components["panel"].values()
-            points = {
-                "type": "scatter",
-                "mode": "markers",
-                "x": list(range(len(values))),
-                "y": values.tolist(),
-            }
-            add(
-                "panel",
-                points,
-                "Panel factors d of the diffuse model",
-                "panel",
-                "d",
-                "Relative sensitivity of the panels, the same for all stills.",
-            )
+            plots["diffuse_panel"] = self._plot_panel()
         if "sensitivity" in self.components:
-            sensitivity = self.components["sensitivity"]
-            x, y = sensitivity.bin_centres()
-            side = int(round(len(x) ** 0.5))
-            image = {
-                "type": "heatmap",
-                "x": x[:side].tolist(),
-                "y": y[::side].tolist(),
-                "z": (sensitivity.table_weights() @ sensitivity.values())
-                .reshape(side, side)
-                .tolist(),
-                "colorscale": "Viridis",
-            }
-            series = self.configdict.get("sensitivity_series")
-            whose = (
-                "the same for all stills."
-                if series is None
-                else f"at the place of this still, p_order {series['p_order']:.6g}."
-            )
-            add(
-                "sensitivity",
-                image,
-                "Sensitivity a of the diffuse model",
-                "x",
-                "y",
-                "A smooth factor over the direction of s1 around the beam (2 sin(theta) from the "
-                f"centre), {whose}",
-            )
+            plots["diffuse_sensitivity"] = self._plot_sensitivity()
         return plots
 
-    def _offset_over_p_order(self) -> dict:
-        """Heat map of the c(|q|, p_order) that was kept"""
-        kept = self.configdict["offset_series"]
-        places = np.linspace(*kept["range"], 60)
-        series = self.series_of("offset", places)
-        values = (series.by_still() - np.array(kept.get("lift", 0.0))) @ series.table_weights().T
-        return {
-            "type": "heatmap",
-            "x": series.radial.bin_centres()[::4].tolist(),
-            "y": places.tolist(),
-            "z": values[:, ::4].tolist(),
-            "colorscale": "Viridis",
-        }
+    def _plot_scale_series(self) -> dict:
+        stored = self.configdict["series"]
+        low, high = stored["range"]
+        x = np.linspace(low, high, 200)
+        series = ScaleSeries(flex.double(stored["parameters"]), x)
+        # the still's b may be on the absolute scale by now
+        at_still = ScaleSeries(series.parameters, np.array([low, high, stored["p_order"]]))
+        b = self.components["scale"].values()[0]
+        factor = b / (at_still.table_weights() @ at_still.values())[2]
+        y = factor * (series.table_weights() @ series.values())
+        return _plot(
+            {"type": "scatter", "x": x.tolist(), "y": y.tolist()},
+            "Scale b of the series",
+            ("p_order", "b"),
+            "The smooth function of p_order that gives the scales of all stills of the series.",
+        )
+
+    def _plot_offset(self) -> dict:
+        offset = self.components["offset"]
+        table = offset.table_weights() @ offset.values()
+        return _plot(
+            {"type": "scatter", "x": offset.bin_centres().tolist(), "y": table.tolist()},
+            "Offset c of the diffuse model",
+            ("|q| (1/Angstrom)", "photons/(s sr)"),
+            "Scattering of this still in addition to b times the merged intensity.",
+        )
+
+    def _plot_offset_series(self) -> dict:
+        stored = self.configdict["offset_series"]
+        low, high = stored["range"]
+        p_order = np.linspace(low, high, 60)
+        series = OffsetSeries.from_dict(stored, p_order)
+        lift = np.array(stored.get("lift", 0.0))
+        table = (series.by_still() - lift) @ series.table_weights().T
+        return _plot(
+            {
+                "type": "heatmap",
+                "x": series.radial.bin_centres()[::4].tolist(),
+                "y": p_order.tolist(),
+                "z": table[:, ::4].tolist(),
+                "colorscale": "Viridis",
+            },
+            "Offset c over p_order",
+            ("|q| (1/Angstrom)", "p_order"),
+            "Scattering of a still with b = 1 at this p_order in addition to the merged intensity, in "
+            "photons/(s sr).",
+        )
+
+    def _plot_panel(self) -> dict:
+        values = self.components["panel"].values().tolist()
+        return _plot(
+            {"type": "scatter", "mode": "markers", "x": list(range(len(values))), "y": values},
+            "Panel factors d of the diffuse model",
+            ("panel", "d"),
+            "Relative sensitivity of the panels, the same for all stills.",
+        )
+
+    def _plot_sensitivity(self) -> dict:
+        sensitivity = self.components["sensitivity"]
+        table = (sensitivity.table_weights() @ sensitivity.values()).reshape(N_AZIMUTHAL, -1)
+        x, y = sensitivity.bin_centres()
+        stored = self.configdict.get("sensitivity_series")
+        stills = "the same for all stills"
+        if stored is not None:
+            stills = f"for this still, p_order {stored['p_order']:.6g}"
+        return _plot(
+            {
+                "type": "heatmap",
+                "x": x[:N_AZIMUTHAL].tolist(),
+                "y": y[::N_AZIMUTHAL].tolist(),
+                "z": table.tolist(),
+                "colorscale": "Viridis",
+            },
+            "Sensitivity a of the diffuse model",
+            ("x", "y"),
+            "A smooth factor over the direction of s1 around the beam (2 sin(theta) from the centre), "
+            f"{stills}.",
+        )
 
     def consecutive_refinement_order(self) -> list[list[str]]:
         return [["scale"], ["offset", "panel", "sensitivity"]]
+
+
+def _plot(data: dict, title: str, axes: tuple[str, str], text: str) -> dict:
+    x, y = axes
+    return {
+        "data": [data],
+        "layout": {"title": title, "xaxis": {"title": x}, "yaxis": {"title": y}},
+        "help": text,
+    }

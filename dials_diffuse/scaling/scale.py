@@ -1,4 +1,4 @@
-"""From gridded observations to scales and a merged map: the steps of dials.diffuse_scale."""
+"""The algorithm of scaling: overview, fit, merge, and again without the stills that disagree."""
 
 from __future__ import annotations
 
@@ -8,41 +8,39 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dials.array_family import flex
-
-from dials_diffuse.adapters.tables import (
-    double_column,
-    int_column,
-    miller_index_column,
-    vec3_column,
-)
-from dials_diffuse.grid.expand import unpack_voxels
 from dials_diffuse.grid.reindexing import hand_on_reindexing
-from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.scaling.merging.error_model import ErrorModel, fit_error_model
 from dials_diffuse.scaling.merging.merge import Merged, Merger, ScaleTables, split_halves
 from dials_diffuse.scaling.merging.statistics import Statistics, statistics
-from dials_diffuse.scaling.observations.overview import Survey, survey
+from dials_diffuse.scaling.observations.overview import Overview, read_overview
 from dials_diffuse.scaling.observations.source import ObservationSource
 from dials_diffuse.scaling.refinement.fit import FitResult, fit
-from dials_diffuse.scaling.refinement.settings import FitSettings
+from dials_diffuse.scaling.refinement.settings import ScaleSettings, StillSettings
 
 logger = logging.getLogger("dials.diffuse.scaling.scale")
+
+# Stills that disagree spoil the map that the others are compared with: each round may find more
+MOST_ROUNDS = 5
 
 
 @dataclass
 class Scaled:
-    """All that scaling found.
+    """Result of scaling.
 
     Attributes:
+        source, overview: input
+        fit: models of all stills
+        merger: with the scales and outliers of the merged map
+        merged: the map
         excluded: still -> reason
+        error_model: its parameters
         chi2_before_error_model: overall, with counting statistics alone
         statistics: of the merged map
         merged_unscaled, unscaled: map and statistics of the same observations with all scales 1
     """
 
     source: ObservationSource
-    survey: Survey
+    overview: Overview
     fit: FitResult
     merger: Merger
     merged: Merged
@@ -53,45 +51,81 @@ class Scaled:
     merged_unscaled: Merged
     unscaled: Statistics
 
+    def stills_without_scale(self) -> np.ndarray:
+        """(M,) stills whose b is not above 0 by three standard deviations.
 
-@dataclass(frozen=True)
-class StillSettings:
-    """Which stills to leave out; see phil/scale.py.
+        Where c takes what depends on |q| only, b is the amount of the map in the rest, which is 0 for
+        a still of wrong orientation.
+        """
+        esds = [model.components["scale"].parameter_esds for model in self.fit.models]
+        sigma = np.array([esd[0] if esd else np.nan for esd in esds])
+        tables = self.merger.tables
+        return np.flatnonzero(~tables.excluded & (tables.b < 3 * sigma))
 
-    Attributes:
-        exclude: numbers in the input, or experiment identifiers
-        min_cc: lowest correlation with the map of all others
-        exclude_misoriented: leave out those that clearly do not follow that map
+
+def scale(source: ObservationSource, settings: ScaleSettings, n_threads: int = 1) -> Scaled:
+    """Scale and merge all observations, with and without the stills that disagree if so set.
+
+    Args:
+        source: observations
+        settings: all settings
+        n_threads: that share the work; the result does not depend on it
+
+    Raises:
+        ValueError: input that can't be scaled as a whole.
     """
+    overview = read_overview(source)
+    # the experiments are known only now
+    names = excluded_names(settings.stills)
+    reasons = dict.fromkeys(numbers_of_stills(names, source.experiments), "by stills.exclude")
+    if reasons:
+        _check_enough(source, reasons)
+        overview = read_overview(source, reasons)
+    reasons = {**unusable_stills(overview), **reasons}
+    for still, reason in reasons.items():
+        logger.warning("Still %d is excluded: %s", still, reason)
+    scaled = _scale_without(reasons, source, overview, settings, n_threads)
+    for _ in range(MOST_ROUNDS):
+        disagreeing = {
+            still: reason
+            for still, reason in disagreements(scaled, settings.stills).items()
+            if still not in reasons
+        }
+        if not disagreeing:
+            break
+        for still, reason in disagreeing.items():
+            logger.info("Still %d is excluded: %s", still, reason)
+        reasons = {**reasons, **disagreeing}
+        _check_enough(source, reasons)
+        # excluded stills connect no others
+        overview = read_overview(source, reasons)
+        reasons = {**unusable_stills(overview), **reasons}
+        start = scaled.merger.tables.b
+        scaled = _scale_without(reasons, source, overview, settings, n_threads, start)
+    else:
+        logger.warning(
+            "Stills were excluded in %d rounds, and some of the remaining ones may still disagree with "
+            "the others: run again with more of them in stills.exclude",
+            MOST_ROUNDS,
+        )
+    return scaled
 
-    exclude: tuple[str, ...] = ()
-    min_cc: float | None = None
-    exclude_misoriented: bool = False
+
+def excluded_names(settings: StillSettings) -> list[str]:
+    """Numbers or identifiers in stills.exclude, which commas may separate, as in other parameters."""
+    return [name for name in ",".join(settings.exclude or ()).split(",") if name]
 
 
-def exclusions(found: Survey) -> dict[int, str]:
-    """Stills that can't be scaled, with the reason"""
-    reasons = {}
-    for still in range(found.n_stills_in):
-        if found.still_obs[still] == 0:
-            reasons[still] = "no usable observations"
-        elif found.profile_counts[still].sum() <= 0:
-            reasons[still] = "no counts above background"
-        elif found.still_shared[still] == 0:
-            reasons[still] = "no voxel in common with another still"
-    return reasons
-
-
-def named_stills(names: Sequence[str], experiments: Sequence) -> list[int]:
-    """Numbers of stills given by number or by experiment identifier
+def numbers_of_stills(names: Sequence[str], experiments: Sequence) -> list[int]:
+    """Numbers of stills that are given by number or by experiment identifier.
 
     Raises:
         ValueError: there is no such still.
     """
-    known = {experiment.identifier: number for number, experiment in enumerate(experiments)}
+    by_identifier = {experiment.identifier: number for number, experiment in enumerate(experiments)}
     stills = []
     for name in names:
-        number = known.get(name)
+        number = by_identifier.get(name)
         if number is None and name.isdecimal() and int(name) < len(experiments):
             number = int(name)
         if number is None:
@@ -102,108 +136,48 @@ def named_stills(names: Sequence[str], experiments: Sequence) -> list[int]:
     return stills
 
 
-# Stills that are left out spoil the map that the others are judged by: look again without them
-MOST_ROUNDS = 5
+def unusable_stills(overview: Overview) -> dict[int, str]:
+    """Stills that can't be scaled, with the reason."""
+    reasons = {}
+    for still in range(overview.n_stills_in):
+        if overview.still_obs[still] == 0:
+            reasons[still] = "no usable observations"
+        elif overview.profile_counts[still].sum() <= 0:
+            reasons[still] = "no counts above background"
+        elif overview.still_shared[still] == 0:
+            reasons[still] = "no voxel in common with another still"
+    return reasons
 
 
-def scale(
-    source: ObservationSource,
-    settings: FitSettings,
-    use_error_model: bool = True,
-    stills: StillSettings = StillSettings(),
-) -> Scaled:
-    """Survey, fit, merge; again without the stills that do not agree, if so asked.
-
-    Raises:
-        ValueError: input that can't be scaled as a whole.
-    """
-    found = survey(source)
-    # what there is is known only now
-    reasons = dict.fromkeys(named_stills(stills.exclude, source.experiments), "by stills.exclude")
-    if reasons:
-        _check_enough(source, reasons)
-        found = survey(source, reasons)
-    reasons = {**exclusions(found), **reasons}
-    for still, reason in reasons.items():
-        logger.warning("Still %d is excluded: %s", still, reason)
-    scaled = _scale_without(reasons, source, found, settings, use_error_model)
-    for _ in range(MOST_ROUNDS):
-        more = {
-            still: reason
-            for still, reason in disagreements(scaled, stills).items()
-            if still not in reasons
-        }
-        if not more:
-            break
-        for still, reason in more.items():
-            logger.info("Still %d is left out: %s", still, reason)
-        reasons = {**reasons, **more}
-        _check_enough(source, reasons)
-        # they connect no others any more
-        found = survey(source, reasons)
-        reasons = {**exclusions(found), **reasons}
-        scaled = _scale_without(
-            reasons, source, found, settings, use_error_model, scaled.merger.tables.b
-        )
-    else:
-        logger.warning(
-            "Stills were left out %d times, and among those that are kept some may still not agree with "
-            "the others: run again with more of them in stills.exclude",
-            MOST_ROUNDS,
-        )
-    return scaled
-
-
-def without_scale(scaled: Scaled) -> np.ndarray:
-    """(M,) stills whose b is not above 0 by three standard deviations: where c takes what depends on |q| only, b is what
-    a still has of the rest, and of a wrong orientation that is nothing"""
-    esds = [model.components["scale"].parameter_esds for model in scaled.fit.models]
-    sigma = np.array([of[0] if of else np.nan for of in esds])
-    tables = scaled.merger.tables
-    return np.flatnonzero(~tables.excluded & (tables.b < 3 * sigma))
-
-
-def disagreements(scaled: Scaled, stills: StillSettings) -> dict[int, str]:
-    """Stills to leave out, with the reason"""
-    reasons, found = {}, scaled.statistics
-    if stills.exclude_misoriented:
-        for still in without_scale(scaled):
+def disagreements(scaled: Scaled, settings: StillSettings) -> dict[int, str]:
+    """Stills that disagree with the others, with the reason, as far as they are to be excluded."""
+    reasons, cc = {}, scaled.statistics.still_cc
+    if settings.exclude_misoriented:
+        for still in scaled.stills_without_scale():
             reasons[int(still)] = "its scale can't be told from 0"
-        for still in found.misoriented():
+        for still in scaled.statistics.misoriented():
             reasons[int(still)] = (
-                f"it does not follow the map of all others (correlation {found.still_cc[still]:.3f})"
+                f"it does not follow the map of all others (correlation {cc[still]:.3f})"
             )
-    if stills.min_cc is not None:
-        for still in np.flatnonzero(found.still_cc < stills.min_cc):
-            reasons[int(still)] = (
-                f"its correlation with the map of all others is {found.still_cc[still]:.3f}"
-            )
+    if settings.min_cc is not None:
+        for still in np.flatnonzero(cc < settings.min_cc):
+            reasons[int(still)] = f"its correlation with the map of all others is {cc[still]:.3f}"
     return reasons
 
 
 def _check_enough(source: ObservationSource, reasons: dict[int, str]) -> None:
-    """Raises ValueError if fewer than two stills are left"""
+    """Raise ValueError if fewer than two stills are left."""
     if len(source.experiments) - len(reasons) < 2:
         still, reason = next(iter(reasons.items()))
         raise ValueError(
             "Fewer than two stills are left to scale: no voxel is seen by two stills with counts above "
-            "background (coarser voxels, subdivide=1,1,1, may help), or too many are left out by stills.exclude, "
+            "background (coarser voxels, subdivide=1,1,1, may help), or too many are excluded by stills.exclude, "
             f"stills.min_cc or stills.exclude_misoriented (still {still}: {reason})"
         )
 
 
-def _scale_without(
-    reasons: dict[int, str],
-    source: ObservationSource,
-    found: Survey,
-    settings: FitSettings,
-    use_error_model: bool,
-    start: np.ndarray | None = None,
-) -> Scaled:
-    excluded = np.zeros(found.n_stills_in, dtype=bool)
-    excluded[list(reasons)] = True
-    _check_enough(source, reasons)
-    groups = found.groups()
+def _warn_of_input(overview: Overview) -> None:
+    groups = overview.groups()
     if len(groups) > 1:
         logger.warning(
             "The stills fall into %d groups that have no voxel in common, of %s stills: the scale of "
@@ -212,38 +186,50 @@ def _scale_without(
             ", ".join(str(len(group)) for group in groups[:10]),
             "; ".join(", ".join(map(str, group[:10])) for group in groups[1:10]),
         )
-    if found.n_not_finite:
+    if overview.n_not_finite:
         logger.warning(
-            "%d observations are not used: their values are not finite", found.n_not_finite
+            "%d observations are not used: their values are not finite", overview.n_not_finite
         )
-    result = fit(source, found, excluded, settings, start)
+
+
+def _scale_without(
+    reasons: dict[int, str],
+    source: ObservationSource,
+    overview: Overview,
+    settings: ScaleSettings,
+    n_threads: int,
+    start: np.ndarray | None = None,
+) -> Scaled:
+    """Fit and merge without the stills in reasons; start: (S,) scales to start from."""
+    excluded = np.zeros(overview.n_stills_in, dtype=bool)
+    excluded[list(reasons)] = True
+    _check_enough(source, reasons)
+    _warn_of_input(overview)
+    result = fit(source, overview, excluded, settings, start, n_threads)
     hand_on_reindexing(source.experiments, result.models)
-    tables = ScaleTables.of_models(result.models, excluded)
-    tables.n_threads = settings.n_threads
+    tables = ScaleTables.from_models(result.models, excluded, n_threads)
     half = split_halves(~excluded, settings.seed)
-    prior = found.prior(tables.b)
-    arguments = (prior, half, settings.prior_strength, settings.readout_noise)
-    merger = Merger(source, found, tables, *arguments)
+    weighting = settings.weighting
+    arguments = (overview.prior(tables.b), half, weighting.prior_strength, weighting.readout_noise)
+    merger = Merger(source, overview, tables, *arguments)
     merger.reject_patches(result.bad_patches)
-    if settings.outlier_cutoff:
-        merged = merger.reject_outliers(settings.outlier_cutoff)
-    else:
-        merged = merger.merge()
+    cutoff = settings.outliers.cutoff
+    merged = merger.reject_outliers(cutoff) if cutoff else merger.merge()
     error_model = ErrorModel()
     raw = statistics(merger, merged)
-    if use_error_model:
-        error_model = fit_error_model(raw.by_size)
+    if settings.error_model.refine:
+        error_model = fit_error_model(raw.sizes)
         if error_model.b > 0:
             merger.error_b = error_model.b
             merged = merger.merge()
     numbers = statistics(merger, merged, variance_factor=error_model.a**2)
     merged.variance *= error_model.a**2
-    before = Merger(source, found, ScaleTables(np.ones(len(excluded)), excluded), *arguments)
+    before = Merger(source, overview, ScaleTables(np.ones(len(excluded)), excluded), *arguments)
     before.rejected = merger.rejected
     merged_before = before.merge()
     return Scaled(
         source=source,
-        survey=found,
+        overview=overview,
         fit=result,
         merger=merger,
         merged=merged,
@@ -254,58 +240,3 @@ def _scale_without(
         merged_unscaled=merged_before,
         unscaled=statistics(before, merged_before),
     )
-
-
-def merged_table(merged: Merged, grid: VoxelGrid):
-    """The merged voxels as a reflection table, a row a voxel with observations"""
-    keep = merged.n_obs > 0
-    voxel = unpack_voxels(merged.voxels[keep])
-    table = flex.reflection_table()
-    table["voxel"] = miller_index_column(voxel)
-    table["hkl"] = vec3_column(grid.hkl_of_voxel(voxel))
-    table["q"] = vec3_column(grid.q_of_voxel(voxel))
-    table["d"] = double_column(grid.d_of_voxel(voxel))
-    for name in ("intensity", "variance", "variance_scatter", "exposure"):
-        table[name] = double_column(getattr(merged, name)[keep])
-    for name in ("n_obs", "n_stills"):
-        table[name] = int_column(getattr(merged, name)[keep])
-    table["half_1"] = double_column(merged.half[0, keep])
-    table["half_2"] = double_column(merged.half[1, keep])
-    return table
-
-
-def map_columns(merged: Merged) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """(voxels, columns) of the measured voxels, for a map file"""
-    keep = merged.n_obs > 0
-    columns = {
-        name: getattr(merged, name)[keep]
-        for name in ("intensity", "variance", "n_obs", "n_stills", "exposure")
-    }
-    columns["half_1"], columns["half_2"] = merged.half[:, keep]
-    return unpack_voxels(merged.voxels[keep]), columns
-
-
-def scaled_experiments(scaled: Scaled, number: int):
-    """The experiments of one pair with their scaling models"""
-    experiments = scaled.source.experiments_of(number)
-    first = scaled.source.first_stills[number]
-    for index, experiment in enumerate(experiments):
-        experiment.scaling_model = scaled.fit.models[first + index]
-    return experiments
-
-
-def scale_columns(scaled: Scaled, number: int) -> dict[str, np.ndarray]:
-    """inverse_scale_factor, offset, excluded and outlier of the rows of one pair, (N,) each.
-
-    Rows under the Bragg mask get factors too, and are not excluded for being Bragg.
-    """
-    obs = scaled.source.of_pair(number)
-    g, h = scaled.merger.tables.factors(obs)
-    columns = {
-        "inverse_scale_factor": g,
-        "offset": h,
-        "excluded": scaled.merger.tables.excluded[obs.still]
-        | ~(obs.usable | (obs.bragg & obs.finite)),
-        "outlier": scaled.merger.outliers(number, len(obs)),
-    }
-    return {name: scaled.source.in_table_order(number, values) for name, values in columns.items()}

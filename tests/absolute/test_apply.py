@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import synthetic_crystal
+from synthetic_scaling import model_factors
 
 from cctbx import crystal
 
@@ -100,9 +101,8 @@ def test_models_reproduce_the_map_from_the_observations(data, absolute):
             model = experiment.scaling_model
             rows = ids == i
             n = int(rows.sum())
-            own, offset = model.factors(
-                np.zeros(n, dtype=int), np.zeros(n), np.zeros(n), np.zeros(n)
-            )
+            zeros = np.zeros(n)
+            own, offset = model_factors(model, np.zeros(n, dtype=int), zeros, zeros, zeros)
             offset = offset + as_numpy(table["offset"])[rows]
             g[rows], h[rows] = absolute_factors(model, own, offset, incoherent[rows])
         return g, h

@@ -254,7 +254,7 @@ def test_a_misoriented_still_is_reported_and_left_out_if_asked(make_truth, run_i
     assert np.mean(others) == pytest.approx(1, abs=0.1)
     log = pathlib.Path("dials.diffuse_scale.log").read_text()
     assert "1 stills do not follow the map of all others" in log
-    assert f"leaves them out): {wrong}\n" in log
+    assert f"excludes them): {wrong}\n" in log
     for option in ("stills.exclude_misoriented=True", "stills.min_cc=0.2"):
         found = stills_of(option)
         assert [i for i, still in enumerate(found) if still["excluded"]] == [wrong]

@@ -21,6 +21,8 @@ from dials_diffuse.adapters.tables import (
     vec3_column,
 )
 from dials_diffuse.grid.voxel_grid import VoxelGrid, attach_grid
+from dials_diffuse.phil.defaults import default_settings
+from dials_diffuse.scaling.refinement.settings import ScaleSettings
 
 WAVELENGTH = 1.0
 
@@ -44,6 +46,39 @@ def make_detector(n_x, n_y, n_pixels=300):
             panel.set_image_size((n_pixels, n_pixels))
             panel.set_trusted_range((-0.5, 1e6))
     return detector
+
+
+def scale_settings(**changes) -> ScaleSettings:
+    """Default settings of scaling with changes, such as fit={"n_cycles": 2}, seed=1."""
+    settings = default_settings(ScaleSettings)
+    for name, change in changes.items():
+        if isinstance(change, dict):
+            change = dataclasses.replace(getattr(settings, name), **change)
+        settings = dataclasses.replace(settings, **{name: change})
+    return settings
+
+
+# Model settings for which b alone is refined
+ONLY_SCALES = {"offset": False, "panel": False, "sensitivity": False}
+
+
+def model_factors(model, panel, q, x, y):
+    """Inverse scale factor g = a d b and offset h = a d c (N,) from the components of one still's model.
+
+    Args:
+        panel, q, x, y: (N,) panel number, |q| in 1/Angstrom and projected direction of s1
+    """
+    g = np.ones(len(q))
+    if "panel" in model.components:
+        g *= model.components["panel"].values()[panel]
+    if "sensitivity" in model.components:
+        sensitivity = model.components["sensitivity"]
+        g *= (sensitivity.table_weights() @ sensitivity.values())[sensitivity.bin_of(x, y)]
+    h = np.zeros(len(q))
+    if "offset" in model.components:
+        offset = model.components["offset"]
+        h = g * (offset.table_weights() @ offset.values())[offset.bin_of(q)]
+    return g * model.components["scale"].values()[0], h
 
 
 @dataclasses.dataclass

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from synthetic_scaling import model_factors
 
 import dials.algorithms.scaling.model.model  # noqa: F401
 from dials.array_family import flex
@@ -11,77 +12,63 @@ from dials.array_family import flex
 from dials_diffuse.model.components import (
     PanelScale,
     RadialOffset,
+    ScaleSeries,
     Sensitivity,
     StillScale,
+    nearest_bins,
     whitening,
 )
 from dials_diffuse.model.scaling_model import DiffuseScalingModel
 
 
-def with_data(component, column, data):
-    component.data = {column: data}
-    component.update_reflection_data()
-    return component
+@pytest.fixture
+def offset():
+    return RadialOffset(flex.double(np.random.default_rng(5).normal(1, 0.2, 8).tolist()), 0.5)
 
 
-def cases():
-    rng = np.random.default_rng(5)
-    q = flex.double(rng.uniform(0, 0.5, 40).tolist())
-    xy = flex.vec2_double(
-        flex.double(rng.uniform(-0.4, 0.4, 40).tolist()),
-        flex.double(rng.uniform(-0.3, 0.3, 40).tolist()),
-    )
-    panel = flex.size_t(rng.integers(0, 4, 40).tolist())
-    random = flex.double(rng.normal(1, 0.2, 35).tolist())
-    return {
-        "offset": with_data(RadialOffset(random[:8], 0.5), "q", q),
-        "panel": with_data(PanelScale(random[:4]), "panel", panel),
-        "sensitivity": with_data(Sensitivity(random, (-0.4, 0.4, -0.3, 0.3), (7, 5)), "xy", xy),
-    }
+@pytest.fixture
+def sensitivity():
+    values = np.random.default_rng(5).normal(1, 0.2, 35)
+    return Sensitivity(flex.double(values.tolist()), (-0.4, 0.4, -0.3, 0.3), (7, 5))
 
 
-@pytest.mark.parametrize("name", ["offset", "panel", "sensitivity"])
-def test_derivatives_of_components_against_finite_differences(name):
-    component = cases()[name]
-    values, derivatives = component.calculate_scales_and_derivatives()
-    analytic = np.array(derivatives.as_dense_matrix()).reshape(len(values), -1)
-    start = component.values()
-    for i in range(component.n_params):
-        step = np.zeros(len(start))
-        step[i] = 1e-4
-        component.set_values(start + step)
-        above = np.array(component.calculate_scales())
-        component.set_values(start - step)
-        below = np.array(component.calculate_scales())
-        np.testing.assert_allclose((above - below) / 2e-4, analytic[:, i], atol=1e-8)
+def smoother_values(component, *axes):
+    """Values of DIALS's smoother at positions"""
+    positions = (flex.double(axis.tolist()) for axis in axes)
+    return np.array(component.smoother.multi_value_weight(*positions, component.parameters)[0])
 
 
-def test_tables_are_the_smoothers_values_at_the_nearest_bin():
-    offset = cases()["offset"]
+def test_tables_are_the_values_of_the_smoothers_at_the_nearest_bin(offset, sensitivity):
     q = offset.bin_centres()
-    with_data(offset, "q", flex.double(q.tolist()))
-    np.testing.assert_allclose(
-        offset.table_weights() @ offset.values(), np.array(offset.calculate_scales()), rtol=1e-12
-    )
+    table = offset.table_weights() @ offset.values()
+    np.testing.assert_allclose(table, smoother_values(offset, q), rtol=1e-12)
     np.testing.assert_array_equal(offset.bin_of(q), np.arange(len(q)))
-    sensitivity = cases()["sensitivity"]
     x, y = sensitivity.bin_centres()
-    with_data(sensitivity, "xy", flex.vec2_double(flex.double(x.tolist()), flex.double(y.tolist())))
-    np.testing.assert_allclose(
-        sensitivity.table_weights() @ sensitivity.values(),
-        np.array(sensitivity.calculate_scales()),
-        rtol=1e-12,
-    )
+    table = sensitivity.table_weights() @ sensitivity.values()
+    np.testing.assert_allclose(table, smoother_values(sensitivity, x, y), rtol=1e-12)
     np.testing.assert_array_equal(sensitivity.bin_of(x, y), np.arange(len(x)))
 
 
-def test_nearest_bin_is_good_to_a_percent_of_the_variation():
-    rng = np.random.default_rng(1)
-    offset = cases()["offset"]
-    q = rng.uniform(0, 0.5, 1000)
-    exact = np.array(with_data(offset, "q", flex.double(q.tolist())).calculate_scales())
+def test_nearest_bin_is_good_to_a_percent_of_the_variation(offset):
+    q = np.random.default_rng(1).uniform(0, 0.5, 1000)
+    exact = smoother_values(offset, q)
     table = offset.table_weights() @ offset.values()
     assert np.std(table[offset.bin_of(q)] - exact) < 0.01 * np.std(exact)
+
+
+def test_nearest_bins_of_positions_outside():
+    bins = nearest_bins(np.array([-1.0, 0.5, 7.9, 8.0, 1e30, np.nan]), 8)
+    assert bins.tolist() == [0, 0, 7, 7, 7, 0]
+
+
+def test_scale_series_is_the_smoother_along_p_order():
+    p_order = np.random.default_rng(2).uniform(3, 9, 30)
+    series = ScaleSeries(flex.double([1.0, 2.0, 1.5, 0.5, 0.7]), p_order)
+    # DIALS's smoother takes positions in intervals from the start
+    values = smoother_values(series, p_order)
+    np.testing.assert_allclose(series.table_weights() @ series.values(), values, rtol=1e-12)
+    closest = ScaleSeries.through(values, p_order, intervals=3)
+    np.testing.assert_allclose(closest.values(), series.values(), rtol=1e-4)
 
 
 def test_impossible_numbers_of_parameters_are_refused():
@@ -128,30 +115,21 @@ def test_model_survives_its_dictionary():
         rng.uniform(-0.4, 0.4, 50),
         rng.uniform(-0.3, 0.3, 50),
     )
-    for a, b in zip(model.factors(*where), copy.factors(*where)):
+    for a, b in zip(model_factors(model, *where), model_factors(copy, *where)):
         np.testing.assert_array_equal(a, b)
     assert "Sensitivity component" in str(copy) and "(0.0100)" in str(copy)
 
 
-def test_model_factors_are_the_products_of_its_components():
-    model = full_model()
-    rng = np.random.default_rng(4)
-    panel, q = rng.integers(0, 3, 50), rng.uniform(0, 0.5, 50)
-    x, y = rng.uniform(-0.4, 0.4, 50), rng.uniform(-0.3, 0.3, 50)
+def test_dials_scale_can_use_a_lone_scale_only():
     table = flex.reflection_table()
-    table["id"] = flex.int(50, 0)
-    table["panel"] = flex.size_t(panel.tolist())
-    table["q"] = flex.double(q.tolist())
-    table["xy"] = flex.vec2_double(flex.double(x.tolist()), flex.double(y.tolist()))
+    table["id"] = flex.int(3, 0)
+    with pytest.raises(ValueError, match=r"use dials\.diffuse_scale"):
+        full_model().configure_components(table, None, None)
+    model = DiffuseScalingModel.unscaled({})
+    model.components["scale"].set_values([2.5])
     model.configure_components(table, None, None)
-    exact = {}
-    for name, component in model.components.items():
-        component.update_reflection_data()
-        exact[name] = np.array(component.calculate_scales())
-    g, h = model.factors(panel, q, x, y)
-    detector = exact["panel"] * exact["sensitivity"]
-    np.testing.assert_allclose(g, detector * exact["scale"], rtol=0.01)
-    np.testing.assert_allclose(h, detector * exact["offset"], rtol=0.01)
+    model.components["scale"].update_reflection_data()
+    assert list(model.components["scale"].calculate_scales()) == [2.5, 2.5, 2.5]
 
 
 def test_dials_scale_is_refused_with_the_name_of_the_right_command():

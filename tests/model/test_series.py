@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import sparse
+from synthetic_scaling import model_factors, scale_settings
 
 from dials.algorithms.scaling.active_parameter_managers import (
     active_parameter_manager,
@@ -18,25 +19,37 @@ from dials.array_family import flex
 
 from dials_diffuse.adapters.experiments import DataPair, load_experiments
 from dials_diffuse.adapters.tables import as_numpy, double_column
+from dials_diffuse.io.json_file import write_json
 from dials_diffuse.io.model_copy import restore_models
 from dials_diffuse.model.components import ScaleSeries
 from dials_diffuse.model.scaling_model import DiffuseScalingModel
 from dials_diffuse.model.series import OffsetSeries, ProductWeights, SensitivitySeries
+from dials_diffuse.report.html import write_report
+from dials_diffuse.scaling import report
 from dials_diffuse.scaling.observations.source import ObservationSource, observations_of
 from dials_diffuse.scaling.refinement.fit import chi2_of
-from dials_diffuse.scaling.refinement.order import SeriesSettings
 from dials_diffuse.scaling.refinement.restraints import (
     Restraints,
-    RestraintSettings,
     apply_conventions,
     means_of_series,
 )
 from dials_diffuse.scaling.refinement.scaler import DiffuseScaler
-from dials_diffuse.scaling.refinement.settings import FitSettings, ModelSettings
 from dials_diffuse.scaling.refinement.target import DiffuseScalingTarget
-from dials_diffuse.scaling.report import report_sections, write_html
-from dials_diffuse.scaling.scale import scale, scale_columns, scaled_experiments
-from dials_diffuse.scaling.summary import write_numbers
+from dials_diffuse.scaling.refinement.units import set_units
+from dials_diffuse.scaling.scale import scale
+from dials_diffuse.scaling.workflow import scale_columns, scaled_experiments
+
+
+def series_settings(
+    intervals=None, p_order=None, offset_intervals=None, sensitivity_intervals=None
+):
+    return {
+        "intervals": intervals,
+        "p_order": p_order,
+        "offset_intervals": offset_intervals,
+        "sensitivity_intervals": sensitivity_intervals,
+    }
+
 
 EXTENT = (-0.5, 0.5, -0.4, 0.6)
 
@@ -48,70 +61,62 @@ def doubles(values):
 @pytest.mark.parametrize("n_p", [3, 5, 7])
 def test_offsets_of_stills_are_dials_2d_smoother(n_p):
     rng = np.random.default_rng(1)
-    places = rng.uniform(3, 8, 20)
+    p_order = rng.uniform(3, 8, 20)
     values = rng.normal(0, 1, 6 * n_p)
-    series = OffsetSeries(doubles(values), 0.5, 6, places)
+    series = OffsetSeries(doubles(values), 0.5, 6, p_order)
     smoother = GaussianSmoother2D(
-        (0, 0.5), 4, (places.min(), places.max()), {3: 2, 5: 3, 7: 5}[n_p]
+        (0, 0.5), 4, (p_order.min(), p_order.max()), {3: 2, 5: 3, 7: 5}[n_p]
     )
     q = series.radial.bin_centres()[::40]
     table = series.by_still() @ series.table_weights().T
     for still in range(20):
         expected = smoother.multi_value_weight(
-            doubles(q), doubles(np.full(len(q), places[still])), doubles(values)
+            doubles(q), doubles(np.full(len(q), p_order[still])), doubles(values)
         )[0]
         np.testing.assert_allclose(table[still, ::40], expected, rtol=1e-12, atol=1e-12)
-    # as a component of DIALS's kind
-    series.data = {"q_p": flex.vec2_double(doubles(q), doubles(np.full(len(q), places[4])))}
-    series.update_reflection_data()
-    value, derivatives = series.calculate_scales_and_derivatives()
-    np.testing.assert_allclose(value, table[4, ::40], rtol=1e-12)
-    dense = np.array(derivatives.as_dense_matrix()).reshape(len(q), -1)
-    np.testing.assert_allclose(dense @ values, value, rtol=1e-12, atol=1e-12)
     # back from what a model keeps
-    back = OffsetSeries.from_dict(series.to_dict(), places[[7, 2]])
+    back = OffsetSeries.from_dict(series.to_dict(), p_order[[7, 2]])
     np.testing.assert_allclose(back.by_still(), series.by_still()[[7, 2]])
 
 
-def test_sensitivity_at_places_is_dials_3d_smoother():
+def test_sensitivity_at_steps_is_dials_3d_smoother():
     rng = np.random.default_rng(1)
-    places = rng.uniform(-3, 8, 12)
+    p_order = rng.uniform(-3, 8, 12)
     values = rng.uniform(0.5, 1.5, 5 * 6 * 7)
-    series = SensitivitySeries(doubles(values), EXTENT, (5, 6), places)
-    smoother = GaussianSmoother3D(EXTENT[:2], 3, EXTENT[2:], 4, (places.min(), places.max()), 5)
+    series = SensitivitySeries(doubles(values), EXTENT, (5, 6), p_order)
+    smoother = GaussianSmoother3D(EXTENT[:2], 3, EXTENT[2:], 4, (p_order.min(), p_order.max()), 5)
     weights = series.table_weights()
     table = (weights @ values).reshape(12, -1)
     x, y = (v[::500] for v in series.plane.bin_centres())
     for still in (0, 5, 11):
-        z = np.full(len(x), places[still])
+        z = np.full(len(x), p_order[still])
         expected = smoother.multi_value_weight(doubles(x), doubles(y), doubles(z), doubles(values))
-        np.testing.assert_allclose(table[series.place[still], ::500], expected[0], rtol=1e-12)
+        np.testing.assert_allclose(
+            table[series.step_of_still[still], ::500], expected[0], rtol=1e-12
+        )
         # and what the still's own model would hold
-        own = series.plane.table_weights() @ series.of_places()[series.place[still]]
+        own = series.plane.table_weights() @ series.by_step()[series.step_of_still[still]]
         np.testing.assert_allclose(own[::500], expected[0], rtol=1e-12)
         bins = series.bin_of(x, y, np.full(len(x), still))
         np.testing.assert_allclose((weights @ values)[bins], expected[0], rtol=1e-12)
-    series.data = {"xyp": flex.vec3_double(doubles(x), doubles(y), doubles(z))}
-    series.update_reflection_data()
-    np.testing.assert_allclose(series.calculate_scales(), expected[0], rtol=1e-12)
 
 
-def test_many_stills_share_places_that_are_close():
-    places = np.random.default_rng(0).uniform(0, 100, 5000)
-    series = SensitivitySeries(flex.double(25 * 6, 1.0), EXTENT, (5, 5), places)
-    assert len(series.places) == 64
-    assert abs(series.places[series.place] - places).max() < 100 / 64
+def test_many_stills_share_steps_that_are_close():
+    p_order = np.random.default_rng(0).uniform(0, 100, 5000)
+    series = SensitivitySeries(flex.double(25 * 6, 1.0), EXTENT, (5, 5), p_order)
+    assert len(series.steps) == 64
+    assert abs(series.steps[series.step_of_still] - p_order).max() < 100 / 64
     # a twelfth of an interval is as good as the exact place
-    values = series.weights_at(places) @ np.sin(np.arange(6))
-    binned = (series.weights @ np.sin(np.arange(6)))[series.place]
+    values = series.weights_at(p_order) @ np.sin(np.arange(6))
+    binned = (series.weights @ np.sin(np.arange(6)))[series.step_of_still]
     assert abs(binned - values).max() < 0.02 * np.ptp(values)
 
 
 def test_products_of_weights_are_the_array_of_all():
     rng = np.random.default_rng(1)
-    places, directions = rng.uniform(0, 1, (4, 3)), rng.uniform(0, 1, (10, 5))
-    places[:2, 2] = places[2:, 0] = 0
-    weights, everything = ProductWeights(places, directions), np.kron(places, directions)
+    steps, directions = rng.uniform(0, 1, (4, 3)), rng.uniform(0, 1, (10, 5))
+    steps[:2, 2] = steps[2:, 0] = 0
+    weights, everything = ProductWeights(steps, directions), np.kron(steps, directions)
     of, parameters = rng.normal(0, 1, 40), rng.normal(0, 1, 15)
     matrix = sparse.random(6, 40, 0.3, "csr", random_state=1)
     assert len(weights) == 40
@@ -120,17 +125,17 @@ def test_products_of_weights_are_the_array_of_all():
     np.testing.assert_allclose(
         weights.normal(of), everything.T @ (of[:, None] * everything), atol=1e-12
     )
-    np.testing.assert_allclose(weights.rows(matrix), matrix @ everything)
+    np.testing.assert_allclose(weights.sparse_product(matrix), matrix @ everything)
 
 
 def make_problem(make_truth, of_b, of_c, of_a):
     """A scaler with parameters that are not the best, and its restraints"""
     truth = make_truth(n_stills=9, n_obs=60, n_voxels=40, panels=(2, 2), offset=0.5)
     rng = np.random.default_rng(2)
-    places = rng.permutation(9) * 1.5
-    offset = OffsetSeries(doubles(rng.uniform(0, 100, 30)), 0.5, 6, places)
+    p_order = rng.permutation(9) * 1.5
+    offset = OffsetSeries(doubles(rng.uniform(0, 100, 30)), 0.5, 6, p_order)
     a = SensitivitySeries(
-        doubles(rng.uniform(0.9, 1.1, 25 * 3)), (-0.5, 0.5, -0.5, 0.5), (5, 5), places
+        doubles(rng.uniform(0.9, 1.1, 25 * 3)), (-0.5, 0.5, -0.5, 0.5), (5, 5), p_order
     )
     models = []
     for b in truth.b:
@@ -152,10 +157,10 @@ def make_problem(make_truth, of_b, of_c, of_a):
     def prior(q):
         return 600 * np.exp(-3 * q**2)
 
-    series = ScaleSeries(doubles(rng.uniform(0.7, 1.3, 5)), places) if of_b else None
+    series = ScaleSeries(doubles(rng.uniform(0.7, 1.3, 5)), p_order) if of_b else None
     observations = observations_of(truth.experiments, truth.columns)
-    scaler = DiffuseScaler(models, observations, prior, series=series)
-    return scaler, Restraints(scaler, RestraintSettings(), truth.b, prior)
+    scaler = DiffuseScaler(models, observations, prior, scale_settings().weighting, series=series)
+    return scaler, Restraints(scaler, scale_settings().restraints, truth.b, prior)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +179,7 @@ def test_gradient_agrees_with_finite_differences(make_truth, of_b, of_c, of_a, n
     names = names.split()
     target = DiffuseScalingTarget(scaler, restraints, names)
     target.compute_functional_gradients(scaler.data)
-    scaler.set_units(target.reference, restraints, names)
+    set_units(scaler, target.reference, restraints, names)
     components = [manager.components for manager in scaler.data_managers]
     manager = multi_active_parameter_manager(
         target, components, [names] * len(components), active_parameter_manager
@@ -207,8 +212,8 @@ def test_conventions_change_no_expectation(make_truth):
     scaler, _ = make_problem(make_truth, True, True, True)
     before = chi2_of(scaler)
     apply_conventions(scaler, np.ones(9, dtype=bool))
-    assert scaler.b.mean() == pytest.approx(1)
-    assert np.log(scaler.a[scaler.data.direction]).mean() == pytest.approx(0, abs=1e-12)
+    assert scaler.tables.b.mean() == pytest.approx(1)
+    assert np.log(scaler.tables.a[scaler.data.direction]).mean() == pytest.approx(0, abs=1e-12)
     assert chi2_of(scaler) == pytest.approx(before, rel=1e-10)
 
 
@@ -216,9 +221,9 @@ def test_restrained_means_of_a_are_those_of_the_observations(make_truth):
     scaler, _ = make_problem(make_truth, False, False, True)
     series = scaler.shared["sensitivity"]
     means = means_of_series(scaler) @ series.values()
-    a = scaler.a[scaler.data.direction]
+    a = scaler.tables.a[scaler.data.direction]
     # the last rows: around each position along p_order
-    near = series.weights[series.place[scaler.data.still]]
+    near = series.weights[series.step_of_still[scaler.data.still]]
     expected = (near * a[:, None]).sum(axis=0) / near.sum(axis=0) - a.mean()
     np.testing.assert_allclose(means[-series.n_p :], expected, atol=1e-12)
     # the others: over rings, of which all observations together have their mean
@@ -236,7 +241,7 @@ def test_one_interval_is_refused():
         OffsetSeries(flex.double(12, 0.0), 0.5, 6, np.arange(5.0))
 
 
-PLACES = np.random.default_rng(3).permutation(40) * 2.5
+P_ORDER = np.random.default_rng(3).permutation(40) * 2.5
 
 
 def offset_of(q, t):
@@ -261,7 +266,7 @@ def rotation_series(
     """
     truth = make_truth(n_stills=40, n_obs=n_obs, mean_counts=mean_counts, spread=0.0)
     rng = np.random.default_rng(11)
-    t = PLACES / PLACES.max()
+    t = P_ORDER / P_ORDER.max()
     b = 1 + 0.4 * np.sin(4 * t)
     b /= b.mean()
     obs = observations_of(truth.experiments, truth.columns)
@@ -288,7 +293,7 @@ def correlation(a, b):
 def offsets_and_truth(tables, b):
     """c of the stills and what it should be, by the convention that the smallest c/b is 0"""
     bins = slice(100, 450, 5)
-    q, t = tables.offset.bin_centres()[bins], PLACES / PLACES.max()
+    q, t = tables.offset.bin_centres()[bins], P_ORDER / P_ORDER.max()
     expected = offset_of(q[None], t[:, None])
     expected -= (expected / b[:, None]).min(axis=0) * b[:, None]
     return tables.c[:, bins].ravel(), expected.ravel()
@@ -296,9 +301,9 @@ def offsets_and_truth(tables, b):
 
 def test_offsets_and_sensitivity_of_a_rotation_series_come_back(make_truth, tmp_path):
     source, b, obs = rotation_series(make_truth, tmp_path)
-    model = ModelSettings(offset=True, panel=False, sensitivity=True, sensitivity_parameters=9)
-    series = SeriesSettings(6, PLACES.tolist(), 6, 6)
-    scaled = scale(source, FitSettings(model=model, series=series))
+    model = {"offset": True, "panel": False, "sensitivity": True, "sensitivity_parameters": 9}
+    series = series_settings(6, tuple(P_ORDER), 6, 6)
+    scaled = scale(source, scale_settings(model=model, series=series))
     tables = scaled.merger.tables
     # |q| to 0.5/A: 10 intervals of 0.05
     assert scaled.fit.cycles[-1]["parameters"] == 8 + 12 * 8 + 9 * 9 * 8
@@ -311,7 +316,7 @@ def test_offsets_and_sensitivity_of_a_rotation_series_come_back(make_truth, tmp_
     g, _ = tables.factors(obs)
     a, expected = (
         g / tables.b[obs.still],
-        sensitivity_of(obs.x, obs.y, (PLACES / PLACES.max())[obs.still]),
+        sensitivity_of(obs.x, obs.y, (P_ORDER / P_ORDER.max())[obs.still]),
     )
     assert correlation(a, expected) > 0.98
     # drawn a little towards 1 by the restraints
@@ -320,10 +325,10 @@ def test_offsets_and_sensitivity_of_a_rotation_series_come_back(make_truth, tmp_
 
 def test_little_data_do_better_with_few_parameters(make_truth, tmp_path):
     source, b, obs = rotation_series(make_truth, tmp_path, of_a=False, n_obs=250, mean_counts=2.0)
-    model = ModelSettings(offset=True, panel=False, sensitivity=False)
-    each = scale(source, FitSettings(model=model, min_observations_per_parameter=0))
-    series = SeriesSettings(4, PLACES.tolist(), offset_intervals=4)
-    smooth = scale(source, FitSettings(model=model, series=series))
+    model = {"offset": True, "panel": False, "sensitivity": False}
+    each = scale(source, scale_settings(model=model, fit={"min_observations_per_parameter": 0}))
+    series = series_settings(4, tuple(P_ORDER), offset_intervals=4)
+    smooth = scale(source, scale_settings(model=model, series=series))
     rms = []
     for scaled in (each, smooth):
         c, expected = offsets_and_truth(scaled.merger.tables, b)
@@ -332,12 +337,12 @@ def test_little_data_do_better_with_few_parameters(make_truth, tmp_path):
 
 
 def test_where_there_are_no_data_the_function_goes_on_smoothly(make_truth, tmp_path):
-    t = PLACES / PLACES.max()
+    t = P_ORDER / P_ORDER.max()
     absent = np.flatnonzero((t > 0.5) & (t < 0.75))
     source, b, obs = rotation_series(make_truth, tmp_path, absent=absent)
-    model = ModelSettings(offset=True, panel=False, sensitivity=True, sensitivity_parameters=9)
-    series = SeriesSettings(None, PLACES.tolist(), 8, 8)
-    scaled = scale(source, FitSettings(model=model, series=series))
+    model = {"offset": True, "panel": False, "sensitivity": True, "sensitivity_parameters": 9}
+    series = series_settings(None, tuple(P_ORDER), 8, 8)
+    scaled = scale(source, scale_settings(model=model, series=series))
     assert len(scaled.excluded) == len(absent) >= 9
     tables = scaled.merger.tables
     tables.b = np.ones(40)
@@ -352,13 +357,12 @@ def test_where_there_are_no_data_the_function_goes_on_smoothly(make_truth, tmp_p
 
 def test_models_come_back_from_file_and_json(make_truth, tmp_path):
     source, b, obs = rotation_series(make_truth, tmp_path, n_obs=500)
-    model = ModelSettings(offset=True, panel=False, sensitivity=True, sensitivity_parameters=7)
-    series = SeriesSettings(5, PLACES.tolist(), 4, 3)
-    scaled = scale(source, FitSettings(model=model, series=series))
+    model = {"offset": True, "panel": False, "sensitivity": True, "sensitivity_parameters": 7}
+    series = series_settings(5, tuple(P_ORDER), 4, 3)
+    scaled = scale(source, scale_settings(model=model, series=series))
     scaled_experiments(scaled, 0).as_file(str(tmp_path / "scaled.expt"))
-    sections = report_sections(scaled)
-    write_html(tmp_path / "report.html", sections)
-    write_numbers(tmp_path / "scaled.json", scaled, {})
+    write_report(tmp_path / "report.html", "report", report.sections(scaled))
+    write_json(tmp_path / "scaled.json", report.numbers(scaled))
     back = load_experiments(tmp_path / "scaled.expt", check_format=False)
     lost = load_experiments(tmp_path / "g.expt", check_format=False)
     for experiment in lost:
@@ -370,24 +374,23 @@ def test_models_come_back_from_file_and_json(make_truth, tmp_path):
     for read in (back, lost):
         for still in (0, 17, 39):
             rows = obs.still == still
-            found = read[still].scaling_model.factors(
-                panel[rows], obs.q[rows], obs.x[rows], obs.y[rows]
-            )
+            model = read[still].scaling_model
+            found = model_factors(model, panel[rows], obs.q[rows], obs.x[rows], obs.y[rows])
             np.testing.assert_allclose(found[0], g[rows], rtol=1e-10)
             np.testing.assert_allclose(found[1], h[rows], rtol=1e-5, atol=1e-3)
     # the functions themselves
     kept = back[17].scaling_model
-    c = kept.series_of("offset", PLACES[[17, 4]]).by_still()
+    c = kept.offset_series(P_ORDER[[17, 4]]).by_still()
     lift = np.array(kept.configdict["offset_series"]["lift"])
     own = kept.components["offset"].values() + kept.components["scale"].values()[0] * lift
     np.testing.assert_allclose(c[0], own, rtol=1e-9, atol=1e-6)
-    assert kept.series_of("sensitivity", PLACES[:1]) is None
-    whole = back[0].scaling_model.series_of("sensitivity", PLACES[[0, 17]])
-    of_places = whole.of_places()[whole.place]
-    np.testing.assert_allclose(of_places[1], kept.components["sensitivity"].values(), rtol=1e-9)
+    assert kept.sensitivity_series(P_ORDER[:1]) is None
+    whole = back[0].scaling_model.sensitivity_series(P_ORDER[[0, 17]])
+    per_still = whole.by_step()[whole.step_of_still]
+    np.testing.assert_allclose(per_still[1], kept.components["sensitivity"].values(), rtol=1e-9)
     plots = kept.plot_model_components()
     image = plots["diffuse_offset_series"]["data"][0]
-    row = np.argmin(abs(np.array(image["y"]) - PLACES[17]))
+    row = np.argmin(abs(np.array(image["y"]) - P_ORDER[17]))
     # as for a still of scale 1
     offset = kept.components["offset"]
     curve = np.interp(image["x"], offset.bin_centres(), offset.table_weights() @ (c[0] - lift))
@@ -406,9 +409,11 @@ def test_a_function_that_the_data_do_not_ask_for_is_dropped(make_truth, tmp_path
         folder = tmp_path / str(of_c)
         folder.mkdir()
         source, *_ = rotation_series(make_truth, folder, of_c=of_c, of_a=False, n_obs=500)
-        model = ModelSettings(offset=None, panel=False, sensitivity=False)
-        series = SeriesSettings(5, PLACES.tolist(), offset_intervals=3)
-        found = scale(source, FitSettings(model=model, series=series, free_percentage=10)).fit
+        model = {"offset": None, "panel": False, "sensitivity": False}
+        series = series_settings(5, tuple(P_ORDER), offset_intervals=3)
+        found = scale(
+            source, scale_settings(model=model, series=series, fit={"free_percentage": 10})
+        ).fit
         assert found.trials[-1]["components"] == ["scale", "offset"]
         kept[of_c] = found.components
         assert ("offset_series" in found.models[3].configdict) is of_c
@@ -453,8 +458,6 @@ def test_settings_that_do_not_fit_are_refused(make_truth, tmp_path, model, engin
     truth.experiments.as_file(str(tmp_path / "g.expt"))
     table.as_file(str(tmp_path / "g.refl"))
     source = ObservationSource([DataPair(tmp_path / "g.expt", tmp_path / "g.refl")], keep=10**8)
-    settings = FitSettings(
-        model=ModelSettings(**model), series=SeriesSettings(**series), engine=engine
-    )
+    settings = scale_settings(model=model, series=series, fit={"engine": engine})
     with pytest.raises(ValueError, match=message):
         scale(source, settings)

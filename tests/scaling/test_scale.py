@@ -2,34 +2,25 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from synthetic_scaling import ONLY_SCALES, scale_settings
 
 from dials.array_family import flex
 
-import dials_diffuse.scaling.refinement.target as target_module
 from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.tables import as_numpy, bool_column, double_column, miller_index_column
 from dials_diffuse.grid.expand import pack_voxels, unpack_voxels
 from dials_diffuse.scaling.merging.error_model import fit_error_model
-from dials_diffuse.scaling.merging.merge import split_halves
-from dials_diffuse.scaling.observations.overview import survey
+from dials_diffuse.scaling.merging.merge import Merger, ScaleTables, split_halves
+from dials_diffuse.scaling.observations.overview import read_overview
 from dials_diffuse.scaling.observations.source import (
     ObservationSource,
     observations_of,
     projected_direction,
 )
 from dials_diffuse.scaling.refinement.fit import fit
-from dials_diffuse.scaling.refinement.restraints import RestraintSettings
-from dials_diffuse.scaling.refinement.settings import FitSettings, ModelSettings
-from dials_diffuse.scaling.scale import (
-    StillSettings,
-    merged_table,
-    scale,
-    scale_columns,
-    without_scale,
-)
-from dials_diffuse.scaling.summary import still_table
-
-ONLY_SCALES = ModelSettings(offset=False, panel=False, sensitivity=False)
+from dials_diffuse.scaling.report import still_table
+from dials_diffuse.scaling.scale import scale
+from dials_diffuse.scaling.workflow import merged_table, scale_columns
 
 
 def source_of(truth, folder, n_pairs=1, keep=10**8):
@@ -100,8 +91,8 @@ def test_everything_on_is_recovered(make_truth, tmp_path):
         panel_spread=0.05,
         wild_fraction=0.01,
     )
-    model = ModelSettings(offset=True, panel=True, sensitivity=True)
-    scaled = scale(source_of(truth, tmp_path), FitSettings(model=model))
+    model = {"offset": True, "panel": True, "sensitivity": True}
+    scaled = scale(source_of(truth, tmp_path), scale_settings(model=model))
     tables = scaled.merger.tables
     assert np.corrcoef(tables.b, truth.b)[0, 1] > 0.999
     q = np.linspace(0.15, 0.48, 30)
@@ -128,7 +119,7 @@ def test_everything_on_is_recovered(make_truth, tmp_path):
 
 def test_merged_map_is_as_good_as_with_the_true_scales(make_truth, tmp_path):
     truth = make_truth(n_stills=60, n_obs=3000, n_voxels=2000, mean_counts=5)
-    scaled = scale(source_of(truth, tmp_path), FitSettings(model=ONLY_SCALES))
+    scaled = scale(source_of(truth, tmp_path), scale_settings(model=ONLY_SCALES))
     expected = true_intensities(truth, scaled.merged.voxels)
     found = np.corrcoef(scaled.merged.intensity, expected)[0, 1]
     scaled.merger.tables.b = truth.b
@@ -146,15 +137,11 @@ def test_low_counts_are_not_biased(make_truth, tmp_path, background):
     truth = make_truth(
         n_stills=300, n_obs=8000, n_voxels=20000, mean_counts=0.1, background=background, seed=3
     )
-    from dials_diffuse.scaling.merging.merge import Merger, ScaleTables
-    from dials_diffuse.scaling.observations.overview import survey
-
     source = source_of(truth, tmp_path)
-    found = survey(source)
+    overview = read_overview(source)
     tables = ScaleTables(truth.b, np.zeros(300, dtype=bool))
-    merger = Merger(
-        source, found, tables, found.prior(truth.b), split_halves(np.ones(300, dtype=bool), 1)
-    )
+    half = split_halves(np.ones(300, dtype=bool), 1)
+    merger = Merger(source, overview, tables, overview.prior(truth.b), half, 2.0, 0.0)
     merged = merger.reject_outliers(6.0)
     expected = true_intensities(truth, merged.voxels)
     # 240,000 photons: 0.2 % of counting error (0.3 % with the background's)
@@ -167,7 +154,7 @@ def test_low_counts_are_not_biased(make_truth, tmp_path, background):
 def test_outliers_on_both_sides_are_flagged(make_truth, tmp_path):
     truth = make_truth(n_stills=40, n_obs=2000, n_voxels=1000, mean_counts=60, wild_fraction=0.01)
     source = source_of(truth, tmp_path)
-    scaled = scale(source, FitSettings(model=ONLY_SCALES))
+    scaled = scale(source, scale_settings(model=ONLY_SCALES))
     flagged = scale_columns(scaled, 0)["outlier"]
     high = truth.wild & (as_numpy(truth.table["counts"]) > 0)
     low = truth.wild & ~high
@@ -183,7 +170,7 @@ def test_pairs_give_the_same_as_one_and_reading_again_as_keeping(make_truth, tmp
     for n_pairs, keep in ((1, 10**8), (3, 10**8), (3, 0)):
         folder = tmp_path / f"{n_pairs}-{keep}"
         folder.mkdir()
-        scaled = scale(source_of(truth, folder, n_pairs, keep), FitSettings(model=ONLY_SCALES))
+        scaled = scale(source_of(truth, folder, n_pairs, keep), scale_settings(model=ONLY_SCALES))
         results.append(scaled)
     for other in results[1:]:
         np.testing.assert_allclose(scales_of(other), scales_of(results[0]), rtol=1e-6)
@@ -193,18 +180,18 @@ def test_pairs_give_the_same_as_one_and_reading_again_as_keeping(make_truth, tmp
 
 
 def test_perturbed_starts_agree(make_truth, tmp_path):
-    from dials_diffuse.scaling.observations.overview import survey
+    from dials_diffuse.scaling.observations.overview import read_overview
     from dials_diffuse.scaling.refinement.fit import fit
 
     truth = make_truth(n_stills=20, n_obs=1500, n_voxels=500)
     source = source_of(truth, tmp_path)
-    found = survey(source)
+    overview = read_overview(source)
     none = np.zeros(20, dtype=bool)
-    settings = FitSettings(model=ModelSettings(offset=True, panel=False, sensitivity=True))
+    settings = scale_settings(model={"offset": True, "panel": False, "sensitivity": True})
     rng = np.random.default_rng(8)
     results = []
     for start in (None, truth.b * rng.uniform(0.5, 2, 20), np.ones(20)):
-        models = fit(source, found, none, settings, start).models
+        models = fit(source, overview, none, settings, start).models
         results.append(np.array([m.components["scale"].parameters[0] for m in models]))
         sigma = np.array([m.components["scale"].parameter_esds[0] for m in models])
     # far below what counting statistics leave open
@@ -214,7 +201,7 @@ def test_perturbed_starts_agree(make_truth, tmp_path):
 
 def test_components_stay_only_if_the_free_set_agrees(make_truth, tmp_path):
     plain = scale(
-        source_of(make_truth(n_stills=20, n_obs=2000, n_voxels=500), tmp_path), FitSettings()
+        source_of(make_truth(n_stills=20, n_obs=2000, n_voxels=500), tmp_path), scale_settings()
     )
     # the truth has scales only: what the others gain on the free set is chance
     assert len(plain.fit.trials) > 1
@@ -223,15 +210,15 @@ def test_components_stay_only_if_the_free_set_agrees(make_truth, tmp_path):
     folder.mkdir()
     rings = scale(
         source_of(make_truth(n_stills=20, n_obs=2000, n_voxels=500, offset=1), folder),
-        FitSettings(),
+        scale_settings(),
     )
     assert "offset" in rings.fit.components
 
 
 def test_standard_deviations_of_scales_are_right(make_truth, tmp_path):
     truth = make_truth(n_stills=80, n_obs=1500, n_voxels=600, offset=0.5)
-    model = ModelSettings(offset=True, panel=False, sensitivity=False)
-    scaled = scale(source_of(truth, tmp_path), FitSettings(model=model))
+    model = {"offset": True, "panel": False, "sensitivity": False}
+    scaled = scale(source_of(truth, tmp_path), scale_settings(model=model))
     sigma = np.array([m.components["scale"].parameter_esds[0] for m in scaled.fit.models])
     pull = (scales_of(scaled) - truth.b) / sigma
     assert np.sqrt(np.mean(pull**2)) == pytest.approx(1, abs=0.3)
@@ -239,12 +226,12 @@ def test_standard_deviations_of_scales_are_right(make_truth, tmp_path):
 
 def test_three_stills_with_everything_on_stay_sane(make_truth, tmp_path):
     truth = make_truth(n_stills=3, n_obs=1500, n_voxels=400, panels=(2, 2))
-    model = ModelSettings(offset=True, panel=True, sensitivity=True)
-    scaled = scale(source_of(truth, tmp_path), FitSettings(model=model))
+    model = {"offset": True, "panel": True, "sensitivity": True}
+    scaled = scale(source_of(truth, tmp_path), scale_settings(model=model))
     np.testing.assert_allclose(scales_of(scaled), truth.b, rtol=0.5)
     few = make_truth(n_stills=3, n_obs=80, n_voxels=40, panels=(2, 2))
     with pytest.raises(ValueError, match="too few"):
-        scale(source_of(few, tmp_path), FitSettings(model=model))
+        scale(source_of(few, tmp_path), scale_settings(model=model))
 
 
 def test_error_model_finds_what_was_put_in():
@@ -261,7 +248,7 @@ def test_error_model_finds_what_was_put_in():
 
 def test_merged_table_has_a_row_a_voxel(make_truth, tmp_path):
     truth = make_truth(n_stills=6, n_obs=300, n_voxels=200)
-    scaled = scale(source_of(truth, tmp_path), FitSettings(model=ONLY_SCALES))
+    scaled = scale(source_of(truth, tmp_path), scale_settings(model=ONLY_SCALES))
     table = merged_table(scaled.merged, truth.grid)
     voxel = as_numpy(table["voxel"])
     assert len(np.unique(pack_voxels(voxel))) == len(voxel)
@@ -282,8 +269,8 @@ def test_rows_that_are_not_finite_take_no_part(make_truth, tmp_path):
     counts[::10] = np.nan
     truth.table["counts"] = double_column(counts)
     source = source_of(truth, tmp_path)
-    scaled = scale(source, FitSettings(model=ONLY_SCALES))
-    assert scaled.survey.n_not_finite == len(counts[::10])
+    scaled = scale(source, scale_settings(model=ONLY_SCALES))
+    assert scaled.overview.n_not_finite == len(counts[::10])
     assert np.isfinite(scaled.merged.intensity).all()
     np.testing.assert_array_equal(scale_columns(scaled, 0)["excluded"], np.isnan(counts))
 
@@ -295,7 +282,7 @@ def test_errors_of_scales_where_few_stills_share_a_voxel(make_truth, tmp_path):
     for seed in range(8):
         (tmp_path / str(seed)).mkdir()
         truth = make_truth(n_stills=30, n_obs=600, n_voxels=7000, mean_counts=30, seed=seed)
-        scaled = scale(source_of(truth, tmp_path / str(seed)), FitSettings(model=ONLY_SCALES))
+        scaled = scale(source_of(truth, tmp_path / str(seed)), scale_settings(model=ONLY_SCALES))
         components = [model.components["scale"] for model in scaled.fit.models]
         b = np.array([component.parameters[0] for component in components])
         ratio = b / truth.b
@@ -305,12 +292,12 @@ def test_errors_of_scales_where_few_stills_share_a_voxel(make_truth, tmp_path):
 
 
 @pytest.mark.parametrize("engine", ["LevMar", "GaussNewton"])
-def test_least_squares_engines_agree_with_lbfgs(make_truth, tmp_path, engine):
+def test_least_squares_engines_agree_with_lbfgs(make_truth, tmp_path, engine, monkeypatch):
     truth = make_truth(n_stills=8, n_obs=500, n_voxels=150, panels=(2, 2), panel_spread=0.05)
-    model = ModelSettings(offset=False, panel=True, sensitivity=False)
+    model = {"offset": False, "panel": True, "sensitivity": False}
     source = source_of(truth, tmp_path)
-    lbfgs = scale(source, FitSettings(model=model))
-    other = scale(source, FitSettings(model=model, engine=engine))
+    lbfgs = scale(source, scale_settings(model=model))
+    other = scale(source, scale_settings(model=model, fit={"engine": engine}))
     sigma = np.array([m.components["scale"].parameter_esds[0] for m in other.fit.models])
     assert np.max(abs(scales_of(other) - scales_of(lbfgs)) / sigma) < 0.1
     approximate = np.array([m.components["scale"].parameter_esds[0] for m in lbfgs.fit.models])
@@ -318,11 +305,8 @@ def test_least_squares_engines_agree_with_lbfgs(make_truth, tmp_path, engine):
     assert (approximate < 1.2 * sigma).all() and (approximate > 0.85 * sigma).all()
     big = make_truth(n_stills=8, n_obs=500, n_voxels=150)
     with pytest.raises(ValueError, match="too many for this engine"):
-        target_module.MOST_ELEMENTS, most = 10, target_module.MOST_ELEMENTS
-        try:
-            scale(source_of(big, tmp_path), FitSettings(model=ONLY_SCALES, engine=engine))
-        finally:
-            target_module.MOST_ELEMENTS = most
+        monkeypatch.setattr("dials_diffuse.scaling.refinement.target.MOST_ELEMENTS", 10)
+        scale(source_of(big, tmp_path), scale_settings(model=ONLY_SCALES, fit={"engine": engine}))
 
 
 def test_a_component_that_is_not_determined_is_left_out_of_an_automatic_model(
@@ -333,15 +317,15 @@ def test_a_component_that_is_not_determined_is_left_out_of_an_automatic_model(
     table = truth.table
     x, _, _ = table["xyzobs.px.value"].parts()
     truth.table = table.select(x < 150)
-    none = RestraintSettings(sensitivity=1e200, sensitivity_smoothness=1e200)
+    none = {"sensitivity": 1e200, "sensitivity_smoothness": 1e200}
     source = source_of(truth, tmp_path)
-    automatic = FitSettings(model=ModelSettings(offset=False, panel=False), restraints=none)
+    automatic = scale_settings(model={"offset": False, "panel": False}, restraints=none)
     with caplog.at_level("INFO"):
         scaled = scale(source, automatic)
     assert scaled.fit.components == ["scale"]
-    assert "No sensitivity: The observations do not determine" in caplog.text
-    asked = FitSettings(
-        model=ModelSettings(offset=False, panel=False, sensitivity=True), restraints=none
+    assert "sensitivity is not refined: The observations do not determine" in caplog.text
+    asked = scale_settings(
+        model={"offset": False, "panel": False, "sensitivity": True}, restraints=none
     )
     with pytest.raises(ValueError, match="do not determine"):
         scale(source, asked)
@@ -349,12 +333,12 @@ def test_a_component_that_is_not_determined_is_left_out_of_an_automatic_model(
 
 def test_cycles_that_end_too_early_are_named(make_truth, tmp_path, caplog):
     source = source_of(make_truth(n_stills=6, n_obs=2000, mean_counts=20), tmp_path)
-    scale(source, FitSettings(model=ONLY_SCALES, n_cycles=6))
+    scale(source, scale_settings(model=ONLY_SCALES, fit={"n_cycles": 6}))
     assert "give a larger fit.n_cycles" not in caplog.text
     start = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    found = survey(source)
-    few = FitSettings(model=ONLY_SCALES, n_cycles=2, max_iterations=1)
-    fit(source, found, np.zeros(6, dtype=bool), few, start)
+    overview = read_overview(source)
+    few = scale_settings(model=ONLY_SCALES, fit={"n_cycles": 2, "max_iterations": 1})
+    fit(source, overview, np.zeros(6, dtype=bool), few, start)
     assert "in the last of 2 cycles: give a larger fit.n_cycles" in caplog.text
 
 
@@ -369,7 +353,9 @@ def test_arcs_on_single_stills_do_not_get_into_the_map(make_truth, tmp_path):
         one_orientation=True,
     )
     source = source_of(truth, tmp_path)
-    scaled, plain = (scale(source, FitSettings(patch_cutoff=cutoff)) for cutoff in (0.05, None))
+    scaled, plain = (
+        scale(source, scale_settings(outliers={"patch_cutoff": cutoff})) for cutoff in (0.05, None)
+    )
     outlier = scale_columns(scaled, 0)["outlier"]
     assert outlier[truth.arc].mean() > 0.9
     assert outlier[~truth.arc].mean() < 0.02
@@ -401,7 +387,7 @@ def test_no_patches_where_nothing_is_wrong(make_truth, tmp_path):
         panel_spread=0.05,
         wild_fraction=0.01,
     )
-    scaled = scale(source_of(truth, tmp_path), FitSettings())
+    scaled = scale(source_of(truth, tmp_path), scale_settings())
     assert "sensitivity" in scaled.fit.components
     assert scaled.fit.bad_patches.sum() <= 2
 
@@ -423,16 +409,14 @@ def test_a_still_that_is_the_opposite_of_the_map_does_not_set_the_zero_of_offset
     counts[wrong] = np.random.default_rng(5).poisson(signal + column["background"][wrong])
     truth.table["counts"] = double_column(counts)
     source = source_of(truth, tmp_path)
-    model = ModelSettings(offset=True, panel=False, sensitivity=False)
-    scaled = scale(source, FitSettings(model=model))
+    model = {"offset": True, "panel": False, "sensitivity": False}
+    scaled = scale(source, scale_settings(model=model))
     assert scales_of(scaled)[29] < 0
     expected = true_intensities(truth, scaled.merged.voxels)
     assert abs(np.mean(scaled.merged.intensity - expected)) < 0.1 * expected.mean()
-    assert without_scale(scaled).tolist() == [29]
+    assert scaled.stills_without_scale().tolist() == [29]
     assert "b not above 0" in still_table(scaled)[30]
-    left_out = scale(
-        source, FitSettings(model=model), stills=StillSettings(exclude_misoriented=True)
-    )
+    left_out = scale(source, scale_settings(model=model, stills={"exclude_misoriented": True}))
     assert 29 in left_out.excluded
 
 
@@ -441,7 +425,7 @@ def test_counting_statistics_need_no_error_model(make_truth, tmp_path, mean_coun
     truth = make_truth(
         n_stills=100, n_obs=3000, n_voxels=2000, mean_counts=mean_counts, background=0.1
     )
-    scaled = scale(source_of(truth, tmp_path), FitSettings(model=ONLY_SCALES))
+    scaled = scale(source_of(truth, tmp_path), scale_settings(model=ONLY_SCALES))
     # what it adds to the variance, as a fraction
     assert scaled.error_model.b**2 * mean_counts < 0.02
     assert scaled.error_model.a == pytest.approx(1, abs=0.06)
@@ -454,9 +438,9 @@ def test_stills_that_are_left_out_connect_no_others(make_truth, tmp_path, caplog
     keep = (column["id"] == 20) | (number % 2 == (column["id"] >= 10))
     truth.table = truth.table.select(flex.bool(keep.tolist()))
     source = source_of(truth, tmp_path)
-    assert len(scale(source, FitSettings(model=ONLY_SCALES)).survey.groups()) == 1
-    found = scale(source, FitSettings(model=ONLY_SCALES), stills=StillSettings(exclude=("20",)))
-    assert [len(group) for group in found.survey.groups()] == [10, 10]
+    assert len(scale(source, scale_settings(model=ONLY_SCALES)).overview.groups()) == 1
+    found = scale(source, scale_settings(model=ONLY_SCALES, stills={"exclude": ("20",)}))
+    assert [len(group) for group in found.overview.groups()] == [10, 10]
     assert "fall into 2 groups" in caplog.text
     assert found.excluded == {20: "by stills.exclude"}
 
@@ -475,7 +459,7 @@ def test_bragg_rows_that_are_not_finite_are_excluded(make_truth, tmp_path):
     variance = np.zeros(len(bragg))
     variance[[50, 51]] = np.nan
     truth.table["background.variance"] = double_column(variance)
-    scaled = scale(source_of(truth, tmp_path), FitSettings(model=ONLY_SCALES))
+    scaled = scale(source_of(truth, tmp_path), scale_settings(model=ONLY_SCALES))
     assert np.flatnonzero(scale_columns(scaled, 0)["excluded"]).tolist() == [50, 51]
 
 
@@ -490,10 +474,11 @@ def test_a_still_found_to_disagree_is_left_out_as_if_it_had_not_been_given(make_
     voxel[of_wrong & away] += [0, 0, 1]
     voxel[of_wrong & ~away] = rng.permutation(voxel[of_wrong & ~away])
     truth.table["asu_voxel"] = miller_index_column(voxel)
-    settings = FitSettings(model=ONLY_SCALES)
-    found = scale(source_of(truth, tmp_path), settings, stills=StillSettings(min_cc=0.2))
+    settings = scale_settings(model=ONLY_SCALES, stills={"min_cc": 0.2})
+    found = scale(source_of(truth, tmp_path), settings)
     assert set(found.excluded) == {wrong}
-    told = scale(source_of(truth, tmp_path), settings, stills=StillSettings(exclude=(str(wrong),)))
+    settings = scale_settings(model=ONLY_SCALES, stills={"exclude": (str(wrong),)})
+    told = scale(source_of(truth, tmp_path), settings)
     np.testing.assert_array_equal(found.merged.voxels, told.merged.voxels)
     np.testing.assert_array_equal(found.merged.n_obs, told.merged.n_obs)
     np.testing.assert_allclose(found.merged.intensity, told.merged.intensity, rtol=1e-3)
@@ -502,11 +487,12 @@ def test_a_still_found_to_disagree_is_left_out_as_if_it_had_not_been_given(make_
 @pytest.mark.parametrize("engine", ["LevMar", "GaussNewton"])
 def test_least_squares_engines_leave_out_stills_too(make_truth, tmp_path, engine):
     truth = make_truth(n_stills=6, n_obs=1500, n_voxels=100, mean_counts=20, offset=0.3)
-    model = ModelSettings(scale=True, offset=True, panel=False, sensitivity=False)
-    stills = StillSettings(exclude=("2",))
+    model = {"scale": True, "offset": True, "panel": False, "sensitivity": False}
+    stills = {"exclude": ("2",)}
     found, expected = (
         scale(
-            source_of(truth, tmp_path), FitSettings(model=model, engine=name), stills=stills
+            source_of(truth, tmp_path),
+            scale_settings(model=model, fit={"engine": name}, stills=stills),
         ).merger.tables.b
         for name in (engine, "SimpleLBFGS")
     )
@@ -529,16 +515,14 @@ def test_panels_of_different_detectors_are_not_taken_for_each_other_unasked(
         truth.experiments.as_file(tmp_path / f"{name}.expt")
         truth.table.as_file(tmp_path / f"{name}.refl")
         pairs.append(DataPair(tmp_path / f"{name}.expt", tmp_path / f"{name}.refl"))
-    model = ModelSettings(scale=True, offset=False, panel=panel, sensitivity=False)
-    scaled = scale(ObservationSource(pairs), FitSettings(model=model))
+    model = {"scale": True, "offset": False, "panel": panel, "sensitivity": False}
+    scaled = scale(ObservationSource(pairs), scale_settings(model=model))
     assert "from 2 kinds of detectors" in caplog.text
     assert ("panel" in scaled.fit.components) == (panel is True)
 
 
-@pytest.mark.parametrize(
-    "stills", [StillSettings(exclude=tuple("01234")), StillSettings(min_cc=0.9999)]
-)
+@pytest.mark.parametrize("stills", [{"exclude": tuple("01234")}, {"min_cc": 0.9999}])
 def test_too_few_stills_left_is_said_with_the_reason(make_truth, tmp_path, stills):
     truth = make_truth(n_stills=6, n_obs=400, n_voxels=100)
     with pytest.raises(ValueError, match=r"Fewer than two stills are left .* \(still \d: "):
-        scale(source_of(truth, tmp_path), FitSettings(model=ONLY_SCALES), stills=stills)
+        scale(source_of(truth, tmp_path), scale_settings(model=ONLY_SCALES, stills=stills))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from synthetic_scaling import scale_settings
 
 from dials.algorithms.scaling.active_parameter_managers import (
     active_parameter_manager,
@@ -16,11 +17,10 @@ from dials_diffuse.adapters.tables import as_numpy, double_column
 from dials_diffuse.model.components import ScaleSeries
 from dials_diffuse.model.scaling_model import DiffuseScalingModel
 from dials_diffuse.scaling.observations.source import ObservationSource, observations_of
-from dials_diffuse.scaling.refinement.order import SeriesSettings
-from dials_diffuse.scaling.refinement.restraints import Restraints, RestraintSettings
+from dials_diffuse.scaling.refinement.restraints import Restraints
 from dials_diffuse.scaling.refinement.scaler import DiffuseScaler
-from dials_diffuse.scaling.refinement.settings import FitSettings, ModelSettings
 from dials_diffuse.scaling.refinement.target import DiffuseScalingTarget
+from dials_diffuse.scaling.refinement.units import set_units
 from dials_diffuse.scaling.scale import scale
 
 
@@ -44,13 +44,13 @@ def test_smooth_scales_come_back_and_are_kept(make_truth, tmp_path, offset):
     truth = make_truth(n_stills=24, n_obs=400, spread=0.0)
     place = np.random.default_rng(3).permutation(24) * 0.5
     b = in_series(truth, place)
-    model = ModelSettings(offset=offset, panel=False, sensitivity=False)
+    model = {"offset": offset, "panel": False, "sensitivity": False}
     truth.experiments.as_file(str(tmp_path / "g.expt"))
     truth.table.as_file(str(tmp_path / "g.refl"))
     source = ObservationSource([DataPair(tmp_path / "g.expt", tmp_path / "g.refl")], keep=10**8)
-    each = scale(source, FitSettings(model=model))
+    each = scale(source, scale_settings(model=model))
     smooth = scale(
-        source, FitSettings(model=model, series=SeriesSettings(6, tuple(place.tolist())))
+        source, scale_settings(model=model, series={"intervals": 6, "p_order": tuple(place)})
     )
     found = smooth.merger.tables.b
     sigma = np.array([m.components["scale"].parameter_esds[0] for m in smooth.fit.models])
@@ -75,8 +75,10 @@ def test_errors_of_smooth_scales_beside_an_offset_of_each_still(make_truth, tmp_
     truth.experiments.as_file(str(tmp_path / "g.expt"))
     truth.table.as_file(str(tmp_path / "g.refl"))
     source = ObservationSource([DataPair(tmp_path / "g.expt", tmp_path / "g.refl")], keep=10**8)
-    model = ModelSettings(offset=True, panel=False, sensitivity=False)
-    scaled = scale(source, FitSettings(model=model, series=SeriesSettings(2, tuple(range(30)))))
+    model = {"offset": True, "panel": False, "sensitivity": False}
+    scaled = scale(
+        source, scale_settings(model=model, series={"intervals": 2, "p_order": tuple(range(30))})
+    )
     assert np.isfinite(scaled.fit.lift).all()
     assert np.isfinite(scaled.merged.intensity).all()
 
@@ -96,14 +98,13 @@ def test_gradient_agrees_with_finite_differences(make_truth):
         return 600 * np.exp(-3 * q**2)
 
     series = ScaleSeries(flex.double(rng.uniform(0.7, 1.3, 6).tolist()), np.arange(9.0))
-    scaler = DiffuseScaler(
-        models, observations_of(truth.experiments, truth.columns), prior, series=series
-    )
-    restraints = Restraints(scaler, RestraintSettings(), truth.b, prior)
+    observations = observations_of(truth.experiments, truth.columns)
+    scaler = DiffuseScaler(models, observations, prior, scale_settings().weighting, series=series)
+    restraints = Restraints(scaler, scale_settings().restraints, truth.b, prior)
     names = ["scale", "offset", "panel"]
     target = DiffuseScalingTarget(scaler, restraints, names)
     target.compute_functional_gradients(scaler.data)
-    scaler.set_units(target.reference, restraints, names)
+    set_units(scaler, target.reference, restraints, names)
     components = [manager.components for manager in scaler.data_managers]
     manager = multi_active_parameter_manager(
         target, components, [names] * len(components), active_parameter_manager
@@ -126,16 +127,3 @@ def test_gradient_agrees_with_finite_differences(make_truth):
         ]
     )
     np.testing.assert_allclose(analytic, numeric, rtol=2e-5, atol=2e-5 * abs(analytic).max())
-
-
-@pytest.mark.parametrize(
-    "p_order, message",
-    [
-        ((1.0, 2.0), "holds 2 numbers for 3 stills"),
-        ((1.0, 2.0, float("nan")), "not finite"),
-        ((1.0, 1.0, 1.0), "all the same"),
-    ],
-)
-def test_bad_order_is_refused(p_order, message):
-    with pytest.raises(ValueError, match=message):
-        SeriesSettings(3, p_order).places(3)

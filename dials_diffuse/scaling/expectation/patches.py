@@ -1,9 +1,8 @@
-"""Parts of single images that are not like those of the other stills: the arcs of a fibre of the loop, a patch of
-ice, a shadow.
+"""Patches of images that deviate from those of other stills: fibres of the loop, ice, shadows.
 
-What a still has on top of the crystal may depend on |q| only (the offset c), and what depends on the direction is the
-same for all stills (a, d). Where something in the beam breaks both rules, a would follow c into the map. So such patches
-are left out.
+The model adds an offset c(|q|) to each still, and factors of direction (a, d) that are the same for
+all stills. If something in the beam breaks both rules, a would follow it, through c, into the map, so
+such patches are left out.
 """
 
 from __future__ import annotations
@@ -12,13 +11,13 @@ import warnings
 
 import numpy as np
 
-# Rings of |q| and sectors of a ring: the arcs of nylon are some 25 degrees wide
+# Rings of |q|, and sectors of a ring; the arcs of nylon are some 25 degrees wide
 N_RINGS, N_SECTORS = 12, 20
 N_PATCHES = N_RINGS * N_SECTORS
 NO_PATCH = -1
 # Standard deviations beyond which a patch deviates
 CUTOFF = 6.0
-# Photons that a patch must have been expected to have, for sigma to mean something
+# Least expected photons of a patch, for sigma to be meaningful
 LEAST_PHOTONS = 25.0
 # Median of chi^2 of one degree of freedom; standard deviation of the median of n of them over it, times sqrt(n)
 MEDIAN_CHI2 = 0.4549
@@ -28,7 +27,7 @@ LEAST_MEMBERS = 5
 
 
 def patch_of(x: np.ndarray, y: np.ndarray, extent: tuple[float, float, float, float]) -> np.ndarray:
-    """Patches (N,) int16 of projected directions (N,), (N,).
+    """Patches (N,) int16 of projected directions x (N,) and y (N,).
 
     Args:
         extent: (x_min, x_max, y_min, y_max) of all directions
@@ -42,16 +41,17 @@ def patch_of(x: np.ndarray, y: np.ndarray, extent: tuple[float, float, float, fl
 def deviating_patches(excess: np.ndarray, information: np.ndarray, cutoff: float) -> np.ndarray:
     """(S, N_PATCHES) bool: patches of stills that deviate from those of the other stills.
 
-    What all patches of a ring have in common is left to c(|q|), what all stills have in a patch to a(x, y).
+    Deviations that all patches of a ring have in common belong to c(|q|), those that all stills have
+    in a patch to a(x, y).
 
     Args:
-        excess, information: (S, N_PATCHES): the relative excess of a patch over what the other stills lead to expect is
-            excess/information, with variance 1/information
-        cutoff: relative deviation that matters
+        excess, information: (S, N_PATCHES) sums of patch_excess: the relative deviation of a patch
+            from the other stills is excess/information, with variance 1/information
+        cutoff: least relative deviation
     """
-    known = information >= LEAST_PHOTONS
+    enough = information >= LEAST_PHOTONS
     with np.errstate(invalid="ignore", divide="ignore"):
-        deviation = np.where(known, excess / information, np.nan)
+        deviation = np.where(enough, excess / information, np.nan)
         sigma = 1.0 / np.sqrt(information)
     rings = deviation.reshape(len(deviation), N_RINGS, N_SECTORS)
     deviation = (rings - _median(rings, axis=2)).reshape(deviation.shape)
@@ -61,22 +61,21 @@ def deviating_patches(excess: np.ndarray, information: np.ndarray, cutoff: float
 
 
 def chi2_of_patches(excess: np.ndarray, information: np.ndarray) -> np.ndarray:
-    """(S,): by how much the variance of what is refined for a still is larger than counting statistics say, where the
-    residuals of neighbouring observations go together; 1 unless it is certainly more.
+    """(S,): factor on the variances of a still's parameters, as its observations are correlated.
 
-    The mean square of the patches' deviations over their sigma, from its median, so that the worst patches do not decide.
-    With patches as clusters this is the sandwich estimate of a variance (Liang & Zeger 1986, Biometrika 73, 13),
-    simplified: one factor a still.
+    The mean square of the patches' deviations over their sigma, from its median, so that the worst
+    patches do not decide; 1 unless it is certainly more. With patches as clusters this is the sandwich
+    estimate of a variance (Liang & Zeger 1986, Biometrika 73, 13), simplified to one factor a still.
     """
-    known = information >= LEAST_PHOTONS
-    squares = np.where(known, excess**2 / np.where(known, information, 1.0), np.nan)
+    enough = information >= LEAST_PHOTONS
+    squares = np.where(enough, excess**2 / np.where(enough, information, 1.0), np.nan)
     factor = _median(squares, axis=1)[:, 0] / MEDIAN_CHI2
-    noise = ERROR_OF_MEDIAN / np.sqrt(np.maximum(known.sum(axis=1), 1))
+    noise = ERROR_OF_MEDIAN / np.sqrt(np.maximum(enough.sum(axis=1), 1))
     return np.maximum(np.nan_to_num(factor - 2 * noise, nan=1.0), 1.0)
 
 
 def _median(values: np.ndarray, axis: int) -> np.ndarray:
-    """Median of what is not NaN; NaN where that is too little to tell"""
+    """Median of the values that are not NaN; NaN for fewer than LEAST_MEMBERS of them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         median = np.nanmedian(values, axis=axis, keepdims=True)

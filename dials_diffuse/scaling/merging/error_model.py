@@ -1,7 +1,7 @@
 """Error model: sigma'^2 = a^2 (sigma^2 + (b g I exposure)^2), as in DIALS.
 
-sigma^2 is what counting statistics lead to expect. a is for what scales with it, b for errors in
-proportion to the intensity: factors that the model lacks.
+sigma^2 follows from counting statistics. a stands for errors in proportion to sigma, b for errors in
+proportion to the intensity, such as factors that the model lacks.
 """
 
 from __future__ import annotations
@@ -10,31 +10,31 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Many more than are known, and fewer than depend on the order of summation, which is another one where the
-# stills come in other files
+# Significant digits of a and b: more than the data determine, and few enough not to depend on the
+# order of summation, which changes with the distribution of stills over files
 DIGITS = 8
 
 
 @dataclass(frozen=True)
 class ErrorModel:
-    """Parameters of the error model"""
+    """Parameters of the error model; by default counting statistics alone."""
 
     a: float = 1.0
     b: float = 0.0
 
 
-def fit_error_model(by_size: np.ndarray, min_observations: float = 30.0) -> ErrorModel:
+def fit_error_model(sizes: np.ndarray, min_observations: float = 30.0) -> ErrorModel:
     """Least squares of mean z^2 = a^2 (1 + b^2 t) over bins of t = (signal/sigma)^2.
 
     Args:
-        by_size: (n, 3) sums of z^2, of 1 - leverage (the degrees of freedom) and of
+        sizes: (n, 3) sums of z^2, of 1 - leverage (the degrees of freedom) and of
             t (1 - leverage)
-        min_observations: bins with less freedom are left out
+        min_observations: bins with fewer degrees of freedom are left out
 
     Returns:
-        a and b; b = 0 where a term in proportion to the intensity would not help
+        a and b; b = 0 if a term in proportion to the intensity is not significant
     """
-    square, freedom, t = by_size[by_size[:, 1] >= min_observations].T
+    square, freedom, t = sizes[sizes[:, 1] >= min_observations].T
     if not len(square):
         return ErrorModel()
     observed, t = square / freedom, t / freedom
@@ -48,7 +48,7 @@ def fit_error_model(by_size: np.ndarray, min_observations: float = 30.0) -> Erro
         slope = 0.0
         if spread > 0:
             slope = np.average((t - mean_t) * (observed - mean_o), weights=weight) / spread
-            # one that noise alone makes is none
+            # not significant
             if slope < 2.0 * np.sqrt(2.0 / (np.sum(weight) * spread)):
                 slope = 0.0
         intercept = mean_o - slope * mean_t

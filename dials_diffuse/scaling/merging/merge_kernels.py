@@ -1,57 +1,157 @@
-"""Compiled loops of merging."""
+"""Compiled loops of merging.
+
+They take observations as MergeRows. Chunks of rows that have no voxel in common may run at the same
+time; arrays over voxels are then shared, all other sums are separate for each chunk.
+"""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from dials_diffuse.scaling.expectation.kernels import LEAST_SIGNAL, deviation
+from dials_diffuse.scaling.expectation.kernels import deviation, expected_variance
+
+
+class MergeRows(NamedTuple):
+    """Observations for merging, each array (N,).
+
+    Attributes:
+        index: position of the voxel, -1 for none
+        ok: bool, takes part
+        still, panel: numbers
+        counts, background, net: photons, net = counts less background
+        exposure: s sr
+        g, h: inverse scale factor, offset in photons/(s sr)
+        floor: variance that does not depend on the intensity, photons^2
+    """
+
+    index: np.ndarray
+    ok: np.ndarray
+    still: np.ndarray
+    panel: np.ndarray
+    counts: np.ndarray
+    background: np.ndarray
+    net: np.ndarray
+    exposure: np.ndarray
+    g: np.ndarray
+    h: np.ndarray
+    floor: np.ndarray
+
+
+class VoxelSums(NamedTuple):
+    """Weighted sums of the observations of each voxel, in each half set.
+
+    Attributes:
+        num, den: (2, V) sums of w E g (net - E h) and of w (E g)^2
+        exposure: (V,) sum of E g
+        n_obs: (V,)
+    """
+
+    num: np.ndarray
+    den: np.ndarray
+    exposure: np.ndarray
+    n_obs: np.ndarray
+
+
+class MergedTables(NamedTuple):
+    """Merged voxels that observations are compared with, each array (V,).
+
+    Attributes:
+        expected: intensity that the weights were made with
+        intensity: merged
+        num, den: VoxelSums of both halves together
+        n_obs: number of observations
+        isotropic: mean of the map at the |q| of the voxel
+        shell: resolution shell, -1 for none
+    """
+
+    expected: np.ndarray
+    intensity: np.ndarray
+    num: np.ndarray
+    den: np.ndarray
+    n_obs: np.ndarray
+    isotropic: np.ndarray
+    shell: np.ndarray
+
+
+# Columns of the sums by shell, panel and still
+N, SQUARE, FREEDOM = range(3)
+RESIDUAL, EXPECTED = 3, 4
+WEIGHTED_ABS = 5
+INFORMATION, OWN, REST, OWN_OWN, REST_REST, OWN_REST = range(3, 9)
+
+
+class StatisticSums(NamedTuple):
+    """Sums for the statistics; z^2 is the squared residual over its variance.
+
+    Attributes:
+        shells: (n_shells, 6) number, z^2, 1 - leverage, residuals, expected photons, and
+            sqrt(n/(n-1)) |residual|
+        panels: (P, 5) the first five of the same
+        stills: (S, 9) number, z^2, 1 - leverage, and sums over w, w own, w rest, w own^2, w rest^2,
+            w own rest, with own and rest the anisotropic part of the observation's intensity and of
+            that of all others
+        directions: (D, 2) residuals, expected photons with offset
+        sizes: (n, 3) for the error model: log2 bins of t = signal^2/variance, sums of z^2,
+            1 - leverage and t (1 - leverage)
+        histogram: numbers of residual / sigma in steps of 0.1 from -10
+    """
+
+    shells: np.ndarray
+    panels: np.ndarray
+    stills: np.ndarray
+    directions: np.ndarray
+    sizes: np.ndarray
+    histogram: np.ndarray
 
 
 @njit(cache=True, nogil=True)
-def accumulate_ratio(index, ok, y, exposure, g, h, num, den):
-    """Sums of (y - E h) and E g in each voxel"""
-    for k in range(len(index)):
-        if ok[k]:
-            num[index[k]] += y[k] - exposure[k] * h[k]
-            den[index[k]] += exposure[k] * g[k]
+def accumulate_ratio(rows, num, den):
+    """Add (net - E h) and E g of observations to num and den (V,), in place."""
+    for k in range(len(rows.index)):
+        if rows.ok[k]:
+            num[rows.index[k]] += rows.net[k] - rows.exposure[k] * rows.h[k]
+            den[rows.index[k]] += rows.exposure[k] * rows.g[k]
 
 
 @njit(cache=True)
-def expected_variance(exposure, g, h, floor, intensity, error_b):
-    """Variance of the counts of an observation, photons^2, that the merged intensity predicts"""
-    signal = exposure * g * intensity
-    systematic = error_b * signal
-    return max(signal + exposure * h, LEAST_SIGNAL * signal) + floor + systematic * systematic
+def row_variance(rows, k, intensity, error_b):
+    """Variance of the counts of observation k that an intensity predicts, photons^2."""
+    signal = rows.exposure[k] * rows.g[k] * intensity
+    offset = rows.exposure[k] * rows.h[k]
+    return expected_variance(signal, offset, rows.floor[k], error_b * signal)
 
 
 @njit(cache=True, nogil=True)
-def accumulate_weighted(
-    index, ok, half, y, exposure, g, h, floor, expected, error_b, num, den, total, n_obs
-):
-    """Sums of w E g (y - E h) and w (E g)^2 in each voxel and half, w = 1/expected variance
+def accumulate_weighted(rows, half, expected, error_b, sums):
+    """Add observations to VoxelSums in place, with weights of one over the expected variance.
 
     Args:
-        half: (N,) 0 or 1; num, den: (2, V); total: (V,) sum of E g; n_obs: (V,)
+        half: (S,) half set of each still, 0 or 1
+        expected: (V,) intensity for the weights
+        error_b: fraction of the intensity that adds to sigma
     """
-    for k in range(len(index)):
-        if not ok[k]:
+    for k in range(len(rows.index)):
+        if not rows.ok[k]:
             continue
-        v = index[k]
-        eg = exposure[k] * g[k]
-        w = 1.0 / expected_variance(exposure[k], g[k], h[k], floor[k], expected[v], error_b)
-        num[half[k], v] += w * eg * (y[k] - exposure[k] * h[k])
-        den[half[k], v] += w * eg * eg
-        total[v] += eg
-        n_obs[v] += 1
+        v, side = rows.index[k], half[rows.still[k]]
+        eg = rows.exposure[k] * rows.g[k]
+        w = 1.0 / row_variance(rows, k, expected[v], error_b)
+        sums.num[side, v] += w * eg * (rows.net[k] - rows.exposure[k] * rows.h[k])
+        sums.den[side, v] += w * eg * eg
+        sums.exposure[v] += eg
+        sums.n_obs[v] += 1
 
 
 @njit(cache=True, nogil=True)
 def count_stills(index, ok, still, last, n_stills):
-    """Add to n_stills (V,) the stills that saw each voxel.
+    """Add the number of stills that saw each voxel to n_stills (V,), in place.
 
     Args:
-        still: (N,) in an order in which no other still's observations of the same voxel come between a still's
+        index, ok, still: (N,) in an order in which the observations of a voxel by one still follow
+            each other
         last: (V,) workspace, -1 at first
     """
     for k in range(len(index)):
@@ -61,139 +161,112 @@ def count_stills(index, ok, still, last, n_stills):
 
 
 @njit(cache=True, nogil=True)
-def deviations_from_rest(
-    index, ok, counts, background, exposure, g, h, floor, z, expected, error_b, prior, num, den
-):
-    """How many sigma each observation is from the mean of all others of its voxel.
+def deviations_from_rest(rows, z, expected, error_b, prior, num, den):
+    """Deviation of each observation from the mean of all others of its voxel, in sigma.
 
-    To the others the shell's mean is added with an uncertainty of three times itself, which
-    decides between two that disagree. Observations alone in their voxel get 0.
+    The mean of the shell, with an uncertainty of three times itself, counts as one more observation,
+    which decides between two that disagree. Observations alone in their voxel get 0.
 
     Args:
-        num, den: (V,) sums over all accepted observations, as accumulate_weighted makes them
-        prior: (V,) mean intensity of the shell
         z: (N,) output
+        expected: (V,) intensity for the weights
+        error_b: fraction of the intensity that adds to sigma
+        prior: (V,) mean intensity of the shell
+        num, den: (V,) sums over all accepted observations, as in VoxelSums
     """
-    for k in range(len(index)):
+    for k in range(len(rows.index)):
         z[k] = 0.0
-        if not ok[k]:
+        if not rows.ok[k]:
             continue
-        v = index[k]
-        eg = exposure[k] * g[k]
-        w = 1.0 / expected_variance(exposure[k], g[k], h[k], floor[k], expected[v], error_b)
-        y = counts[k] - background[k]
+        v = rows.index[k]
+        eg, offset = rows.exposure[k] * rows.g[k], rows.exposure[k] * rows.h[k]
+        w = 1.0 / row_variance(rows, k, expected[v], error_b)
         rest_den = den[v] - w * eg * eg
         if rest_den <= 1e-9 * den[v]:
             continue
         prior_den = 1.0 / (9.0 * prior[v] * prior[v])
-        rest = (num[v] - w * eg * (y - exposure[k] * h[k]) + prior_den * prior[v]) / (
+        rest = (num[v] - w * eg * (rows.net[k] - offset) + prior_den * prior[v]) / (
             rest_den + prior_den
         )
-        signal = max(eg * rest + exposure[k] * h[k], 0.0)
+        signal = max(eg * rest + offset, 0.0)
         systematic = error_b * eg * rest
-        variance = signal + floor[k] + eg * eg / (rest_den + prior_den) + systematic**2
-        z[k] = deviation(counts[k], signal + background[k], variance)
+        variance = signal + rows.floor[k] + eg * eg / (rest_den + prior_den) + systematic**2
+        z[k] = deviation(rows.counts[k], signal + rows.background[k], variance)
 
 
 @njit(cache=True, nogil=True)
-def accumulate_statistics(
-    index,
-    ok,
-    still,
-    panel,
-    direction,
-    y,
-    exposure,
-    g,
-    h,
-    floor,
-    expected,
-    error_b,
-    intensity,
-    num,
-    den,
-    n_obs,
-    isotropic,
-    shell,
-    by_voxel,
-    by_shell,
-    by_still,
-    by_panel,
-    by_direction,
-    by_size,
-    histogram,
-):
-    """Sums for all statistics in one pass; columns of the by_ arrays are named in statistics.py.
+def accumulate_statistics(rows, direction, merged, error_b, scatter, sums):
+    """Add the observations of voxels with two or more to all statistics, in place.
 
     Args:
-        isotropic: (V,) mean of the map at the voxel's |q|
-        shell: (V,) resolution shell, -1 for none
-        by_voxel: (V,) sum of z^2
-        by_shell: (n_shells, 6); by_still: (S, 10); by_panel: (P, 5); by_direction: (D, 2)
-        by_size: (n, 3), for the error model: log2 bins of the squared relative precision
-            t = signal^2/variance, sums of z^2, 1 - leverage and t (1 - leverage)
-        histogram: counts of z / sqrt(1 - leverage) in steps of 0.1 from -10
+        direction: (N,) bin of the direction of s1
+        merged: MergedTables
+        error_b: fraction of the intensity that adds to sigma
+        scatter: (V,) sum of z^2
+        sums: StatisticSums
     """
-    for k in range(len(index)):
-        if not ok[k]:
+    for k in range(len(rows.index)):
+        v = rows.index[k]
+        if not rows.ok[k] or merged.n_obs[v] < 2:
             continue
-        v = index[k]
-        if n_obs[v] < 2:
-            continue
-        eg = exposure[k] * g[k]
-        variance = expected_variance(exposure[k], g[k], h[k], floor[k], expected[v], error_b)
+        eg, offset = rows.exposure[k] * rows.g[k], rows.exposure[k] * rows.h[k]
+        variance = row_variance(rows, k, merged.expected[v], error_b)
         information = eg * eg / variance
-        net = y[k] - exposure[k] * h[k]
-        rest_den = den[v] - information
-        if rest_den <= 1e-9 * den[v]:
+        net = rows.net[k] - offset
+        rest_den = merged.den[v] - information
+        if rest_den <= 1e-9 * merged.den[v]:
             continue
-        share = 1.0 - information / den[v]
-        residual = net - eg * intensity[v]
+        freedom = 1.0 - information / merged.den[v]
+        expected = eg * merged.intensity[v]
+        residual = net - expected
         square = residual * residual / variance
-        by_voxel[v] += square
-        i = still[k]
-        p = panel[k]
-        s = shell[v]
+        scatter[v] += square
+        s = merged.shell[v]
         if s >= 0:
-            by_shell[s, 0] += 1
-            by_shell[s, 1] += square
-            by_shell[s, 2] += share
-            by_shell[s, 3] += np.sqrt(n_obs[v] / (n_obs[v] - 1.0)) * abs(residual)
-            by_shell[s, 4] += eg * intensity[v]
-            by_shell[s, 5] += residual
-        by_panel[p, 0] += 1
-        by_panel[p, 1] += square
-        by_panel[p, 2] += share
-        by_panel[p, 3] += residual
-        by_panel[p, 4] += eg * intensity[v]
-        by_direction[direction[k], 0] += residual
-        by_direction[direction[k], 1] += eg * intensity[v] + exposure[k] * h[k]
-        rest = (num[v] - eg * net / variance) / rest_den - isotropic[v]
-        own = net / eg - isotropic[v]
-        by_still[i, 0] += 1
-        by_still[i, 1] += square
-        by_still[i, 2] += share
-        by_still[i, 3] += information
-        by_still[i, 4] += information * own
-        by_still[i, 5] += information * rest
-        by_still[i, 6] += information * own * own
-        by_still[i, 7] += information * rest * rest
-        by_still[i, 8] += information * own * rest
-        by_still[i, 9] += eg * intensity[v]
-        # not from the voxel's own intensity, which goes along with its residuals
-        signal = max(eg * isotropic[v], 0.0)
-        t = 0.0
-        if signal > 0.0:
-            t = (
-                signal
-                * signal
-                / (max(signal + exposure[k] * h[k], LEAST_SIGNAL * signal) + floor[k])
-            )
+            _add_common(sums.shells[s], square, freedom)
+            sums.shells[s, RESIDUAL] += residual
+            sums.shells[s, EXPECTED] += expected
+            n = merged.n_obs[v]
+            sums.shells[s, WEIGHTED_ABS] += np.sqrt(n / (n - 1.0)) * abs(residual)
+        p = rows.panel[k]
+        _add_common(sums.panels[p], square, freedom)
+        sums.panels[p, RESIDUAL] += residual
+        sums.panels[p, EXPECTED] += expected
+        sums.directions[direction[k], 0] += residual
+        sums.directions[direction[k], 1] += expected + offset
+        isotropic = merged.isotropic[v]
+        rest = (merged.num[v] - eg * net / variance) / rest_den - isotropic
+        own = net / eg - isotropic
+        still = sums.stills[rows.still[k]]
+        _add_common(still, square, freedom)
+        still[INFORMATION] += information
+        still[OWN] += information * own
+        still[REST] += information * rest
+        still[OWN_OWN] += information * own * own
+        still[REST_REST] += information * rest * rest
+        still[OWN_REST] += information * own * rest
+        # not from the intensity of the voxel, which is correlated with its residuals
+        t = _squared_precision(max(eg * isotropic, 0.0), offset, rows.floor[k])
         size = 0
         if t > 2.0**-10:
-            size = min(int((np.log2(t) + 10.0) * 2.0), len(by_size) - 1)
-        by_size[size, 0] += square
-        by_size[size, 1] += share
-        by_size[size, 2] += t * share
-        bar = int(np.floor((residual / np.sqrt(variance * share) + 10.0) * 10.0))
-        histogram[min(max(bar, 0), len(histogram) - 1)] += 1
+            size = min(int((np.log2(t) + 10.0) * 2.0), len(sums.sizes) - 1)
+        sums.sizes[size, 0] += square
+        sums.sizes[size, 1] += freedom
+        sums.sizes[size, 2] += t * freedom
+        bar = int(np.floor((residual / np.sqrt(variance * freedom) + 10.0) * 10.0))
+        sums.histogram[min(max(bar, 0), len(sums.histogram) - 1)] += 1
+
+
+@njit(cache=True)
+def _add_common(row, square, freedom):
+    row[N] += 1
+    row[SQUARE] += square
+    row[FREEDOM] += freedom
+
+
+@njit(cache=True)
+def _squared_precision(signal, offset, floor):
+    """signal^2 / variance; 0 without a signal."""
+    if signal <= 0.0:
+        return 0.0
+    return signal * signal / expected_variance(signal, offset, floor, 0.0)

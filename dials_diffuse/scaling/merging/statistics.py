@@ -1,4 +1,4 @@
-"""How well the stills agree: by resolution shell, still, panel and direction."""
+"""Statistics of the agreement of stills by resolution shell, still, panel and direction."""
 
 from __future__ import annotations
 
@@ -10,7 +10,23 @@ from dials_diffuse.grid.expand import unpack_voxels
 from dials_diffuse.grid.possible import voxels_possible
 from dials_diffuse.grid.shells import ResolutionShells, isotropic_part
 from dials_diffuse.scaling.merging.merge import Merged, Merger
-from dials_diffuse.scaling.merging.merge_kernels import accumulate_statistics
+from dials_diffuse.scaling.merging.merge_kernels import (
+    EXPECTED,
+    FREEDOM,
+    INFORMATION,
+    OWN,
+    OWN_OWN,
+    OWN_REST,
+    RESIDUAL,
+    REST,
+    REST_REST,
+    SQUARE,
+    WEIGHTED_ABS,
+    MergedTables,
+    N,
+    StatisticSums,
+    accumulate_statistics,
+)
 
 # Side of the image of residuals over the direction of s1
 N_DIRECTIONS = 48
@@ -64,7 +80,7 @@ class Statistics:
         direction_residual: (N_DIRECTIONS, N_DIRECTIONS) the same over the direction of s1, y by x
         extent: of its axes
         histogram: of normalised residuals, in steps of 0.1 from -10
-        by_size: sums for the error model
+        sizes: sums for the error model
         isotropic: (V,) mean of the map at each voxel's |q|
     """
 
@@ -81,13 +97,14 @@ class Statistics:
     direction_residual: np.ndarray
     extent: tuple[float, float, float, float]
     histogram: np.ndarray
-    by_size: np.ndarray
+    sizes: np.ndarray
     isotropic: np.ndarray
 
     def misoriented(self) -> np.ndarray:
-        """(M,) stills that clearly do not follow the map of all others: a slope of less than half
-        the median, with three standard deviations to spare. However weak a still is, its slope
-        is that of the others if it is oriented as it says.
+        """(M,) stills that do not follow the map of all others.
+
+        Their slope is less than half the median, with three standard deviations to spare. A weak
+        still has the slope of the others as long as its orientation is right.
         """
         with np.errstate(invalid="ignore"):
             usual = np.nanmedian(np.append(self.still_slope[self.still_n > 0], np.nan))
@@ -95,7 +112,7 @@ class Statistics:
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's, NaN for fewer than 3 finite pairs or no variation"""
+    """Pearson's correlation; NaN for fewer than 3 finite pairs or no variation."""
     both = np.isfinite(x) & np.isfinite(y)
     x, y = x[both], y[both]
     if len(x) < 3:
@@ -108,131 +125,113 @@ def correlation(x: np.ndarray, y: np.ndarray) -> float:
 def statistics(
     merger: Merger, merged: Merged, n_shells: int = 10, variance_factor: float = 1.0
 ) -> Statistics:
-    """Read everything once more and compare it with what was merged.
-
-    Fills merged.variance_scatter.
+    """Read all observations once more and compare them with the merged voxels.
 
     Args:
-        merger: with the scales and outliers that merged was made with
-        merged: result of the merger
+        merger: with the scales and outliers of the merged voxels
+        merged: result of the merger; variance_scatter is set in place
         n_shells: resolution shells of equal volume
         variance_factor: a^2 of the error model
     """
-    survey = merger.survey
-    grid = merger.source.grid
-    voxel = unpack_voxels(survey.voxels)
-    q = np.linalg.norm(grid.q_of_voxel(voxel), axis=1)
-    measured = merged.n_obs > 0
-    q_max = q[measured].max()
-    if grid.d_min is not None:
-        q_max = min(q_max, 1 / grid.d_min)
-    shells = ResolutionShells.equal_volume(
-        0.999 * q[measured].min() if q[measured].min() < q_max else 0.0, q_max, n_shells
-    )
-    shell = shells.index_of(q)
+    grid, overview = merger.source.grid, merger.overview
+    voxel = unpack_voxels(overview.voxels)
+    shells, shell = _shells(np.linalg.norm(grid.q_of_voxel(voxel), axis=1), merged, grid, n_shells)
     multiplicity = grid.multiplicity(voxel)
     isotropic = isotropic_part(voxel, merged.intensity, grid, multiplicity=multiplicity)
-    by_shell = np.zeros((n_shells, 6))
-    by_still = np.zeros((survey.n_stills_in, 10))
-    by_panel = np.zeros((survey.n_panels, 5))
-    by_direction = np.zeros((N_DIRECTIONS**2, 2))
-    by_voxel = np.zeros(len(voxel))
-    by_size = np.zeros((80, 3))
-    histogram = np.zeros(200, dtype=np.int64)
-    extent = survey.extent
+    tables = MergedTables(
+        merged.expected, merged.intensity, merged.num, merged.den, merged.n_obs, isotropic, shell
+    )
+    scatter = np.zeros(len(voxel))
+    sums = StatisticSums(
+        shells=np.zeros((n_shells, 6)),
+        panels=np.zeros((overview.n_panels, 5)),
+        stills=np.zeros((overview.n_stills_in, 9)),
+        directions=np.zeros((N_DIRECTIONS**2, 2)),
+        sizes=np.zeros((80, 3)),
+        histogram=np.zeros(200, dtype=np.int64),
+    )
+    x0, x1, y0, y1 = overview.extent
     for block in merger.blocks():
-        obs = block.obs
-        column = _bins(obs.x, extent[0], extent[1])
-        row = _bins(obs.y, extent[2], extent[3])
-        columns = (
-            block.index,
-            block.ok,
-            obs.still,
-            obs.panel,
-            row * N_DIRECTIONS + column,
-            block.y,
-            obs.exposure,
-            block.g,
-            block.h,
-            block.floor,
+        direction = _bins(block.obs.y, y0, y1) * N_DIRECTIONS + _bins(block.obs.x, x0, x1)
+        columns = (block.rows, direction)
+        merger.add_in_chunks(
+            accumulate_statistics, block, columns, tables, merger.error_b, scatter, sums=sums
         )
-        merger.add_in_parts(
-            accumulate_statistics,
-            block,
-            columns,
-            (
-                merged.expected,
-                merger.error_b,
-                merged.intensity,
-                merged.num,
-                merged.den,
-                merged.n_obs,
-                isotropic,
-                shell,
-                by_voxel,
-            ),
-            (by_shell, by_still, by_panel, by_direction, by_size, histogram),
-        )
+    sums.shells[:, SQUARE] /= variance_factor
+    halves = merged.half
+    anisotropic = np.array(
+        [half - isotropic_part(voxel, half, grid, multiplicity=multiplicity) for half in halves]
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
-        merged.variance_scatter = by_voxel / (merged.n_obs - 1) / merged.den
+        merged.variance_scatter = scatter / (merged.n_obs - 1) / merged.den
         merged.variance_scatter[merged.n_obs < 2] = np.nan
-        s = by_still.T
-        mean_own, mean_rest = s[4] / s[3], s[5] / s[3]
-        covariance = s[8] / s[3] - mean_own * mean_rest
-        variance_own = s[6] / s[3] - mean_own**2
-        variance_rest = s[7] / s[3] - mean_rest**2
-        still_cc = covariance / np.sqrt(variance_own * variance_rest)
-        # s[3] is the sum of 1/variance of the still's intensities
-        still_slope = covariance / variance_rest
-        still_slope_sigma = 1.0 / np.sqrt(s[3] * variance_rest)
-        by_shell[:, 1] /= variance_factor
-        sigma = np.sqrt(merged.variance * variance_factor)
-        halves = merged.half
-        anisotropic = np.array(
-            [half - isotropic_part(voxel, half, grid, multiplicity=multiplicity) for half in halves]
-        )
-        possible = voxels_possible(grid, shells)
+        i_over_sigma = merged.intensity / np.sqrt(merged.variance * variance_factor)
         rows = []
-        for number, label in enumerate([*shells.labels(), "overall"]):
-            overall = number == n_shells
-            inside = measured & (shell >= 0 if overall else shell == number)
-            sums = by_shell.sum(axis=0) if overall else by_shell[number]
-            ratio = merged.intensity[inside] / sigma[inside]
+        possible = voxels_possible(grid, shells)
+        measured = merged.n_obs > 0
+        everything = f"{1 / shells.edges[0]:.2f} - {1 / shells.edges[-1]:.2f}"
+        for number, label in enumerate([*shells.labels(), everything]):
+            chosen = slice(None) if number == n_shells else slice(number, number + 1)
+            total = sums.shells[chosen].sum(axis=0)
+            inside = measured & (shell >= 0 if number == n_shells else shell == number)
             rows.append(
                 ShellStatistics(
-                    label=f"{1 / shells.edges[0]:.2f} - {1 / shells.edges[-1]:.2f}"
-                    if overall
-                    else label,
+                    label=label,
                     n_obs=int(merged.n_obs[inside].sum()),
                     n_voxels=int(np.count_nonzero(inside)),
-                    n_possible=int(possible.sum() if overall else possible[number]),
+                    n_possible=int(possible[chosen].sum()),
                     mean_intensity=_mean(merged.intensity[inside]),
-                    mean_i_over_sigma=_mean(ratio),
-                    r_meas=float(sums[3] / sums[4]),
+                    mean_i_over_sigma=_mean(i_over_sigma[inside]),
+                    r_meas=float(total[WEIGHTED_ABS] / total[EXPECTED]),
                     cc_half=correlation(*halves[:, inside]),
                     cc_half_anisotropic=correlation(*anisotropic[:, inside]),
-                    chi2=float(sums[1] / sums[2]),
+                    chi2=float(total[SQUARE] / total[FREEDOM]),
                 )
             )
+        panels, directions = sums.panels.T, sums.directions
+        residuals = directions[:, 0] / directions[:, 1]
         return Statistics(
             shells=rows[:-1],
             overall=rows[-1],
-            still_n=s[0].astype(int),
-            still_chi2=s[1] / s[2] / variance_factor,
-            still_cc=still_cc,
-            still_slope=still_slope,
-            still_slope_sigma=still_slope_sigma,
-            panel_n=by_panel[:, 0].astype(int),
-            panel_chi2=by_panel[:, 1] / by_panel[:, 2] / variance_factor,
-            panel_residual=by_panel[:, 3] / by_panel[:, 4],
-            direction_residual=(by_direction[:, 0] / by_direction[:, 1]).reshape(
-                N_DIRECTIONS, N_DIRECTIONS
-            ),
-            extent=extent,
-            histogram=histogram,
-            by_size=by_size,
+            **_still_statistics(sums.stills, variance_factor),
+            panel_n=panels[N].astype(int),
+            panel_chi2=panels[SQUARE] / panels[FREEDOM] / variance_factor,
+            panel_residual=panels[RESIDUAL] / panels[EXPECTED],
+            direction_residual=residuals.reshape(N_DIRECTIONS, N_DIRECTIONS),
+            extent=overview.extent,
+            histogram=sums.histogram,
+            sizes=sums.sizes,
             isotropic=isotropic,
         )
+
+
+def _shells(q: np.ndarray, merged: Merged, grid, n_shells: int):
+    """(ResolutionShells of the measured voxels, shell (V,) of each voxel at |q| (V,))."""
+    measured = q[merged.n_obs > 0]
+    q_min, q_max = measured.min(), measured.max()
+    if grid.d_min is not None:
+        q_max = min(q_max, 1 / grid.d_min)
+    low = 0.999 * q_min if q_min < q_max else 0.0
+    shells = ResolutionShells.equal_volume(low, q_max, n_shells)
+    return shells, shells.index_of(q)
+
+
+def _still_statistics(sums: np.ndarray, variance_factor: float) -> dict[str, np.ndarray]:
+    """Fields of Statistics by still, from StatisticSums.stills."""
+    s = sums.T
+    information = s[INFORMATION]
+    mean_own, mean_rest = s[OWN] / information, s[REST] / information
+    covariance = s[OWN_REST] / information - mean_own * mean_rest
+    variance_own = s[OWN_OWN] / information - mean_own**2
+    variance_rest = s[REST_REST] / information - mean_rest**2
+    return {
+        "still_n": s[N].astype(int),
+        "still_chi2": s[SQUARE] / s[FREEDOM] / variance_factor,
+        "still_cc": covariance / np.sqrt(variance_own * variance_rest),
+        "still_slope": covariance / variance_rest,
+        # information is the sum of 1/variance of the still's intensities
+        "still_slope_sigma": 1.0 / np.sqrt(information * variance_rest),
+    }
 
 
 def _bins(values: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Which stills saw each voxel: how many, and what connects them, kept up file by file.
+"""Number of observations and stills of each voxel, and groups of stills that common voxels connect.
 
-Stills that a chain of common voxels connects are found by merging sets (Tarjan 1975), so that only
-the first still of each voxel has to be kept.
+Groups are found by merging sets (Tarjan 1975), so that only the first still of each voxel has to be
+stored while files are read one after the other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _root(parent, still):
 
 @njit(cache=True)
 def _add(index, still, n_obs, n_stills, first, last, parent, shared):
-    """Add observations whose stills do not descend; last (V,): workspace, -1 at first"""
+    """Add observations, sorted by still, to all arrays in place; last (V,): workspace, -1 at first."""
     for k in range(len(index)):
         v, s = index[k], still[k]
         n_obs[v] += 1
@@ -43,12 +43,12 @@ def _add(index, still, n_obs, n_stills, first, last, parent, shared):
 
 
 class Connections:
-    """Observations, stills and first still of each voxel seen so far, and the connected groups of stills.
+    """Counts by voxel and connected groups of the stills that were added so far.
 
     Attributes:
         voxels: (V,) packed, sorted
-        n_obs, n_stills: (V,) of each voxel
-        shared: (S,) voxels that each still has in common with others
+        n_obs, n_stills: (V,) observations and stills of each voxel
+        shared: (S,) number of voxels that each still has in common with others
     """
 
     def __init__(self):
@@ -58,40 +58,37 @@ class Connections:
         self.shared = np.empty(0, dtype=np.int64)
 
     def add(self, voxel: np.ndarray, still: np.ndarray, n_stills: int) -> None:
-        """Add the observations of stills that were not there before.
+        """Add the observations of new stills.
 
         Args:
-            voxel: (N,) packed; still: (N,) int32
-            n_stills: number of stills so far, with those
+            voxel: (N,) packed
+            still: (N,) int32
+            n_stills: number of stills so far, the new ones included
         """
-        more = np.arange(len(self._parent), n_stills, dtype=np.int32)
-        self._parent = np.append(self._parent, more)
-        self.shared = np.append(self.shared, np.zeros(len(more), dtype=np.int64))
+        new_stills = np.arange(len(self._parent), n_stills, dtype=np.int32)
+        self._parent = np.append(self._parent, new_stills)
+        self.shared = np.append(self.shared, np.zeros(len(new_stills), dtype=np.int64))
         if np.any(still[1:] < still[:-1]):
             order = np.argsort(still, kind="stable")
             voxel, still = voxel[order], still[order]
-        found, index = np.unique(voxel, return_inverse=True)
-        if len(self.voxels):
-            union = np.union1d(self.voxels, found)
-            old, new = np.searchsorted(union, self.voxels), np.searchsorted(union, found)
-            index = new[index]
-        else:
-            union, old = found, np.empty(0, dtype=np.int64)
+        new_voxels, index = np.unique(voxel, return_inverse=True)
+        union = np.union1d(self.voxels, new_voxels)
+        old = np.searchsorted(union, self.voxels)
+        index = np.searchsorted(union, new_voxels)[index.ravel()]
 
-        def moved(values: np.ndarray) -> np.ndarray:
+        def at_union(values: np.ndarray) -> np.ndarray:
             out = np.zeros(len(union), dtype=values.dtype)
             out[old] = values
             return out
 
         self.voxels = union
-        self.n_obs, self.n_stills, self._first = map(
-            moved, (self.n_obs, self.n_stills, self._first)
-        )
+        self.n_obs, self.n_stills = at_union(self.n_obs), at_union(self.n_stills)
+        self._first = at_union(self._first)
         last = np.full(len(union), -1, dtype=np.int32)
         _add(index, still, self.n_obs, self.n_stills, self._first, last, self._parent, self.shared)
 
     def groups(self) -> np.ndarray:
-        """(S,) number of the group of each still: the lowest of its stills"""
+        """(S,) group of each still, named by the lowest number of its stills."""
         group = self._parent.copy()
         while True:
             further = group[group]

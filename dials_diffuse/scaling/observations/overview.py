@@ -1,9 +1,9 @@
-"""A first look at all observations: voxels, stills, radial profile, connections."""
+"""Overview of all observations before scaling: voxels, stills, radial profiles, connections."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from dials_diffuse.io.integrated_reflections import relative_times
 from dials_diffuse.scaling.observations.connections import Connections
 from dials_diffuse.scaling.observations.source import Observations, ObservationSource
 
-logger = logging.getLogger("dials.diffuse.scaling.survey")
+logger = logging.getLogger("dials.diffuse.scaling.overview")
 
 # Bins of |q| for the radial profile: finer than any smooth feature, up to beyond any
 # wavelength in use
@@ -23,8 +23,8 @@ N_PROFILE = 600
 
 
 @dataclass
-class Survey:
-    """What all observations together say before any model.
+class Overview:
+    """Counts and sums over all observations, which need no scales.
 
     Attributes:
         voxels: (V,) packed voxels with usable observations, sorted
@@ -33,7 +33,9 @@ class Survey:
         still_shared: (S,) those in voxels that other stills see as well
         still_group: (S,) connected group, -1 for stills without observations
         still_pixels: (S,) pixels in usable observations
-        profile_counts, profile_exposure: (S, N_PROFILE) sums a still and bin of |q|
+        profile_counts, profile_exposure: (S, N_PROFILE) net photons and exposure (s sr) of each still
+            and bin of |q|
+        total_counts: photons, background included
         n_rows, n_usable, n_not_finite, n_bragg: numbers of rows
         extent: (x_min, x_max, y_min, y_max) of projected directions
         q_max: largest |q|, 1/Angstrom
@@ -70,16 +72,18 @@ class Survey:
         return relative_times(self.profile_exposure.sum(axis=1), self.still_pixels)
 
     def groups(self) -> list[list[int]]:
-        """Stills that common voxels connect, the largest group first; those with none in
-        common with others are left out"""
+        """Stills that common voxels connect, the largest group first.
+
+        Stills without a voxel in common with others are in none.
+        """
         labels = np.where(self.still_shared > 0, self.still_group, -1)
-        found = [
+        groups = [
             np.flatnonzero(labels == label).tolist() for label in np.unique(labels) if label >= 0
         ]
-        return sorted(found, key=len, reverse=True)
+        return sorted(groups, key=len, reverse=True)
 
     def still_scales(self, n_cycles: int = 10) -> np.ndarray:
-        """Scales (S,) that make the stills' radial profiles agree: where the fit starts from."""
+        """Scales (S,) that make the radial profiles of the stills agree, to start the fit from."""
         counts, exposure = self.profile_counts, self.profile_exposure
         b = np.ones(len(counts))
         usable = self.still_obs > 0
@@ -105,7 +109,7 @@ class Survey:
         profile[bad] = np.interp(np.flatnonzero(bad), np.flatnonzero(~bad), profile[~bad])
         return np.maximum(profile, 0.0)
 
-    def prior(self, b: np.ndarray):
+    def prior(self, b: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         """Function |q| -> mean intensity at that |q|, photons/(s sr), for scales b (S,)."""
         profile = self._profile(b)
         positive = profile[profile > 0]
@@ -118,49 +122,48 @@ class Survey:
         return mean_intensity
 
 
-def _accumulate_profile(obs: Observations, net: np.ndarray, first: int, n: int):
+def _profiles(obs: Observations, first: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Net photons and exposure of n stills, the first one first, in bins of |q|: (n, N_PROFILE)."""
     radial = np.clip((obs.q / PROFILE_STEP).astype(np.int64), 0, N_PROFILE - 1)
     key = (obs.still - first) * N_PROFILE + radial
     shape = (n, N_PROFILE)
     return (
-        np.bincount(key, net, n * N_PROFILE).reshape(shape),
+        np.bincount(key, obs.net, n * N_PROFILE).reshape(shape),
         np.bincount(key, obs.exposure, n * N_PROFILE).reshape(shape),
     )
 
 
-def survey(source: ObservationSource, left_out: Iterable[int] = ()) -> Survey:
-    """Read everything once.
+def read_overview(source: ObservationSource, excluded: Iterable[int] = ()) -> Overview:
+    """Read all observations once.
 
     Args:
-        left_out: stills that count as having no usable observations
+        excluded: stills that count as having no usable observations
 
     Raises:
         ValueError: input that can't be scaled as a whole: fewer than two stills, no
             usable observations, no counts at all.
     """
     connections = Connections()
-    still_obs, still_pixels, profiles_y, profiles_e = [], [], [], []
+    still_obs, still_pixels, profiles = [], [], []
     n_rows = n_usable = n_not_finite = n_bragg = 0
     total_counts = 0.0
     x0, x1, y0, y1, q_max = np.inf, -np.inf, np.inf, -np.inf, 0.0
-    for number, everything in enumerate(source):
-        # how many stills there are is known pair by pair
-        out = np.isin(np.arange(len(source.experiments)), list(left_out))
+    for number, pair in enumerate(source):
+        # the number of stills grows with each pair that is read
+        out = np.isin(np.arange(len(source.experiments)), list(excluded))
         first = source.first_stills[number]
         n = len(source.experiments) - first
         if number + 1 < len(source.first_stills):
             n = source.first_stills[number + 1] - first
-        obs = everything.select(everything.usable & ~out[everything.still])
-        n_rows += len(everything)
+        obs = pair.select(pair.usable & ~out[pair.still])
+        n_rows += len(pair)
         n_usable += len(obs)
-        n_bragg += everything.n_bragg
-        n_not_finite += everything.n_not_finite
+        n_bragg += pair.n_bragg
+        n_not_finite += pair.n_not_finite
         total_counts += obs.counts.sum()
         still_obs.append(np.bincount(obs.still - first, minlength=n))
         still_pixels.append(np.bincount(obs.still - first, obs.n_pixels, n))
-        y, e = _accumulate_profile(obs, obs.counts - obs.background, first, n)
-        profiles_y.append(y)
-        profiles_e.append(e)
+        profiles.append(_profiles(obs, first, n))
         connections.add(obs.voxel, obs.still, first + n)
         if not len(obs):
             continue
@@ -181,9 +184,10 @@ def survey(source: ObservationSource, left_out: Iterable[int] = ()) -> Survey:
     still_obs = np.concatenate(still_obs)
     if np.count_nonzero(still_obs) < 2:
         raise ValueError("Only one still has usable observations: at least two are needed")
+    profile_counts, profile_exposure = map(np.concatenate, zip(*profiles))
     detectors = ExperimentList(source.experiments).detectors()
     layouts = {tuple(panel.get_image_size() for panel in detector) for detector in detectors}
-    return Survey(
+    return Overview(
         voxels=connections.voxels,
         n_obs=connections.n_obs,
         n_stills=connections.n_stills,
@@ -191,8 +195,8 @@ def survey(source: ObservationSource, left_out: Iterable[int] = ()) -> Survey:
         still_shared=connections.shared,
         still_group=np.where(still_obs > 0, connections.groups(), -1),
         still_pixels=np.concatenate(still_pixels),
-        profile_counts=np.concatenate(profiles_y),
-        profile_exposure=np.concatenate(profiles_e),
+        profile_counts=profile_counts,
+        profile_exposure=profile_exposure,
         total_counts=float(total_counts),
         n_rows=n_rows,
         n_usable=n_usable,

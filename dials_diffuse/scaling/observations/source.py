@@ -49,6 +49,7 @@ class Observations:
         q: (N,) 1/Angstrom; x, y: (N,) direction of s1 around the beam, projected
         usable: (N,) bool: finite, exposed, not under the Bragg mask
         bragg, finite: (N,) bool
+        net: (N,) counts less background, photons
     """
 
     still: np.ndarray
@@ -67,6 +68,10 @@ class Observations:
     finite: np.ndarray
 
     @property
+    def net(self) -> np.ndarray:
+        return self.counts - self.background
+
+    @property
     def n_bragg(self) -> int:
         return int(np.count_nonzero(self.bragg))
 
@@ -77,24 +82,34 @@ class Observations:
     def __len__(self) -> int:
         return len(self.still)
 
+    def variance_floor(self, readout_noise: float) -> np.ndarray:
+        """(N,) variance of the counts without that of the signal, photons^2.
+
+        Args:
+            readout_noise: per pixel, photons
+        """
+        background = np.maximum(self.background, 0.0) + self.background_variance
+        return background + self.n_pixels * readout_noise**2
+
     def select(self, selection: np.ndarray) -> Observations:
-        """Those of a selection (bool or indices)"""
+        """The observations of a selection (bool or indices)."""
         rows = np.flatnonzero(selection) if selection.dtype == bool else selection
         return Observations(**{k: v.take(rows) for k, v in vars(self).items()})
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Observations]) -> Observations:
-        """All of several, in their order"""
-        if len(parts) == 1:
-            return parts[0]
-        return cls(**{k: np.concatenate([getattr(p, k) for p in parts]) for k in vars(parts[0])})
+    def concatenate(cls, tables: Sequence[Observations]) -> Observations:
+        """The observations of several tables, in their order."""
+        if len(tables) == 1:
+            return tables[0]
+        names = vars(tables[0])
+        return cls(**{name: np.concatenate([getattr(t, name) for t in tables]) for name in names})
 
 
 def projected_direction(s1: np.ndarray, s0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Direction of s1 around the beam on a plane: (x, y), |(x, y)| = 2 sin(theta).
+    """Direction of s1 around the beam, projected on a plane: (x, y) with |(x, y)| = 2 sin(theta).
 
-    Lambert's equal-area projection, one to one over all scattering angles, whatever
-    panels the detector is made of. x is the laboratory's x as seen along the beam.
+    Lambert's equal-area projection, which is unique over all scattering angles and independent of
+    the panels of the detector. x is the laboratory's x as seen along the beam.
 
     Args:
         s1: (N, 3), any length
@@ -118,8 +133,8 @@ def projected_direction(s1: np.ndarray, s0: np.ndarray) -> tuple[np.ndarray, np.
 def _lab_coordinates(detector, panels: np.ndarray, px: np.ndarray) -> np.ndarray:
     """Laboratory coordinates (mm) of pixel positions (N, 2) on panels (N,).
 
-    Without parallax: a fraction of a pixel, where functions that vary over
-    a tenth of the detector are looked up.
+    Without parallax: a fraction of a pixel does not matter to functions that vary over a tenth of the
+    detector.
     """
     origin = np.array([p.get_origin() for p in detector])
     fast = np.array([np.array(p.get_fast_axis()) * p.get_pixel_size()[0] for p in detector])
@@ -140,7 +155,7 @@ def observation_geometry(
         ValueError: a panel that the detector does not have.
     """
     q, x, y = (np.zeros(len(still), dtype=np.float32) for _ in range(3))
-    # As a rule they are in order, and slices spare the copies that indices make
+    # usually they are in order, and slices need no copies
     in_order = bool(np.all(still[1:] >= still[:-1]))
     order = None if in_order else np.argsort(still, kind="stable")
     edges = np.searchsorted(still if in_order else still[order], np.arange(len(experiments) + 1))
@@ -165,7 +180,7 @@ def observation_geometry(
 def observations_of(
     experiments, columns: Mapping[str, np.ndarray], first_still: int = 0
 ) -> Observations:
-    """Rows of a table as arrays of their own, in their order.
+    """Rows of a table as Observations, in their order.
 
     Args:
         experiments: of the table
@@ -188,13 +203,8 @@ def observations_of(
     panel = columns["panel"].astype(np.int32)
     q, x, y = observation_geometry(experiments, ids, panel, columns["xyzobs.px.value"])
     values = {
-        name: columns[column].astype(np.float64)
-        for name, column in (
-            ("counts", "counts"),
-            ("background", "background"),
-            ("background_variance", "background.variance"),
-            ("exposure", "exposure"),
-        )
+        name.replace(".", "_"): columns[name].astype(np.float64)
+        for name in ("counts", "background", "background.variance", "exposure")
     }
     n_pixels = columns["num_pixels.valid"].astype(np.int32)
     bragg = columns["bragg"].astype(bool)
@@ -220,16 +230,19 @@ def observations_of(
 
 @dataclass
 class ObservationSource:
-    """All pairs, read one after the other as often as needed.
+    """All pairs of files, read one after the other as often as needed.
 
-    Arrays of up to `keep` observations stay in memory, so that small jobs read each
-    file once; beyond that memory does not grow with the number of pairs. Those that stay are sorted by voxel once the
-    voxels are known: what is summed up by voxel then lies side by side, which is several times faster.
+    Up to `keep` observations stay in memory, so that small jobs read each file once; beyond that
+    memory does not grow with the number of pairs. The observations in memory are sorted by voxel once
+    the voxels are known, which makes sums over voxels several times faster.
 
     Attributes:
         pairs: input files
         model_copies: JSON files to restore lost models from
-        keep: observations to hold in memory
+        keep: number of observations to keep in memory
+        first_stills: number of the first still of each pair that was read
+        experiments: of all pairs that were read
+        grid: that all pairs share
     """
 
     pairs: Sequence[DataPair]
@@ -246,11 +259,12 @@ class ObservationSource:
 
     def __iter__(self) -> Iterator[Observations]:
         for number in range(len(self.pairs)):
-            yield self.of_pair(number)
+            yield self.read_pair(number)
 
-    def of_pair(self, number: int) -> Observations:
-        """Observations of one pair, those of the pairs before it having been read once; in the order of the table's
-        rows, or in one that in_table_order turns back into it
+    def read_pair(self, number: int) -> Observations:
+        """Observations of one pair, after those of all pairs before it were read once.
+
+        They are in the order of the table's rows, or in one that in_table_order turns back into it.
 
         Raises:
             ValueError: unreadable, not matching, no table, grid missing.
@@ -260,39 +274,44 @@ class ObservationSource:
         if len(self.first_stills) == number:
             self._register(number)
         table = self.table(number)
-        found = observations_of(
-            self.experiments_of(number), table.columns, self.first_stills[number]
-        )
-        if sum(map(len, self._kept.values())) + len(found) <= self.keep:
-            self._kept[number] = found
-        return found
+        experiments, first_still = self.experiments_of(number), self.first_stills[number]
+        obs = observations_of(experiments, table.columns, first_still)
+        if sum(map(len, self._kept.values())) + len(obs) <= self.keep:
+            self._kept[number] = obs
+        return obs
 
     def experiments_of(self, number: int) -> ExperimentList:
-        """The experiments of one pair that was read"""
+        """The experiments of one pair that was read."""
         first, last = [*self.first_stills, len(self.experiments)][number : number + 2]
         return ExperimentList(self.experiments[first:last])
 
     def table(self, number: int) -> Columns:
-        """The table of one pair that was read, with ids that are indices of its experiments
+        """The table of one pair that was read, with ids that are indices of its experiments.
 
         Raises:
             ValueError: unreadable, or of other experiments.
         """
         pair = self.pairs[number]
-        found = read_columns(pair.reflections)
-        if "id" in found.columns:
-            found.columns["id"] = matched_ids(
-                found.columns["id"],
-                found.identifiers,
+        table = read_columns(pair.reflections)
+        if "id" in table.columns:
+            table.columns["id"] = matched_ids(
+                table.columns["id"],
+                table.identifiers,
                 self.experiments_of(number),
                 str(pair.reflections),
                 str(pair.experiments),
             )
-        return found
+        return table
 
     def indexed(self, voxels: np.ndarray) -> Iterator[tuple[Observations, np.ndarray]]:
-        """(observations, position of each one's voxel in the sorted `voxels`, int32) of each
-        pair; -1 where it is not among them. Other `voxels` than the last time take longer."""
+        """The observations of each pair, with the positions (N,) int32 of their voxels in `voxels`.
+
+        The position is -1 for voxels that are not in it. Other `voxels` than in the last call take
+        longer.
+
+        Args:
+            voxels: (V,) packed, sorted
+        """
         if voxels is not self._voxels:
             self._voxels = voxels
             self._index.clear()
@@ -308,7 +327,7 @@ class ObservationSource:
             yield self._kept[number], self._index[number]
 
     def _sort_kept(self, number: int, index: np.ndarray) -> None:
-        """Sort the observations of a pair by voxel, and those of a voxel by still."""
+        """Sort the observations of a pair by voxel, and within a voxel by still."""
         obs = self._kept[number]
         order = None
         if np.any(obs.still[1:] < obs.still[:-1]):
@@ -322,11 +341,11 @@ class ObservationSource:
         self._rows[number] = (order if rows is None else rows[order]).astype(np.int32)
 
     def keeps(self, number: int) -> bool:
-        """True if a pair's observations stay in memory"""
+        """True if the observations of a pair stay in memory."""
         return number in self._kept
 
     def in_table_order(self, number: int, values: np.ndarray) -> np.ndarray:
-        """What belongs to the observations of_pair(number), (N,), in the order of the table's rows"""
+        """Values (N,) of the observations of read_pair(number), in the order of the table's rows."""
         if number not in self._rows:
             return values
         ordered = np.empty_like(values)

@@ -1,14 +1,14 @@
 """Integrated Bragg reflections as a second reference for the scales b.
 
-Where the diffuse scattering is weak the Bragg reflections of the same stills know their
-scales too. Their full intensities are solved for in closed form as the voxels' intensities are.
+If the diffuse scattering is weak, the Bragg reflections of the same stills help to determine their
+scales. The full intensities of the reflections are solved for in closed form, as those of voxels.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,89 +21,89 @@ from dials_diffuse.scaling.observations.source import (
     ObservationSource,
     observation_geometry,
 )
+from dials_diffuse.scaling.refinement.settings import BraggSettings
 
 logger = logging.getLogger("dials.diffuse.scaling.bragg")
 
-# Keeps packed Miller indices apart from packed voxels: the sign, which those don't use
+# Distinguishes packed Miller indices from packed voxels: the sign bit, which voxels do not use
 BRAGG_CODE = np.iinfo(np.int64).min
 
 
-@dataclass(frozen=True)
-class BraggSettings:
-    """How reflections take part in the fit; see phil/scale.py.
+class BraggReference(NamedTuple):
+    """Reflections that take part in a fit.
 
     Attributes:
-        weight: of their part of the functional
-        min_partiality: reflections below are dropped
-        partiality_error: relative error of the partialities
+        reflections: as observations
+        settings: how they take part
+        mean_intensity: function |q| (N,) -> mean full intensity (N,)
     """
 
-    weight: float = 1.0
-    min_partiality: float = 0.3
-    partiality_error: float = 0.3
+    reflections: Observations
+    settings: BraggSettings
+    mean_intensity: Callable
 
 
 def bragg_observations(
-    paths: Sequence, source: ObservationSource, settings: BraggSettings, relative_time: np.ndarray
+    source: ObservationSource, settings: BraggSettings, relative_time: np.ndarray
 ) -> Observations:
-    """The reflections of .refl files as observations for the fit.
+    """Read the reflections of the files of the settings as observations for the fit.
 
     Args:
-        paths: integrated reflections of the stills, matched by experiment identifiers
-        source: the stills, read before
-        settings: see there
-        relative_time: (S,) exposure time of each still over their mean, NaN for stills without
+        source: the stills, read before; reflections are matched by experiment identifiers
+        relative_time: (S,) exposure time of each still over their mean; NaN for stills without
             observations, whose reflections are left out
 
     Raises:
         ValueError: columns missing, unknown experiments, or no reflection left.
     """
-    found = Observations.concatenate(
-        [
-            _from_table(path, load_reflections(path), source, settings, relative_time)
-            for path in paths
-        ]
-    )
-    if not len(found):
+    per_file = [
+        _observations_of_file(path, source, settings, relative_time)
+        for path in settings.reflections
+        if path
+    ]
+    reflections = Observations.concatenate(per_file)
+    if not len(reflections):
         raise ValueError(
             "No Bragg reflection of these stills is left to scale with (bragg.min_partiality="
             f"{settings.min_partiality:g})"
         )
-    logger.info("%d Bragg reflections take part in the fit", len(found))
-    return found
+    logger.info("%d Bragg reflections take part in the fit", len(reflections))
+    return reflections
 
 
-def _from_table(path, table, source, settings: BraggSettings, relative_time) -> Observations:
+def _observations_of_file(
+    path: str, source: ObservationSource, settings: BraggSettings, relative_time: np.ndarray
+) -> Observations:
+    table = load_reflections(path)
     for name in ("panel", "xyzobs.px.value"):
         if name not in table:
             raise ValueError(
                 f"{path} has no column {name}: it does not hold integrated reflections"
             )
-    found = read_integrated(
+    integrated = read_integrated(
         table, str(path), source.experiments, source.grid, relative_time, settings.min_partiality
     )
-    if found.partiality != "used":
+    if integrated.partiality != "used":
         logger.warning(
-            "The partialities in %s are %s: nothing is known about how much of each "
-            "reflection was on the Ewald sphere, so that their scatter is large "
-            "(bragg.partiality_error=%g)",
+            "The partialities in %s are %s: what part of each reflection was recorded is unknown, so "
+            "that the intensities scatter widely (bragg.partiality_error=%g)",
             path,
-            found.partiality,
+            integrated.partiality,
             settings.partiality_error,
         )
-    panel = as_numpy(table["panel"]).astype(np.int32)[found.rows]
-    px = as_numpy(table["xyzobs.px.value"])[found.rows]
-    q, x, y = observation_geometry(source.experiments, found.still, panel, px)
-    n = len(found.rows)
+    panel = as_numpy(table["panel"]).astype(np.int32)[integrated.rows]
+    px = as_numpy(table["xyzobs.px.value"])[integrated.rows]
+    q, x, y = observation_geometry(source.experiments, integrated.still, panel, px)
+    n = len(integrated.rows)
     return Observations(
-        still=found.still.astype(np.int32),
+        still=integrated.still.astype(np.int32),
         panel=panel,
-        voxel=pack_voxels(found.miller_index) | BRAGG_CODE,
-        counts=found.counts.astype(float),
+        voxel=pack_voxels(integrated.miller_index) | BRAGG_CODE,
+        counts=integrated.counts.astype(float),
         background=np.zeros(n),
-        # what the variance holds besides the reflection's own counts
-        background_variance=np.maximum(found.variance - np.maximum(found.counts, 0), 1.0),
-        exposure=found.exposure,
+        # the variance without that of the counts themselves
+        background_variance=np.maximum(integrated.variance - np.maximum(integrated.counts, 0), 1.0),
+        exposure=integrated.exposure,
         n_pixels=np.zeros(n, dtype=np.int32),
         q=q,
         x=x,
@@ -115,12 +115,12 @@ def _from_table(path, table, source, settings: BraggSettings, relative_time) -> 
 
 
 def is_bragg(voxel: np.ndarray) -> np.ndarray:
-    """(N,) bool: which of Observations.voxel are Miller indices of reflections"""
+    """(N,) bool: which of Observations.voxel are Miller indices of reflections."""
     return voxel < 0
 
 
-def mean_bragg_intensity(obs: Observations, b: np.ndarray, n_bins: int = 20):
-    """Function |q| -> mean full intensity there, for scales b"""
+def mean_bragg_intensity(obs: Observations, b: np.ndarray, n_bins: int = 20) -> Callable:
+    """Function |q| -> mean full intensity at that |q|, for scales b (S,)."""
     edges = np.quantile(obs.q, np.linspace(0, 1, n_bins + 1))
     index = np.clip(np.searchsorted(edges, obs.q, side="right") - 1, 0, n_bins - 1)
     total = np.bincount(index, np.maximum(obs.counts, 0.0), n_bins)

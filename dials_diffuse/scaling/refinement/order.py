@@ -1,4 +1,4 @@
-"""p_order: the place of each still in a series of stills on one crystal."""
+"""p_order of each still in a series of stills on one crystal."""
 
 from __future__ import annotations
 
@@ -6,109 +6,81 @@ import os
 import pathlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from dials_diffuse.adapters.stills import Still
 from dials_diffuse.model.components import n_parameters_of
+from dials_diffuse.scaling.refinement.settings import SeriesSettings
 
-ORDERS = ("input", "image_number", "angle")
-
-# Stills of a series turn by less from one to the next, and about one axis this exactly
+# Stills of a series turn by less than this from one to the next (degrees), and about one axis:
+# cosine of the angle between them, at least
 _LARGEST_STEP = 90.0
 _AXIS_COSINE = 0.9
 
 
-@dataclass(frozen=True)
-class SeriesSettings:
-    """Components that are smooth functions of the order of the stills; see phil/scale.py.
+def p_order_of(settings: SeriesSettings, experiments: Sequence) -> np.ndarray:
+    """p_order (S,) of the stills.
 
-    Attributes:
-        intervals: of the smoother of b over the whole series; None: a b for each still
-        p_order: place of each still in the series; None: by `order`
-        offset_intervals, sensitivity_intervals: of c(|q|, p_order) and a(x, y, p_order) along
-            p_order; None: c of each still, the same a for all
-        order: where p_order comes from, one of ORDERS
-        p_order_file: text file of the places
+    Args:
+        settings: where it comes from
+        experiments: (S,) of the stills
+
+    Raises:
+        ValueError: numbers that do not fit the stills, or are all equal; experiments that do not
+            have what the order follows from.
     """
+    if settings.p_order is not None and settings.p_order_file is not None:
+        raise ValueError("Give series.p_order or series.p_order_file, not both")
+    if settings.p_order is not None:
+        name, p_order = "series.p_order", np.array(settings.p_order, dtype=float)
+    elif settings.p_order_file is not None:
+        name, p_order = str(settings.p_order_file), read_numbers(settings.p_order_file)
+    else:
+        name = f"series.order={settings.order}"
+        p_order = {"image_number": image_numbers, "angle": angles, "input": input_numbers}[
+            settings.order
+        ](experiments)
+    if len(p_order) != len(experiments):
+        raise ValueError(
+            f"{name} holds {len(p_order)} numbers for {len(experiments)} stills: give one for each"
+        )
+    if not np.all(np.isfinite(p_order)):
+        raise ValueError(f"{name} holds numbers that are not finite")
+    if np.ptp(p_order) == 0:
+        raise ValueError(f"The numbers of {name} are all the same: there is no order")
+    return p_order
 
-    intervals: int | None = None
-    p_order: Sequence[float] | None = None
-    offset_intervals: int | None = None
-    sensitivity_intervals: int | None = None
-    order: str = "input"
-    p_order_file: str | os.PathLike | None = None
 
-    @property
-    def wanted(self) -> bool:
-        """True if anything is a function of p_order"""
-        each = (self.intervals, self.offset_intervals, self.sensitivity_intervals)
-        return any(n is not None for n in each)
+def check_intervals(settings: SeriesSettings, p_order: np.ndarray) -> None:
+    """Check that the stills can determine the functions of p_order.
 
-    def places(self, n_stills: int, experiments=()) -> np.ndarray:
-        """p_order (S,)
+    Args:
+        p_order: of the stills that are used
 
-        Args:
-            experiments: of the stills, for the orders that are found in them
-
-        Raises:
-            ValueError: numbers that don't fit the stills, or have no range; experiments that do
-                not tell.
-        """
-        name = "series.p_order"
-        if self.p_order is not None and self.p_order_file is not None:
-            raise ValueError("Give series.p_order or series.p_order_file, not both")
-        if self.p_order is not None:
-            places = np.array(self.p_order, dtype=float)
-        elif self.p_order_file is not None:
-            name = f"{self.p_order_file}"
-            places = read_numbers(self.p_order_file)
-        elif self.order == "image_number":
-            name = "series.order=image_number"
-            places = image_numbers(experiments)
-        elif self.order == "angle":
-            name = "series.order=angle"
-            places = angles(experiments)
-        else:
-            places = np.arange(n_stills, dtype=float)
-        if len(places) != n_stills:
+    Raises:
+        ValueError: more parameters along p_order than different values of it.
+    """
+    n_different = len(np.unique(p_order))
+    for name, intervals in settings.all_intervals().items():
+        n = n_parameters_of(intervals)
+        if n > n_different:
             raise ValueError(
-                f"{name} holds {len(places)} numbers for {n_stills} stills: give one for each"
+                f"series.{name}={intervals} has {n} parameters along p_order, and the stills that are "
+                f"used have {n_different} different p_order: use fewer intervals"
             )
-        if not np.all(np.isfinite(places)):
-            raise ValueError(f"{name} holds numbers that are not finite")
-        if np.ptp(places) == 0:
-            raise ValueError(f"The numbers of {name} are all the same: there is no order")
-        return places
 
-    def check_intervals(self, places: np.ndarray) -> None:
-        """See that the stills can determine the functions.
 
-        Args:
-            places: p_order of the stills that are used
-
-        Raises:
-            ValueError: more parameters along p_order than places.
-        """
-        n_places = len(np.unique(places))
-        for name in ("intervals", "offset_intervals", "sensitivity_intervals"):
-            intervals = getattr(self, name)
-            if intervals is None:
-                continue
-            n = n_parameters_of(intervals)
-            if n > n_places:
-                raise ValueError(
-                    f"series.{name}={intervals} has {n} parameters along p_order, and the stills that are "
-                    f"used have {n_places} different p_order: use fewer intervals"
-                )
+def input_numbers(experiments: Sequence) -> np.ndarray:
+    """Number of each still in the input (S,)."""
+    return np.arange(len(experiments), dtype=float)
 
 
 def read_numbers(path: str | os.PathLike) -> np.ndarray:
-    """Numbers of a text file, separated by white space, commas or lines; # begins a comment.
+    """Read numbers from a text file, separated by white space or commas; # begins a comment.
 
     Raises:
-        ValueError: no such file, or something that is no number.
+        ValueError: the file can't be read, or holds something else.
     """
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8")
@@ -121,9 +93,10 @@ def read_numbers(path: str | os.PathLike) -> np.ndarray:
         raise ValueError(f"{path} holds something that is no number: {error}") from error
 
 
-def image_numbers(experiments) -> np.ndarray:
-    """Number of each still's image (S,): in its file where all are from one file, else the last number
-    in the name of its file.
+def image_numbers(experiments: Sequence) -> np.ndarray:
+    """Number of the image of each still (S,).
+
+    Its index in the file if all stills are from one file, else the last number in the file's name.
 
     Raises:
         ValueError: no images, no numbers, or several files of many images.
@@ -156,12 +129,11 @@ def image_numbers(experiments) -> np.ndarray:
     return np.array(numbers)
 
 
-def angles(experiments) -> np.ndarray:
-    """Angle (degrees) by which the crystal has turned since the first still (S,), summed up from
-    still to still about the axis that they have in common.
+def angles(experiments: Sequence) -> np.ndarray:
+    """Angle by which the crystal has turned since the first still (S,), degrees.
 
-    The orientations in the lab frame tell, whether stills still have the goniometer and scan that
-    they were measured with or not.
+    The sum of the rotations from still to still about their common axis, from the orientations in
+    the lab frame: the goniometer and scan of the measurement may be lost.
 
     Raises:
         ValueError: orientations that are not those of one crystal turning about one axis.

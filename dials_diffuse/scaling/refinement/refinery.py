@@ -1,4 +1,4 @@
-"""One refinement by DIALS's parameter manager and refinery."""
+"""Refinement of a cycle, by DIALS's parameter manager and refineries."""
 
 from __future__ import annotations
 
@@ -14,29 +14,32 @@ from dials.algorithms.scaling.active_parameter_managers import (
 from dials.algorithms.scaling.scaling_refiner import scaling_refinery
 from dials.array_family import flex
 
+from dials_diffuse.scaling.refinement.restraints import Restraints
 from dials_diffuse.scaling.refinement.scaler import DiffuseScaler
 from dials_diffuse.scaling.refinement.settings import FitSettings
 from dials_diffuse.scaling.refinement.target import DiffuseScalingTarget
+from dials_diffuse.scaling.refinement.units import set_units
 
 logger = logging.getLogger("dials.diffuse.scaling.refinery")
 
 
-def refine_cycle(scaler, restraints, names: list[str], settings: FitSettings) -> dict:
-    """One refinement of the named components by DIALS. Returns a row of the convergence table."""
+def refine_cycle(
+    scaler: DiffuseScaler, restraints: Restraints, names: list[str], settings: FitSettings
+) -> dict:
+    """Refine the named components; returns a row of the convergence table."""
     restraints.hold_means(scaler)
     target = DiffuseScalingTarget(scaler, restraints, names)
     target.functional_and_gradients(scaler.data)
     before = target.rmsds(None, None)[0]
-    scaler.set_units(target.reference, restraints, names)
+    set_units(scaler, target.reference, restraints, names)
     components = [manager.components for manager in scaler.data_managers]
     with quiet_refinery():
         manager = multi_active_parameter_manager(
             target, components, [names] * len(components), active_parameter_manager
         )
         if settings.engine == "LevMar":
-            # It takes a slope of exactly zero for a parameter that nothing determines, and stops. Without
-            # observations, of a still that is left out for one, a parameter is just where its restraint wants it:
-            # a millionth of its e.s.d. (the free parameters' unit) is enough
+            # It stops if a derivative is exactly zero. That of a still without observations is, since
+            # its parameters are where their restraints want them: move them by a millionth of an e.s.d.
             manager.set_param_vals(manager.get_param_vals() + 1e-6)
         start = manager.get_param_vals().deep_copy()
         refinery = scaling_refinery(
@@ -60,9 +63,9 @@ def refine_cycle(scaler, restraints, names: list[str], settings: FitSettings) ->
 
 @contextlib.contextmanager
 def quiet_refinery():
-    """Leave out what DIALS's refinery says of each of many rounds.
+    """Suppress the messages of DIALS's refinery, which come in each of many cycles.
 
-    It logs as "dials" itself, whose level is everybody's: a filter touches its own messages only.
+    They are logged as "dials", the parent of all loggers here: a filter spares those of the children.
     """
     dials_logger = logging.getLogger("dials")
 
@@ -79,8 +82,8 @@ def quiet_refinery():
 def run_refinery(refinery, start):
     """Run one of DIALS's refineries and return the best parameters.
 
-    The line search of L-BFGS gives up with an error where rounding is all that is left
-    to gain; the last accepted step is the answer then.
+    The line search of L-BFGS fails with an error if no more than rounding errors can be gained; the
+    last accepted step is the result then.
     """
     try:
         refinery.run()
@@ -94,22 +97,21 @@ def run_refinery(refinery, start):
 
 
 def set_scale_esds(scaler: DiffuseScaler, manager, covariance: np.ndarray) -> None:
-    """E.s.d.s of b for the convention mean b = 1, from the covariance of all free parameters.
+    """Set the e.s.d.s of b for the convention mean b = 1, from the covariance of all free parameters.
 
-    Without a convention all b can grow together, and that is all that the diagonal tells of. With
-    it b_i becomes b_i / mean(b), and its shift db_i - b_i mean(db).
+    Without a convention all b can grow together, and the diagonal of the covariance tells no more
+    than that. With it, b_i becomes b_i / mean(b), and a shift of b_i becomes db_i - b_i mean(db).
     """
     n = manager.n_active_params
-    places = [
+    rows = [
         manager.apm_data[i]["start_idx"] + manager.apm_list[i].components["scale"]["start_idx"]
         for i in range(len(scaler.models))
     ]
     units = np.array([model.components["scale"].unit for model in scaler.models])
-    of_b = covariance.reshape(n, n)[np.ix_(places, places)] * np.outer(units, units)
+    covariance_b = covariance.reshape(n, n)[np.ix_(rows, rows)] * np.outer(units, units)
     b = np.array([model.components["scale"].parameters[0] for model in scaler.models])
-    # of the stills that have observations
-    used = np.bincount(scaler.data.still, minlength=len(b)) > 0
-    shifts = np.eye(len(b)) - np.outer(b / b[used].mean(), used / used.sum())
-    variances = np.diagonal(shifts @ of_b @ shifts.T)
+    observed = np.bincount(scaler.data.still, minlength=len(b)) > 0
+    shifts = np.eye(len(b)) - np.outer(b / b[observed].mean(), observed / observed.sum())
+    variances = np.diagonal(shifts @ covariance_b @ shifts.T)
     for model, variance in zip(scaler.models, variances):
         model.components["scale"].parameter_esds = flex.double([float(np.sqrt(max(variance, 0)))])

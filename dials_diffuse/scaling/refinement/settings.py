@@ -1,14 +1,12 @@
-"""What a fit is to do."""
+"""Settings of dials.diffuse_scale, a class for each scope of its parameters."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from dials_diffuse.model.components import n_parameters_of
-from dials_diffuse.scaling.refinement.bragg import BraggSettings
-from dials_diffuse.scaling.refinement.order import SeriesSettings
-from dials_diffuse.scaling.refinement.restraints import RestraintSettings
 
 # Between parameters of c(|q|), 1/Angstrom: half the width of the ring of water at 3 Angstrom. On the
 # thaumatin stills of dials_data b and c stay the same from 0.07 down; with 0.12, b follows the Bragg
@@ -18,51 +16,127 @@ OFFSET_SPACING = 0.05
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Components of the model; see phil/scale.py.
+    """Components to refine; None: if the component lowers the chi^2 of the free set."""
 
-    Attributes:
-        scale, offset, panel, sensitivity: refine them or not; None for the last three: if
-            it lowers the chi^2 of the free set
-        offset_parameters: of c over |q|; None: one each OFFSET_SPACING
-        sensitivity_parameters: of a along x and along y
-    """
-
-    scale: bool = True
-    offset: bool | None = None
-    panel: bool | None = None
-    sensitivity: bool | None = None
-    offset_parameters: int | None = None
-    sensitivity_parameters: int = 13
+    scope: ClassVar[str] = "scale.model"
+    scale: bool
+    offset: bool | None
+    panel: bool | None
+    sensitivity: bool | None
+    offset_parameters: int | None
+    sensitivity_parameters: int
 
     def offset_parameters_to(self, q_max: float) -> int:
-        """Parameters of c between 0 and q_max (1/Angstrom)"""
+        """Number of parameters of c(|q|) between 0 and q_max (1/Angstrom)."""
         if self.offset_parameters is not None:
             return self.offset_parameters
         return n_parameters_of(max(3, math.ceil(q_max / OFFSET_SPACING)))
 
 
 @dataclass(frozen=True)
+class SeriesSettings:
+    """Components that are smooth functions of p_order; intervals None: they are not."""
+
+    scope: ClassVar[str] = "scale.series"
+    intervals: int | None
+    offset_intervals: int | None
+    sensitivity_intervals: int | None
+    order: str
+    p_order: tuple[float, ...] | None
+    p_order_file: str | None
+
+    def all_intervals(self) -> dict[str, int]:
+        """Intervals along p_order by parameter name, of the components that are functions of it."""
+        names = ("intervals", "offset_intervals", "sensitivity_intervals")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+@dataclass(frozen=True)
+class StillSettings:
+    """Stills to exclude."""
+
+    scope: ClassVar[str] = "scale.stills"
+    exclude: tuple[str, ...] | None
+    exclude_misoriented: bool
+    min_cc: float | None
+
+
+@dataclass(frozen=True)
+class BraggSettings:
+    """Bragg reflections as a second reference for b."""
+
+    scope: ClassVar[str] = "scale.bragg"
+    reflections: tuple[str | None, ...]
+    weight: float
+    min_partiality: float
+    partiality_error: float
+
+
+@dataclass(frozen=True)
+class RestraintSettings:
+    """Standard deviations of the restraints."""
+
+    scope: ClassVar[str] = "scale.restraints"
+    scale: float
+    offset: float
+    offset_smoothness: float
+    panel: float
+    sensitivity: float
+    sensitivity_smoothness: float
+    sensitivity_rings: float
+
+
+@dataclass(frozen=True)
 class FitSettings:
-    """What the fit is to do; see phil/scale.py for the meaning of each value.
+    """Cycles, minimiser and observations of the fit."""
 
-    Attributes:
-        n_threads: that share the work; the result does not depend on it
-    """
+    scope: ClassVar[str] = "scale.fit"
+    engine: str
+    n_cycles: int
+    max_iterations: int | None
+    free_percentage: float
+    min_observations_per_parameter: float
+    max_observations: int
 
-    model: ModelSettings = ModelSettings()
-    bragg: BraggSettings = BraggSettings()
-    bragg_files: tuple = ()
-    restraints: RestraintSettings = RestraintSettings()
-    series: SeriesSettings = SeriesSettings()
-    engine: str = "SimpleLBFGS"
-    max_iterations: int | None = None
-    n_cycles: int = 6
-    max_observations: int = 5_000_000
-    min_observations_per_parameter: float = 5.0
-    free_percentage: float = 5.0
-    outlier_cutoff: float | None = 6.0
-    patch_cutoff: float | None = 0.05
-    prior_strength: float = 2.0
-    readout_noise: float = 0.0
-    seed: int = 42
-    n_threads: int = 1
+
+@dataclass(frozen=True)
+class WeightingSettings:
+    """Expected variances."""
+
+    scope: ClassVar[str] = "scale.weighting"
+    prior_strength: float
+    readout_noise: float
+
+
+@dataclass(frozen=True)
+class ErrorModelSettings:
+    """Error model."""
+
+    scope: ClassVar[str] = "scale.error_model"
+    refine: bool
+
+
+@dataclass(frozen=True)
+class OutlierSettings:
+    """Rejection of outliers; None: no rejection."""
+
+    scope: ClassVar[str] = "scale.outliers"
+    cutoff: float | None
+    patch_cutoff: float | None
+
+
+@dataclass(frozen=True)
+class ScaleSettings:
+    """All settings of the algorithm; see the parameters of dials.diffuse_scale."""
+
+    scope: ClassVar[str] = "scale"
+    model: ModelSettings
+    series: SeriesSettings
+    stills: StillSettings
+    bragg: BraggSettings
+    restraints: RestraintSettings
+    fit: FitSettings
+    weighting: WeightingSettings
+    error_model: ErrorModelSettings
+    outliers: OutlierSettings
+    seed: int

@@ -11,14 +11,14 @@ from dials.algorithms.scaling.target_function import ScalingTarget
 from dials.array_family import flex
 
 from dials_diffuse.adapters.system import map_in_threads
-from dials_diffuse.scaling.expectation.kernels import profile_functional
+from dials_diffuse.scaling.expectation.kernels import ModelTables, profile_functional
 
 # Elements of the dense Jacobian of the least-squares engines (8 bytes each, a few copies)
 MOST_ELEMENTS = 2e7
 
 
 class DiffuseScalingTarget(ScalingTarget):
-    """Weighted squares of (counts - background) - exposure (g I_v + h), I_v in closed form.
+    """Weighted squares of net photons less exposure (g I_v + h), with I_v in closed form.
 
     Args:
         scaler: the DiffuseScaler whose components are refined
@@ -26,9 +26,6 @@ class DiffuseScalingTarget(ScalingTarget):
             gradients by component), or None
         names: components that are refined
     """
-
-    rmsd_names = ["RMSD"]
-    rmsd_units = ["sigma"]
 
     def __init__(self, scaler, restraints=None, names=("scale", "offset", "panel", "sensitivity")):
         super().__init__()
@@ -38,7 +35,7 @@ class DiffuseScalingTarget(ScalingTarget):
         self.restraints = restraints
         self.names = tuple(names)
         self.reference = np.zeros(len(scaler.data.voxel))
-        self._parts: list | None = None
+        self._chunks: list | None = None
         self._last = 0.0
         self.n_calls = 0
 
@@ -47,44 +44,31 @@ class DiffuseScalingTarget(ScalingTarget):
         return [float(np.sqrt(self._last / max(self.scaler.data.size, 1)))]
 
     def compute_functional_gradients(self, block):
-        """(functional, gradient over the free parameters in the parameter manager's order)"""
+        """(functional, gradient by the free parameters in the order of the parameter manager)."""
         functional, gradients = self.functional_and_gradients(block)
         return functional, self._in_order(gradients)
 
     def functional_and_gradients(self, block) -> tuple[float, dict[str, np.ndarray]]:
-        """(functional, its derivatives by the parameters of each component)"""
-        places, tables = block.places(), self.scaler.tables()
+        """(functional, its derivatives by the parameters of each component)."""
+        scaler = self.scaler
+        if self._chunks is None:
+            self._chunks = [(chunk, scaler.empty_tables()) for chunk in scaler.chunks()]
 
-        if self._parts is None:
-            self._parts = [
-                (voxels, self.scaler.empty_gradients()) for voxels in self.scaler.parts()
-            ]
-
-        def of_part(part: tuple[slice, tuple[np.ndarray, ...]]) -> float:
-            voxels, gradients = part
+        def add_up(chunk: tuple[slice, ModelTables]) -> float:
+            voxels, gradients = chunk
             for gradient in gradients:
                 gradient[:] = 0.0
-            return profile_functional(
-                block.start[voxels.start : voxels.stop + 1],
-                *places,
-                block.y,
-                block.exposure,
-                block.weight,
-                *tables,
-                self.reference[voxels],
-                *gradients,
-            )
+            data, reference = block.of_voxels(voxels), self.reference[voxels]
+            return profile_functional(data, scaler.tables, reference, gradients)
 
-        functional = sum(map_in_threads(of_part, self._parts, self.scaler.n_threads))
-        gradients = tuple(
-            sum(of_parts) for of_parts in zip(*(gradients for _, gradients in self._parts))
-        )
+        functional = sum(map_in_threads(add_up, self._chunks, scaler.n_threads))
+        per_table = zip(*(gradients for _, gradients in self._chunks))
         self.n_calls += 1
         self._last = functional
-        return functional, self.scaler.gradient_by_parameters(*gradients)
+        return functional, scaler.gradient_by_parameters(ModelTables(*map(sum, per_table)))
 
     def squares(self, block) -> np.ndarray:
-        """(N,): the functional's part from each observation"""
+        """(N,): the contribution of each observation to the functional."""
         residuals, *_ = self._residuals(block)
         return block.weight * residuals**2
 
@@ -125,8 +109,9 @@ class DiffuseScalingTarget(ScalingTarget):
                 f"{block.size} observations times {n_columns} parameters are too many for this engine: "
                 "use fit.engine=SimpleLBFGS, or a smaller fit.max_observations"
             )
-        residuals, intensity, exposure, detector, g = self._residuals(block)
-        signal = scaler.b[block.still] * intensity + scaler.c[block.still, block.radial]
+        residuals, intensity, detector, g = self._residuals(block)
+        exposure, tables = block.exposure, scaler.tables
+        signal = tables.b[block.still] * intensity + tables.c[block.still, block.radial]
         jacobian = np.zeros((block.size, n_columns), order="F")
         column = 0
         shared_part = -exposure * signal
@@ -142,23 +127,24 @@ class DiffuseScalingTarget(ScalingTarget):
                     continue
                 last = column + component.n_params
                 if name == "scale":
-                    of = (-exposure * detector * intensity)[own]
+                    columns = (-exposure * detector * intensity)[own]
                     follower = manager.components.get("offset")
                     if by_offset is not None and follower.slope is not None:
-                        of = of + by_offset @ follower.slope[:, 0]
-                    jacobian[own, column] = component.free_gradient(of)
+                        columns = columns + by_offset @ follower.slope[:, 0]
+                    jacobian[own, column] = component.free_gradient(columns)
                 elif name == "offset":
                     jacobian[own, column:last] = component.free_gradient(by_offset)
                 elif name == "panel":
-                    of = np.zeros((block.size, component.n_params))
-                    of[np.arange(block.size), block.panel] = shared_part * scaler.a[block.direction]
+                    columns = np.zeros((block.size, component.n_params))
+                    rows = np.arange(block.size)
+                    columns[rows, block.panel] = shared_part * tables.a[block.direction]
                     follower = manager.components.get("sensitivity")
                     if follower is not None and follower.slope is not None:
-                        of += self._by_sensitivity(block, shared_part) @ follower.slope
-                    jacobian[:, column:last] = component.free_gradient(of)
+                        columns += self._by_sensitivity(block, shared_part) @ follower.slope
+                    jacobian[:, column:last] = component.free_gradient(columns)
                 else:
-                    of = self._by_sensitivity(block, shared_part)
-                    jacobian[:, column:last] = component.free_gradient(of)
+                    columns = self._by_sensitivity(block, shared_part)
+                    jacobian[:, column:last] = component.free_gradient(columns)
                 column = last
         along = block.weight * g
         norm = np.add.reduceat(along * g, block.start[:-1])
@@ -181,14 +167,15 @@ class DiffuseScalingTarget(ScalingTarget):
             for name, component in manager.components.items():
                 if name not in self.names:
                     continue
-                residuals, of = terms[name]
-                if of.ndim == 3:
-                    residuals, of = residuals[number], of[number]
-                blocks.append((len(residuals), column, component.free_gradient(of)))
+                residuals, columns = terms[name]
+                if columns.ndim == 3:
+                    residuals, columns = residuals[number], columns[number]
+                blocks.append((len(residuals), column, component.free_gradient(columns)))
                 if component.slope is not None:
                     # the leader is the first of the manager's components
                     leader = next(iter(manager.components.values()))
-                    blocks.append((0, first_column, leader.free_gradient(of @ component.slope)))
+                    by_leader = leader.free_gradient(columns @ component.slope)
+                    blocks.append((0, first_column, by_leader))
                 rows.append(residuals)
                 column += component.n_params
         residuals = np.concatenate(rows)
@@ -204,77 +191,83 @@ class DiffuseScalingTarget(ScalingTarget):
     def _by_sensitivity(self, block, shared_part: np.ndarray) -> np.ndarray:
         """(N, parameters of a): derivatives of the residuals"""
         scaler = self.scaler
-        of = (shared_part * scaler.d[block.panel])[:, None]
-        return of * scaler.direction_weights[block.direction]
+        by_table = (shared_part * scaler.tables.d[block.panel])[:, None]
+        return by_table * scaler.direction_weights[block.direction]
 
     def _residuals(self, block):
-        scaler = self.scaler
-        detector = scaler.a[block.direction] * scaler.d[block.panel]
-        g = block.exposure * detector * scaler.b[block.still]
-        net = block.y - block.exposure * detector * scaler.c[block.still, block.radial]
-        num = np.add.reduceat(block.weight * g * net, block.start[:-1])
+        """(residuals, I, a d, E g), (N,) each; sets the reference."""
+        tables = self.scaler.tables
+        detector = tables.a[block.direction] * tables.d[block.panel]
+        g = block.exposure * detector * tables.b[block.still]
+        offset = block.exposure * detector * tables.c[block.still, block.radial]
+        crystal = block.net - offset
+        num = np.add.reduceat(block.weight * g * crystal, block.start[:-1])
         den = np.add.reduceat(block.weight * g * g, block.start[:-1])
         self.reference = np.divide(num, den, out=np.zeros_like(num), where=den > 0)
         intensity = np.repeat(self.reference, np.diff(block.start))
-        residuals = net - g * intensity
+        residuals = crystal - g * intensity
         self._last = float(np.sum(block.weight * residuals**2))
         self.n_calls += 1
-        return residuals, intensity, block.exposure, detector, g
+        return residuals, intensity, detector, g
 
     def _in_order(self, gradients: dict) -> flex.double:
-        """Derivatives by the free parameters: still after still, then the detector"""
-        stills, detector = [], []
-        first = self.scaler.models[0].components
-        if self.scaler.offset_series is not None:
+        """Derivatives by the free parameters: in the order of the scaler's data managers."""
+        scaler, names = self.scaler, self.names
+        if scaler.offset_series is not None:
             return _flex(self._in_order_with_offset_series(gradients))
-        if "scale" in self.names and self.scaler.series is not None:
-            detector.append(self.scaler.series.free_gradient(gradients["scale"]))
-        elif "scale" in self.names:
-            of = gradients["scale"]
-            if "offset" in first and "offset" in self.names:
+        has_offset = "offset" in scaler.models[0].components and "offset" in names
+        stills, detector = [], []
+        if "scale" in names and scaler.series is not None:
+            detector.append(scaler.series.free_gradient(gradients["scale"]))
+        elif "scale" in names:
+            by_b = gradients["scale"]
+            if has_offset:
                 # c follows b
-                of = of + np.sum(self.scaler.slopes * gradients["offset"], axis=1)
-            stills.append((of * self.scaler.scale_units)[:, None])
-        if "offset" in first and "offset" in self.names:
-            stills.append(np.einsum("sp,spq->sq", gradients["offset"], self.scaler.offset_units))
-        detector.extend(self._of_detector(gradients))
-        parts = [np.concatenate(stills, axis=1).ravel()] if stills else []
-        return _flex(np.concatenate([*parts, *detector]))
+                by_b = by_b + np.sum(scaler.slopes * gradients["offset"], axis=1)
+            stills.append((by_b * scaler.scale_units)[:, None])
+        if has_offset:
+            stills.append(np.einsum("sp,spq->sq", gradients["offset"], scaler.offset_units))
+        detector.extend(self._by_detector(gradients))
+        per_still = [np.concatenate(stills, axis=1).ravel()] if stills else []
+        return _flex(np.concatenate([*per_still, *detector]))
 
     def _in_order_with_offset_series(self, gradients: dict) -> np.ndarray:
-        """The same where c is a function of p_order: before the stills where b follows it,
-        after b where it follows b"""
-        scaler = self.scaler
-        of_b, of_c = gradients["scale"], gradients["offset"]
-        parts = []
-        if scaler.series is None:
-            if "offset" in self.names:
-                if "scale" in self.names:
-                    of_c = of_c + scaler.offset_series.gradient(scaler.slopes * of_b[:, None])
-                parts.append(scaler.offset_series.free_gradient(of_c))
-            if "scale" in self.names:
-                parts.append(of_b * scaler.scale_units)
-        else:
-            if "scale" in self.names:
-                if "offset" in self.names and scaler.offset_series.slope is not None:
-                    of_b = of_b + of_c @ scaler.offset_series.slope
-                parts.append(scaler.series.free_gradient(of_b))
-            if "offset" in self.names:
-                parts.append(scaler.offset_series.free_gradient(of_c))
-        return np.concatenate([*parts, *self._of_detector(gradients)])
+        """The same if c is a function of p_order.
 
-    def _of_detector(self, gradients: dict) -> list[np.ndarray]:
-        """Derivatives by the free parameters of d and a"""
+        c comes before the stills if their b follow it, and after b(p_order) if it follows that.
+        """
+        scaler = self.scaler
+        by_b, by_c = gradients["scale"], gradients["offset"]
+        has_scale, has_offset = "scale" in self.names, "offset" in self.names
+        ordered = []
+        if scaler.series is None:
+            if has_offset:
+                if has_scale:
+                    by_c = by_c + scaler.offset_series.gradient(scaler.slopes * by_b[:, None])
+                ordered.append(scaler.offset_series.free_gradient(by_c))
+            if has_scale:
+                ordered.append(by_b * scaler.scale_units)
+        else:
+            if has_scale:
+                if has_offset and scaler.offset_series.slope is not None:
+                    by_b = by_b + by_c @ scaler.offset_series.slope
+                ordered.append(scaler.series.free_gradient(by_b))
+            if has_offset:
+                ordered.append(scaler.offset_series.free_gradient(by_c))
+        return np.concatenate([*ordered, *self._by_detector(gradients)])
+
+    def _by_detector(self, gradients: dict) -> list[np.ndarray]:
+        """Derivatives by the free parameters of d and a."""
         out = []
         shared = self.scaler.shared
         for name in ("panel", "sensitivity"):
             if name in shared and name in self.names:
-                of = gradients[name]
+                gradient = gradients[name]
                 follower = shared.get("sensitivity")
                 if name == "panel" and follower is not None and follower.slope is not None:
                     # a follows d
-                    of = of + gradients["sensitivity"] @ follower.slope
-                out.append(shared[name].free_gradient(of))
+                    gradient = gradient + gradients["sensitivity"] @ follower.slope
+                out.append(shared[name].free_gradient(gradient))
         return out
 
 

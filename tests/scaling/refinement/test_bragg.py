@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import pytest
+from synthetic_scaling import ONLY_SCALES, scale_settings
 
 from dials.array_family import flex
 
@@ -17,11 +18,8 @@ from dials_diffuse.adapters.tables import (
 )
 from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.scaling.observations.source import ObservationSource
-from dials_diffuse.scaling.refinement.bragg import BRAGG_CODE, BraggSettings, is_bragg
-from dials_diffuse.scaling.refinement.settings import FitSettings, ModelSettings
+from dials_diffuse.scaling.refinement.bragg import BRAGG_CODE, is_bragg
 from dials_diffuse.scaling.scale import scale
-
-ONLY_SCALES = ModelSettings(offset=False, panel=False, sensitivity=False)
 
 
 def integrated(truth, partiality_known, n_each=300, seed=9):
@@ -56,10 +54,8 @@ def error_of_scales(truth, folder, files=(), **settings):
     truth.experiments.as_file(str(folder / "g.expt"))
     truth.table.as_file(str(folder / "g.refl"))
     source = ObservationSource([DataPair(folder / "g.expt", folder / "g.refl")])
-    fit_settings = FitSettings(
-        model=ONLY_SCALES, bragg_files=files, bragg=BraggSettings(**settings)
-    )
-    b = scale(source, fit_settings).merger.tables.b
+    bragg = {"reflections": tuple(map(str, files)), **settings}
+    b = scale(source, scale_settings(model=ONLY_SCALES, bragg=bragg)).merger.tables.b
     return float(np.std(b / truth.b))
 
 

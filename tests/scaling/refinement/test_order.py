@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from synthetic_scaling import scale_settings
 
 from dxtbx.imageset import ImageSetFactory
 from dxtbx.model import Crystal, Experiment
@@ -10,7 +11,12 @@ from dxtbx.model.goniometer import GoniometerFactory
 from dxtbx.model.scan import ScanFactory
 from scitbx import matrix
 
-from dials_diffuse.scaling.refinement.order import SeriesSettings, angles, image_numbers
+from dials_diffuse.scaling.refinement.order import (
+    angles,
+    check_intervals,
+    image_numbers,
+    p_order_of,
+)
 
 
 def stills_of(*images):
@@ -40,22 +46,26 @@ def turned(degrees, axis=(0, 1, 0.2), wobble=0.0):
     return experiments
 
 
-def places(experiments, order):
-    return SeriesSettings(3, order=order).places(len(experiments), experiments)
+def series_settings(**values):
+    return scale_settings(series=values).series
+
+
+def p_order(experiments, order):
+    return p_order_of(series_settings(order=order), experiments)
 
 
 def test_order_of_the_input():
-    np.testing.assert_array_equal(SeriesSettings(3).places(4), [0, 1, 2, 3])
+    np.testing.assert_array_equal(p_order_of(series_settings(), 4 * [None]), [0, 1, 2, 3])
 
 
 def test_image_numbers_of_names_and_of_one_file():
     names = stills_of(("/a/x1_0007.cbf", None), ("/a/x1_0012.cbf", None), ("/a/x1_0003.cbf", None))
-    np.testing.assert_array_equal(places(names, "image_number"), [7, 12, 3])
+    np.testing.assert_array_equal(p_order(names, "image_number"), [7, 12, 3])
     # two lattices of one image have its number
     lattices = stills_of(("/a/x_0007.cbf", None), ("/a/x_0007.cbf", None), ("/a/x_0003.cbf", None))
-    np.testing.assert_array_equal(places(lattices, "image_number"), [7, 7, 3])
+    np.testing.assert_array_equal(p_order(lattices, "image_number"), [7, 7, 3])
     one_file = stills_of(("/a/x1.h5", 4), ("/a/x1.h5", 2), ("/a/x1.h5", 90))
-    np.testing.assert_array_equal(places(one_file, "image_number"), [4, 2, 90])
+    np.testing.assert_array_equal(p_order(one_file, "image_number"), [4, 2, 90])
 
 
 def test_image_numbers_that_there_are_not():
@@ -73,11 +83,11 @@ def test_image_numbers_that_there_are_not():
 def test_angles_of_a_rotation_series(axis):
     # uneven steps, more than one turn
     truth = np.cumsum(np.tile((0.0, 1.0, 2.5, 40.0), 12))
-    np.testing.assert_allclose(places(turned(truth, axis), "angle"), truth, atol=1e-6)
-    found = places(turned(truth, axis, wobble=0.1), "angle")
+    np.testing.assert_allclose(p_order(turned(truth, axis), "angle"), truth, atol=1e-6)
+    found = p_order(turned(truth, axis, wobble=0.1), "angle")
     np.testing.assert_allclose(found, truth, atol=1.0)
     # the sense of rotation does not matter, only the order
-    np.testing.assert_allclose(places(turned(-truth, axis), "angle"), truth, atol=1e-6)
+    np.testing.assert_allclose(p_order(turned(-truth, axis), "angle"), truth, atol=1e-6)
 
 
 def test_angles_of_one_image_scans():
@@ -89,7 +99,7 @@ def test_angles_of_one_image_scans():
     for angle in truth:
         scan = ScanFactory.make_scan((1, 1), 0.1, (angle, 0.2), {1: 0.0})
         experiments.append(Experiment(crystal=crystal, goniometer=goniometer, scan=scan))
-    np.testing.assert_allclose(places(experiments, "angle"), truth, atol=1e-6)
+    np.testing.assert_allclose(p_order(experiments, "angle"), truth, atol=1e-6)
 
 
 def test_angles_of_anything_else():
@@ -108,25 +118,38 @@ def test_angles_of_anything_else():
 def test_numbers_of_a_file(tmp_path):
     path = tmp_path / "dose.txt"
     path.write_text("# MGy\n0.5, 1.5 2\n-3e-1\n")
-    settings = SeriesSettings(offset_intervals=3, p_order_file=path)
-    np.testing.assert_array_equal(settings.places(4), [0.5, 1.5, 2, -0.3])
+    settings = series_settings(p_order_file=path)
+    np.testing.assert_array_equal(p_order_of(settings, 4 * [None]), [0.5, 1.5, 2, -0.3])
     with pytest.raises(ValueError, match="dose.txt holds 4 numbers for 5 stills"):
-        settings.places(5)
+        p_order_of(settings, 5 * [None])
     path.write_text("1 2 x")
     with pytest.raises(ValueError, match="no number"):
-        settings.places(3)
+        p_order_of(settings, 3 * [None])
     with pytest.raises(ValueError, match="Can't read"):
-        SeriesSettings(3, p_order_file=tmp_path / "absent").places(3)
+        p_order_of(series_settings(p_order_file=tmp_path / "absent"), 3 * [None])
     with pytest.raises(ValueError, match="not both"):
-        SeriesSettings(3, p_order=(1.0, 2.0), p_order_file=path).places(2)
+        p_order_of(series_settings(p_order=(1.0, 2.0), p_order_file=path), 2 * [None])
 
 
 @pytest.mark.parametrize("name", ["intervals", "offset_intervals", "sensitivity_intervals"])
 def test_more_intervals_than_the_stills_can_tell(name):
-    places = np.array([0, 1, 1, 2, 3, 4.0])
-    SeriesSettings(**{name: 3}).check_intervals(places)
-    SeriesSettings(**{name: 2}).check_intervals(places[:4])
+    different = np.array([0, 1, 1, 2, 3, 4.0])
+    check_intervals(series_settings(**{name: 3}), different)
+    check_intervals(series_settings(**{name: 2}), different[:4])
     with pytest.raises(
         ValueError, match=f"series.{name}=4 has 6 parameters .* 5 different p_order"
     ):
-        SeriesSettings(**{name: 4}).check_intervals(places)
+        check_intervals(series_settings(**{name: 4}), different)
+
+
+@pytest.mark.parametrize(
+    "p_order, message",
+    [
+        ((1.0, 2.0), "holds 2 numbers for 3 stills"),
+        ((1.0, 2.0, float("nan")), "not finite"),
+        ((1.0, 1.0, 1.0), "all the same"),
+    ],
+)
+def test_bad_order_is_refused(p_order, message):
+    with pytest.raises(ValueError, match=message):
+        p_order_of(series_settings(p_order=p_order), 3 * [None])

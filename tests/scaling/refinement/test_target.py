@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from synthetic_scaling import scale_settings
 
 import dials.algorithms.scaling.model.model  # noqa: F401
 from dials.algorithms.scaling.active_parameter_managers import (
@@ -12,20 +13,24 @@ from dials.array_family import flex
 
 from dials_diffuse.model.scaling_model import DiffuseScalingModel
 from dials_diffuse.scaling.observations.source import observations_of
-from dials_diffuse.scaling.refinement.fit import COMPONENTS, chi2_of, is_certain_gain, is_real_gain
+from dials_diffuse.scaling.refinement.fit import (
+    COMPONENTS,
+    beats_useless_parameters,
+    chi2_of,
+    gain_is_significant,
+)
+from dials_diffuse.scaling.refinement.offset_zero import fix_offset_zero, lowest_offset
 from dials_diffuse.scaling.refinement.restraints import (
     MEAN,
     Restraints,
-    RestraintSettings,
     apply_conventions,
-    lift_offsets,
-    lowest_offset,
     mean_over_observations,
     ring_means,
 )
 from dials_diffuse.scaling.refinement.scaler import DiffuseScaler
 from dials_diffuse.scaling.refinement.target import DiffuseScalingTarget
 from dials_diffuse.scaling.refinement.uncertainties import still_covariances
+from dials_diffuse.scaling.refinement.units import set_units, table_curvatures
 
 
 @pytest.fixture
@@ -55,8 +60,8 @@ def make_problem(make_truth, n_obs):
     def prior(q):
         return 600 * np.exp(-3 * q**2)
 
-    scaler = DiffuseScaler(models, observations, prior)
-    return scaler, Restraints(scaler, RestraintSettings(), truth.b, prior)
+    scaler = DiffuseScaler(models, observations, prior, scale_settings().weighting)
+    return scaler, Restraints(scaler, scale_settings().restraints, truth.b, prior)
 
 
 def brute_force_functional(scaler):
@@ -65,10 +70,10 @@ def brute_force_functional(scaler):
     total = 0.0
     for first, last in zip(data.start[:-1], data.start[1:]):
         rows = slice(first, last)
-        detector = scaler.a[data.direction[rows]] * scaler.d[data.panel[rows]]
+        detector = scaler.tables.a[data.direction[rows]] * scaler.tables.d[data.panel[rows]]
         exposure = data.exposure[rows] * detector
-        g = exposure * scaler.b[data.still[rows]]
-        net = data.y[rows] - exposure * scaler.c[data.still[rows], data.radial[rows]]
+        g = exposure * scaler.tables.b[data.still[rows]]
+        net = data.net[rows] - exposure * scaler.tables.c[data.still[rows], data.radial[rows]]
         design = np.sqrt(data.weight[rows]) * g
         values = np.sqrt(data.weight[rows]) * net
         solution = np.linalg.lstsq(design[:, None], values, rcond=None)[0]
@@ -87,7 +92,7 @@ def test_gradients_in_the_order_of_dials_parameter_manager(problem, names):
     scaler, restraints = problem
     target = DiffuseScalingTarget(scaler, restraints, names)
     target.compute_functional_gradients(scaler.data)
-    scaler.set_units(target.reference, restraints, names)
+    set_units(scaler, target.reference, restraints, names)
     components = [manager.components for manager in scaler.data_managers]
     manager = multi_active_parameter_manager(
         target, components, [names] * len(components), active_parameter_manager
@@ -134,11 +139,11 @@ def test_conventions_change_no_expectation(problem):
     before = chi2_of(scaler)
     used = np.ones(len(scaler.models), dtype=bool)
     apply_conventions(scaler, used)
-    assert scaler.b.mean() == pytest.approx(1)
-    assert np.log(scaler.d[scaler.data.panel]).mean() == pytest.approx(0, abs=1e-12)
-    assert np.log(scaler.a[scaler.data.direction]).mean() == pytest.approx(0, abs=1e-12)
+    assert scaler.tables.b.mean() == pytest.approx(1)
+    assert np.log(scaler.tables.d[scaler.data.panel]).mean() == pytest.approx(0, abs=1e-12)
+    assert np.log(scaler.tables.a[scaler.data.direction]).mean() == pytest.approx(0, abs=1e-12)
     assert chi2_of(scaler) == pytest.approx(before, rel=1e-10)
-    lift_offsets(scaler, used, still_covariances(scaler, restraints))
+    fix_offset_zero(scaler, used, still_covariances(scaler, restraints))
     # the offset is looked up at each observation's |q|, the intensity belongs to the voxel:
     # the same to the width of a bin
     assert chi2_of(scaler) == pytest.approx(before, rel=1e-3)
@@ -154,10 +159,11 @@ def test_curvatures_do_not_depend_on_the_order_of_rows(make_truth):
         np.random.default_rng(0).permutation(len(observations)),
     ):
         models = [DiffuseScalingModel.create(truth.grid.to_dict(), **model) for _ in range(8)]
-        scaler = DiffuseScaler(
-            models, observations.select(order), lambda q: 600 * np.exp(-3 * q**2)
-        )
-        found.append(scaler.curvatures())
+        weighting = scale_settings().weighting
+        prior = lambda q: 600 * np.exp(-3 * q**2)  # noqa: E731
+        scaler = DiffuseScaler(models, observations.select(order), prior, weighting)
+        curvatures, cross = table_curvatures(scaler, scaler.data.prior)
+        found.append((*curvatures, cross))
     for in_order, shuffled in zip(*found):
         np.testing.assert_allclose(shuffled, in_order, rtol=1e-9)
 
@@ -231,7 +237,7 @@ def test_jacobian_of_residuals_against_finite_differences(problem):
     names = list(COMPONENTS)
     target = DiffuseScalingTarget(scaler, restraints, names)
     target.compute_functional_gradients(scaler.data)
-    scaler.set_units(target.reference, restraints, names)
+    set_units(scaler, target.reference, restraints, names)
     components = [manager.components for manager in scaler.data_managers]
     manager = multi_active_parameter_manager(
         target, components, [names] * len(components), active_parameter_manager
@@ -288,8 +294,8 @@ def test_means_of_a_and_d_are_held(problem):
     restraints.hold_means(scaler)
     before, _ = restraints.functional_gradients(scaler)
     for name, table, index in (
-        ("panel", scaler.d, data.panel),
-        ("sensitivity", scaler.a, data.direction),
+        ("panel", scaler.tables.d, data.panel),
+        ("sensitivity", scaler.tables.a, data.direction),
     ):
         component = scaler.shared[name]
         values = component.values()
@@ -332,10 +338,10 @@ def test_useless_parameters_are_no_gain():
         before = np.mean(y[n_fit:] ** 2)
         after = np.mean((y[n_fit:] - design[n_fit:] @ solution) ** 2)
         gains += after < before
-        kept += is_real_gain(before, after, n_more, n_free, n_fit)
+        kept += beats_useless_parameters(before, after, n_more, n_free, n_fit)
     assert gains > 40  # a mere comparison is often fooled
     assert kept <= 2
-    assert is_real_gain(1.2, 1.0, n_more, n_free, n_fit)
+    assert beats_useless_parameters(1.2, 1.0, n_more, n_free, n_fit)
 
 
 def test_gains_that_chance_makes_or_that_do_not_matter_are_none():
@@ -345,10 +351,10 @@ def test_gains_that_chance_makes_or_that_do_not_matter_are_none():
     noise -= noise.mean()
     total = before.sum()
     # three standard deviations of the sum are 424, the least share 54
-    assert not is_certain_gain(before, before + noise - 300 / 20000)
-    assert is_certain_gain(before, before + noise - 600 / 20000)
-    assert not is_certain_gain(before, before * (1 - 1e-4))
-    assert is_certain_gain(before, before * (1 - 1e-3))
+    assert not gain_is_significant(before, before + noise - 300 / 20000)
+    assert gain_is_significant(before, before + noise - 600 / 20000)
+    assert not gain_is_significant(before, before * (1 - 1e-4))
+    assert gain_is_significant(before, before * (1 - 1e-3))
     assert total == pytest.approx(180000, rel=0.02)
 
 

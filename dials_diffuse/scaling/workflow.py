@@ -1,0 +1,146 @@
+"""The steps of dials.diffuse_scale, from files to files."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from dxtbx.model import ExperimentList
+
+from dials.array_family import flex
+
+from dials_diffuse.adapters.experiments import Inputs
+from dials_diffuse.adapters.parameters import settings_from
+from dials_diffuse.adapters.system import resolve_nproc
+from dials_diffuse.adapters.tables import (
+    double_column,
+    int_column,
+    miller_index_column,
+    vec3_column,
+)
+from dials_diffuse.extraction.observations import write_derived_columns
+from dials_diffuse.grid.expand import unpack_voxels
+from dials_diffuse.grid.voxel_grid import VoxelGrid
+from dials_diffuse.io.atomic import replacing
+from dials_diffuse.io.batches import batch_name
+from dials_diffuse.io.maps.map_file import write_map
+from dials_diffuse.report.html import write_outputs
+from dials_diffuse.scaling import report
+from dials_diffuse.scaling.merging.merge import Merged
+from dials_diffuse.scaling.observations.sorting import MOST_CHUNKS
+from dials_diffuse.scaling.observations.source import ObservationSource
+from dials_diffuse.scaling.refinement.settings import ScaleSettings
+from dials_diffuse.scaling.scale import Scaled, scale
+
+logger = logging.getLogger("dials.diffuse.scaling.workflow")
+
+
+def run(inputs: Inputs, params) -> Scaled:
+    """Scale and merge gridded observations, and write all output files.
+
+    Args:
+        inputs: pairs of gridded .expt and .refl files, JSON copies of lost models
+        params: extracted parameters of dials.diffuse_scale
+
+    Raises:
+        ValueError: input that can't be scaled; says what is wrong.
+    """
+    n_threads = min(resolve_nproc(params.nproc), MOST_CHUNKS)
+    keep = params.memory.keep_observations
+    source = ObservationSource(inputs.pairs, inputs.model_copies(), keep)
+    scaled = scale(source, settings_from(ScaleSettings, params), n_threads)
+    report.log_results(scaled)
+    for number in range(len(inputs.pairs)):
+        _write_pair(scaled, number, params.output)
+    _write_merged(scaled, params.output, n_threads)
+    if params.output.html or params.output.json:
+        sections, numbers = report.sections(scaled), report.numbers(scaled)
+        write_outputs(params.output, "dials.diffuse_scale", sections, numbers)
+    return scaled
+
+
+def _write_pair(scaled: Scaled, number: int, output) -> None:
+    """Write the scaled observations and the experiments of one pair."""
+    source = scaled.source
+    n_pairs = len(source.pairs)
+    experiments = scaled_experiments(scaled, number)
+    name = batch_name(output.reflections, number, n_pairs)
+    logger.info("Saving scaled observations to %s", name)
+    with replacing(name) as temporary:
+        identifiers = {i: experiment.identifier for i, experiment in enumerate(experiments)}
+        source.table(number).write(temporary, identifiers, scale_columns(scaled, number))
+        if output.derived:
+            write_derived_columns(temporary, experiments, source.grid)
+    name = batch_name(output.experiments, number, n_pairs)
+    logger.info("Saving experiments with scaling models to %s", name)
+    with replacing(name) as temporary:
+        experiments.as_file(temporary)
+
+
+def _write_merged(scaled: Scaled, output, n_threads: int) -> None:
+    """Write the merged intensities as a table, and as a map if so set."""
+    grid = scaled.source.grid
+    logger.info("Saving merged intensities to %s", output.merged)
+    with replacing(output.merged) as temporary:
+        merged_table(scaled.merged, grid).as_file(temporary)
+    if output.map:
+        logger.info("Saving the map to %s", output.map)
+        voxel, columns = map_columns(scaled.merged)
+        title = "Merged diffuse scattering"
+        write_map(output.map, voxel, columns, grid, title, n_threads=n_threads)
+
+
+def merged_table(merged: Merged, grid: VoxelGrid) -> flex.reflection_table:
+    """The merged voxels with observations as a reflection table, a row a voxel."""
+    keep = merged.n_obs > 0
+    voxel = unpack_voxels(merged.voxels[keep])
+    table = flex.reflection_table()
+    table["voxel"] = miller_index_column(voxel)
+    table["hkl"] = vec3_column(grid.hkl_of_voxel(voxel))
+    table["q"] = vec3_column(grid.q_of_voxel(voxel))
+    table["d"] = double_column(grid.d_of_voxel(voxel))
+    for name in ("intensity", "variance", "variance_scatter", "exposure"):
+        table[name] = double_column(getattr(merged, name)[keep])
+    for name in ("n_obs", "n_stills"):
+        table[name] = int_column(getattr(merged, name)[keep])
+    table["half_1"] = double_column(merged.half[0, keep])
+    table["half_2"] = double_column(merged.half[1, keep])
+    return table
+
+
+def map_columns(merged: Merged) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(voxels, columns) of the merged voxels with observations, for a map file."""
+    keep = merged.n_obs > 0
+    columns = {
+        name: getattr(merged, name)[keep]
+        for name in ("intensity", "variance", "n_obs", "n_stills", "exposure")
+    }
+    columns["half_1"], columns["half_2"] = merged.half[:, keep]
+    return unpack_voxels(merged.voxels[keep]), columns
+
+
+def scaled_experiments(scaled: Scaled, number: int) -> ExperimentList:
+    """The experiments of one pair with their scaling models."""
+    experiments = scaled.source.experiments_of(number)
+    first = scaled.source.first_stills[number]
+    for index, experiment in enumerate(experiments):
+        experiment.scaling_model = scaled.fit.models[first + index]
+    return experiments
+
+
+def scale_columns(scaled: Scaled, number: int) -> dict[str, np.ndarray]:
+    """Columns inverse_scale_factor, offset, excluded and outlier of one pair, (N,) each.
+
+    Rows under the Bragg mask get factors too, and are not excluded for that reason.
+    """
+    obs = scaled.source.read_pair(number)
+    g, h = scaled.merger.tables.factors(obs)
+    columns = {
+        "inverse_scale_factor": g,
+        "offset": h,
+        "excluded": scaled.merger.tables.excluded[obs.still]
+        | ~(obs.usable | (obs.bragg & obs.finite)),
+        "outlier": scaled.merger.outliers(number, len(obs)),
+    }
+    return {name: scaled.source.in_table_order(number, values) for name, values in columns.items()}
