@@ -65,16 +65,15 @@ class SpotPredictor:
 
     Attributes:
         settings: parameters of the masks
-        n_sigma: how far spots are masked, standard deviations: a number, or a function of |q|
+        extent: how far spots are masked: a number of standard deviations, or one for each |q|
         fitted: shape measured on the images, None if it is not used
-        floor: intensity to which bright spots are masked, a function of |q|, ADU a pixel; None
-            where it is not known
+        residual_level: intensity to which bright spots are masked, None where it is not known
     """
 
     settings: BraggMaskSettings
-    n_sigma: float | MaskExtent
+    extent: float | MaskExtent
     fitted: SpotShape | None
-    floor: ResidualLevel | None
+    residual_level: ResidualLevel | None
 
     @classmethod
     def from_fit(
@@ -97,12 +96,12 @@ class SpotPredictor:
                 "give bragg.mosaicity and bragg.domain_size"
             )
         use_shape = fit is not None and (fit.reliable or settings.size == "images")
-        n_sigma, floor = settings.n_sigma, None
-        if n_sigma is None and fit is not None:
-            n_sigma, floor = fit.extent(residual), fit.residual_level(residual)
-        elif n_sigma is None:
-            n_sigma = DEFAULT_N_SIGMA
-        return cls(settings, n_sigma, fit.shape if use_shape else None, floor)
+        extent, level = settings.n_sigma, None
+        if extent is None and fit is not None:
+            extent, level = fit.extent(residual), fit.residual_level(residual)
+        elif extent is None:
+            extent = DEFAULT_N_SIGMA
+        return cls(settings, extent, fit.shape if use_shape else None, level)
 
     def shape(self, experiment) -> SpotShape:
         """The shape of a crystal's spots: from the parameters, else the images, else its models.
@@ -138,15 +137,17 @@ class SpotPredictor:
         Raises:
             ValueError: the size of its spots is not known.
         """
-        settings = self.settings
+        settings, observed = self.settings, None
+        if integrated and self.residual_level:
+            observed = ObservedSpots(*integrated, self.residual_level)
         return predict_spots(
             still,
             self.shape(still.experiment),
-            self.n_sigma,
+            self.extent,
             settings.padding,
             settings.d_min,
             settings.halo_radius if settings.method == "halo" else 0.0,
-            ObservedSpots(*integrated, self.floor) if integrated and self.floor else None,
+            observed,
         )
 
 

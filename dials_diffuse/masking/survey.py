@@ -113,7 +113,8 @@ def _add_spots(panel, centre, to_pixels, q_bin, excitation_bin, window, sums):
     centre: (N, 2) predicted positions, fast and slow, pixels
     to_pixels: (N, 2, 2) from displacements (radial, tangential), 1/Angstrom, to pixels
     q_bin, excitation_bin: (N,) bins of the sums
-    window: largest displacement, radial and tangential, 1/Angstrom
+    window: largest displacement, radial and tangential, 1/Angstrom; no pixels outside of the
+        box around the circle of this radius are read
     """
     n_slow, n_fast = panel.values.shape
     n_plane = sums.plane_excess.shape[1]

@@ -9,10 +9,11 @@ from dxtbx.model.experiment_list import ExperimentList
 
 from dials.array_family import flex
 
+from dials_diffuse.adapters.experiments import DataPair, Inputs
 from dials_diffuse.adapters.stills import group_by_image, stills_of
 from dials_diffuse.masking.masker import RowMasker, complete_mask
 from dials_diffuse.masking.spots.shape import shape_of_model
-from dials_diffuse.masking.workflow import make_masks
+from dials_diffuse.masking.workflow import make_masks, run
 from dials_diffuse.phil.mask import phil_scope
 from dials_diffuse.simulation.settings import Settings
 from dials_diffuse.simulation.simulate import simulate
@@ -52,6 +53,26 @@ def bragg_left(simulated, result, q_max=0.5):
             pixels += inside.sum()
             masked += (inside & mask).sum()
     return 1 - left / photons, masked / pixels
+
+
+def test_the_step_writes_its_files_and_masks_by_survey(simulated, run_in_tmp_path):
+    inputs = Inputs([DataPair(simulated / "simulated.expt", simulated / "simulated.refl")], [])
+    params = parameters(
+        run_in_tmp_path, output__survey="survey.pickle", output__html=None, report__n_images=1
+    )
+    result = run(inputs, params)
+    assert result.checks == [] and not result.failures
+    files = {path.name for path in run_in_tmp_path.iterdir()}
+    assert files == {"pixels.mask", "diffuse_masked.expt", "diffuse_masked.refl", "survey.pickle"}
+    table = flex.reflection_table.from_file("diffuse_masked.refl")
+    assert list(table["xyzcal.px"]) == list(result.reflections["xyzcal.px"])
+    params = parameters(run_in_tmp_path, survey="survey.pickle", output__json="mask.json")
+    by_survey = run(inputs, params)
+    assert list(by_survey.reflections["xyzcal.px"]) == list(table["xyzcal.px"])
+    assert (run_in_tmp_path / "mask.json").exists()
+    for pairs in ([], [inputs.pairs[0]] * 2):
+        with pytest.raises(ValueError, match=f"{len(pairs)} were given"):
+            run(Inputs(pairs, []), params)
 
 
 @pytest.mark.parametrize("domain_size", [300, 1000])
