@@ -2,9 +2,9 @@
 """Scale stills against each other and merge them into one map of diffuse scattering.
 
 Each observation is modelled as exposure * a(x,y) d(panel) (b_i I_v + c_i(|q|)), with one scale b
-a still. The scales are refined so that all stills agree on the intensity I_v of the voxels that
-they share; then everything is merged, one intensity a voxel of the asymmetric unit, with the intensities
-of two halves of the stills beside it.
+for each still. The scales are refined so that all stills agree on the intensities I_v of the voxels
+that they share. Then all observations are merged, to one intensity for each voxel of the asymmetric
+unit and one for each half set of the stills.
 
 Usage:
 

@@ -14,35 +14,35 @@ model
 {
   scale = True
     .type = bool
-    .help = "b: a scale factor for each still. False: that of its radial profile is kept."
+    .help = "b: a scale factor for each still. False: keep that of its radial profile."
   offset = Auto
     .type = bool
-    .help = "c(|q|): for each still a smooth function of |q| that is added, for solvent, loop"
-            "and air. Auto: if that lowers the chi^2 of the free set."
+    .help = "c(|q|): an additive smooth function of |q| for each still, for solvent, loop and air."
+            "Auto: if it lowers the chi^2 of the free set."
   panel = Auto
     .type = bool
-    .help = "d: a factor for each panel of the detector, the same for all stills. Auto: if"
-            "that lowers the chi^2 of the free set."
+    .help = "d: a factor for each panel of the detector, the same for all stills. Auto: if it"
+            "lowers the chi^2 of the free set."
   sensitivity = Auto
     .type = bool
     .help = "a(x,y): a smooth factor over the direction of s1 around the beam, the same"
-            "for all stills (absorption, sensitivity of the detector). Auto: if that"
-            "lowers the chi^2 of the free set."
+            "for all stills (absorption, sensitivity of the detector). Auto: if it lowers the chi^2"
+            "of the free set."
   offset_parameters = Auto
     .type = int(value_min=5)
     .help = "Number of parameters of c(|q|) between 0 and the largest |q|. Auto: one each 0.05/A,"
-            "which can follow a ring of water. What c can't follow is taken for b."
+            "which can follow a ring of water. If c is too smooth, the difference spoils b."
     .expert_level = 1
   sensitivity_parameters = 13
     .type = int(value_min=5)
-    .help = "Number of parameters of a(x,y) along x and along y. Too few are worse than too"
-            "many: what a smooth function can't follow is taken for panel factors."
+    .help = "Number of parameters of a(x,y) along x and along y. Too few are worse than too many:"
+            "if a is too smooth, the difference spoils the panel factors."
     .expert_level = 1
 }
 series
-  .help = "Stills that follow each other on one crystal (a rotation series, a scan), so that their"
-          "scales, offsets and absorption change smoothly: functions of p_order, the place of a"
-          "still in the series, with few parameters for all stills instead of some for each."
+  .help = "Stills that follow each other on one crystal (a rotation series, a scan), with scales,"
+          "offsets and absorption that change smoothly: functions of p_order, the number of a still"
+          "along the series, with few parameters for all stills instead of some for each."
   .expert_level = 1
 {
   intervals = None
@@ -57,22 +57,22 @@ series
     .expert_level = 1
   sensitivity_intervals = None
     .type = int(value_min=2)
-    .help = "Intervals along p_order of a smooth function a(x,y,p_order), as a crystal that turns"
-            "absorbs in changing directions. With few stills an interval it takes up the diffuse"
-            "scattering itself: watch CC1/2 of the anisotropic part. None: the same a(x,y) for"
+    .help = "Intervals along p_order of a smooth function a(x,y,p_order), since a crystal that turns"
+            "absorbs in changing directions. With few stills in an interval it follows the diffuse"
+            "scattering itself: check CC1/2 of the anisotropic part. None: the same a(x,y) for"
             "all stills."
     .expert_level = 1
   order = *input image_number angle
     .type = choice
-    .help = "Where p_order comes from. input: the number of the still in the input. image_number:"
-            "the number of its image, in the file or in the file's name. angle: degrees by which"
-            "the crystal has turned since the first still, from the orientations; for stills"
-            "of one rotation scan (dials.sequence_to_stills), in its order."
+    .help = "Source of p_order. input: number of the still in the input. image_number: number of its"
+            "image, in the file or in the file's name. angle: degrees by which the crystal has"
+            "turned since the first still, from the orientations; for stills of one rotation scan"
+            "(dials.sequence_to_stills), in its order."
     .expert_level = 1
   p_order = None
     .type = floats
-    .help = "p_order of each still (time, angle, dose), a number a still in the order of the"
-            "input. None: by series.order."
+    .help = "p_order of each still (time, angle, dose): one number for each still, in the order of"
+            "the input. None: by series.order."
     .expert_level = 1
   p_order_file = None
     .type = path
@@ -80,22 +80,22 @@ series
     .expert_level = 1
 }
 stills
-  .help = "Stills to leave out. Those that do not agree with the others are reported in any case;"
-          "where they are left out, all others are scaled again without them."
+  .help = "Stills to exclude. Stills that disagree with the others are reported in any case; if"
+          "they are excluded, all others are scaled again without them."
 {
   exclude = None
     .type = strings
-    .help = "Stills that are left out in any case: their numbers in the order of the input, as in the"
-            "tables of the log (exclude=3,7), or their experiment identifiers."
+    .help = "Stills to exclude in any case: their numbers in the order of the input, as in the tables"
+            "of the log (exclude=3,7), or their experiment identifiers."
   exclude_misoriented = False
     .type = bool
-    .help = "Leave out stills that clearly do not follow the map of all others (misindexed, off"
-            "their orientation, another crystal), and those whose b is not above 0 by three sigma."
-            "Weak stills that do follow it stay."
+    .help = "Exclude stills that clearly do not follow the map of all others (misindexed,"
+            "misoriented, another crystal), and those whose b is not above 0 by three sigma. Weak"
+            "stills that follow the map are kept."
   min_cc = None
     .type = float(value_min=-1, value_max=1)
-    .help = "Leave out stills whose correlation with the map of all others (anisotropic part)"
-            "is lower, which takes weak stills as well. None: keep all."
+    .help = "Exclude stills whose correlation with the map of all others (anisotropic part) is"
+            "lower; this excludes weak stills as well. None: keep all."
     .expert_level = 1
 }
 bragg
@@ -108,25 +108,25 @@ bragg
             "None: the diffuse scattering alone determines the scales."
   weight = 1.0
     .type = float(value_min=0)
-    .help = "Factor on the part of the functional that the reflections make."
+    .help = "Factor on the contribution of the reflections to the functional."
     .expert_level = 1
   min_partiality = 0.3
     .type = float(value_min=0, value_max=1)
-    .help = "Reflections of a lower partiality are left out."
+    .help = "Reflections of a lower partiality are not used."
     .expert_level = 1
   partiality_error = 0.3
     .type = float(value_min=0)
-    .help = "Relative error of the partialities, which adds to the variance of the reflections."
+    .help = "Relative error of the partialities; it adds to the variance of the reflections."
     .expert_level = 1
 }
 restraints
-  .help = "Standard deviations of what is expected of the parameters beforehand. They"
-          "matter only where the data say little."
+  .help = "Standard deviations of the restraints. They matter only where the data determine the"
+          "parameters poorly."
   .expert_level = 2
 {
   scale = 1.0
     .type = float(value_min=1e-6)
-    .help = "Of b, as a fraction of what the radial profile of the still says."
+    .help = "Of b, as a fraction of the scale of the still's radial profile."
   offset = 1.0
     .type = float(value_min=1e-6)
     .help = "Of c, as a fraction of the still's mean intensity at that |q|."
@@ -144,8 +144,8 @@ restraints
     .help = "Of the second differences of a."
   sensitivity_rings = 0.001
     .type = float(value_min=1e-6)
-    .help = "Of the mean of a over a ring of |q|, around that of all rings: it can't be told"
-            "from the intensity."
+    .help = "Of the mean of a over a ring of |q|, around that of all rings, since the data can't"
+            "distinguish it from the intensity."
 }
 fit
   .help = "Refinement of the scaling model."
@@ -154,44 +154,44 @@ fit
   engine = *SimpleLBFGS GaussNewton LevMar
     .type = choice
     .help = "Minimiser (one of DIALS's refineries). GaussNewton and LevMar are for small"
-            "problems; their standard deviations have all correlations."
+            "problems; their standard deviations include all correlations."
     .expert_level = 1
   n_cycles = 6
     .type = int(value_min=1)
-    .help = "Most cycles of refinement, each with new weights (expected variances) and"
+    .help = "Largest number of cycles of refinement, each with new weights (expected variances) and"
             "outliers from the result of the one before."
     .expert_level = 1
   max_iterations = None
     .type = int(value_min=1)
-    .help = "Most iterations of the minimiser in a cycle. None: until it converges."
+    .help = "Largest number of iterations of the minimiser in a cycle. None: until it converges."
     .expert_level = 2
   free_percentage = 5.0
     .type = float(value_min=0, value_max=50)
-    .help = "Percentage of voxels that are left out of the fit, to judge with them which"
-            "components the data support (0: components set to Auto are not used)."
+    .help = "Percentage of voxels in the free set. They are not fitted, and judge which components"
+            "the data support (0: components set to Auto are not used)."
     .expert_level = 1
   min_observations_per_parameter = 5.0
     .type = float(value_min=0)
-    .help = "With fewer observations a parameter a component is not refined."
+    .help = "A component is not refined with fewer observations for each parameter."
     .expert_level = 2
   max_observations = 5000000
     .type = int(value_min=1)
-    .help = "Refine on a quasi-random subset of voxels with about this many observations;"
-            "the result is applied to all."
+    .help = "Refine on a quasi-random subset of voxels with about this many observations; the"
+            "result is applied to all."
     .expert_level = 1
 }
 weighting
-  .help = "Weights: one over the variance that the merged intensity leads to expect."
+  .help = "Weights: one over the variance that is expected from the merged intensity."
   .expert_level = 1
 {
   prior_strength = 2.0
     .type = float(value_min=0.01)
-    .help = "Photons by which the intensity that a weight is calculated from is drawn"
-            "towards the mean of its resolution shell."
+    .help = "The intensity for the weights is drawn towards the mean of its resolution shell as by"
+            "this many photons."
     .expert_level = 2
   readout_noise = 0.0
     .type = float(value_min=0)
-    .help = "Noise of a pixel besides counting noise, in photons (0 for photon counters)."
+    .help = "Noise of a pixel in addition to counting noise, in photons (0 for photon counters)."
     .expert_level = 1
 }
 error_model
@@ -216,9 +216,8 @@ outliers
   patch_cutoff = 0.05
     .type = float(value_min=0)
     .help = "Relative deviation of a patch of a still's image (a sector of 18 degrees of a ring of"
-            "|q|) from what the other stills lead to expect there, beyond which all its observations"
-            "are outliers if it is more than 6 sigma as well: arcs of the loop, ice, shadows. None:"
-            "patches are not looked at."
+            "|q|) from the other stills, beyond which all its observations are outliers if it is"
+            "more than 6 sigma as well: arcs of the loop, ice, shadows. None: no test of patches."
     .expert_level = 1
 }
 memory
@@ -227,8 +226,8 @@ memory
 {
   keep_observations = 15000000
     .type = int(value_min=0)
-    .help = "Observations to keep in memory, some 100 bytes each; what is more is read"
-            "from the files again whenever it is needed."
+    .help = "Number of observations to keep in memory, some 100 bytes each; more are read from the"
+            "files again whenever they are needed."
     .expert_level = 2
 }
 seed = 42
