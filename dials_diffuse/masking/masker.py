@@ -50,7 +50,10 @@ class ImageMask(NamedTuple):
 
 
 class Masker(Protocol):
-    """Masks images that are in memory."""
+    """Masks images that are in memory.
+
+    What methods do by default is right for stills whose masked files are there already.
+    """
 
     def for_pair(self, experiments, reflections) -> Masker:
         """A masker for one pair of files; only this has `mask`.
@@ -63,12 +66,6 @@ class Masker(Protocol):
             ValueError: the files can't be masked in this way.
         """
 
-    def images(self, experiments) -> list[list[Still]]:
-        """The stills that are to be used, those on one image together."""
-
-    def good_pixels(self, imageset) -> list[np.ndarray]:
-        """Pixels usable in every image, a new (n_slow, n_fast) bool array a panel."""
-
     def mask(self, stills: Sequence[Still], raw: Sequence[np.ndarray]) -> ImageMask:
         """The mask of an image.
 
@@ -80,6 +77,14 @@ class Masker(Protocol):
             ValueError: it can't be masked; see `left_out`.
         """
 
+    def images(self, experiments) -> list[list[Still]]:
+        """The stills that are to be used, those on one image together."""
+        return group_by_image(stills_of(experiments))
+
+    def good_pixels(self, imageset) -> list[np.ndarray]:
+        """Pixels usable in every image, a new (n_slow, n_fast) bool array a panel."""
+        return static_mask(imageset)
+
     def left_out(self, still: Still, error: Exception) -> tuple[str, str]:
         """What becomes of a still whose image can't be read or masked.
 
@@ -87,9 +92,10 @@ class Masker(Protocol):
             (reason, name that it is listed under as left out; "" if it stays in the files, without
             observations)
         """
+        return str(error), ""
 
     def restore(self, experiments) -> None:
-        """Give experiments, in place, the crystals that their masked files have or would have."""
+        """Give experiments, in place, the crystals that they would have in their masked files."""
 
     def write(self, experiments, spots: CollectedSpots, expt: str, refl: str) -> None:
         """Write the masked files, if they are not there yet.
@@ -101,14 +107,19 @@ class Masker(Protocol):
         """
 
     def failures(self, left_out: dict[str, str]) -> dict:
-        """Entries of output.json: stills left out and why, where `left_out` may name any."""
+        """Entries of output.json about stills that were left out.
+
+        Args:
+            left_out: name -> reason
+        """
+        return {}
 
 
-class RowMasker:
+class RowMasker(Masker):
     """Paints the rows that dials.diffuse_mask wrote.
 
     Args:
-        reflections: its table; None: only `for_pair` and what is common to all files can be used
+        reflections: its table; None: only what is common to all files can be used
 
     Raises:
         ValueError: the table has neither ellipses nor shoeboxes.
@@ -120,12 +131,6 @@ class RowMasker:
     def for_pair(self, experiments, reflections) -> RowMasker:
         return RowMasker(reflections)
 
-    def images(self, experiments) -> list[list[Still]]:
-        return group_by_image(stills_of(experiments))
-
-    def good_pixels(self, imageset) -> list[np.ndarray]:
-        return static_mask(imageset)
-
     def bragg(self, stills: Sequence[Still]) -> list[np.ndarray]:
         """Pixels under Bragg spots of the stills (lattices) on one image.
 
@@ -136,18 +141,6 @@ class RowMasker:
 
     def mask(self, stills: Sequence[Still], raw: Sequence[np.ndarray]) -> ImageMask:
         return ImageMask(list(stills), self.bragg(stills), [[] for _ in stills])
-
-    def left_out(self, still: Still, error: Exception) -> tuple[str, str]:
-        return str(error), ""
-
-    def restore(self, experiments) -> None:
-        pass
-
-    def write(self, experiments, spots: CollectedSpots, expt: str, refl: str) -> None:
-        pass
-
-    def failures(self, left_out: dict[str, str]) -> dict:
-        return {}
 
 
 class UnknownSpots(ValueError):
@@ -163,7 +156,7 @@ class UnknownSpots(ValueError):
         self.index = index
 
 
-class SurveyMasker:
+class SurveyMasker(Masker):
     """Masks integrated stills by the survey of their data set, as dials.diffuse_mask does.
 
     All results are those of the two commands to the last bit: crystals are passed through their
@@ -197,9 +190,9 @@ class SurveyMasker:
         return SurveyMasker(self._survey, integrated_spots(reflections, stills))
 
     def images(self, experiments) -> list[list[Still]]:
-        groups = group_by_image(stills_of(experiments))
+        groups = super().images(experiments)
         if self._survey.multi_lattice == "exclude":
-            return [group for group in groups if len(group) == 1]
+            groups = [group for group in groups if len(group) == 1]
         return groups
 
     def good_pixels(self, imageset) -> list[np.ndarray]:

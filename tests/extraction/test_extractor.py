@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from extracted_stills import UNIFORM, columns_of, extracted, settings_of, simulated, true_intensity
 
-from dials.array_family import flex
-
-from dials_diffuse.adapters.experiments import DataPair, load_experiments, load_reflections
+from dials_diffuse.adapters.experiments import load_experiments, load_reflections
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.extraction.background.planes import Background
 from dials_diffuse.extraction.observations import (
@@ -21,7 +16,6 @@ from dials_diffuse.extraction.observations import (
     intensity_variances,
     numbered_rows,
 )
-from dials_diffuse.extraction.processes import extract_pair
 from dials_diffuse.extraction.settings import ExtractionSettings
 from dials_diffuse.extraction.workflow import background_for, reference_grid
 from dials_diffuse.geometry.settings import CorrectionSettings
@@ -29,76 +23,6 @@ from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.io.table_file import ColumnWriter
 from dials_diffuse.masking.masker import RowMasker
 from dials_diffuse.phil.defaults import default_settings
-from dials_diffuse.simulation.settings import Settings
-from dials_diffuse.simulation.simulate import simulate
-
-UNIFORM = {
-    "truth": {"envelope": "constant", "anisotropy": 0.0, "solvent": 0.0, "compton": False},
-    "bragg": {"enabled": False},
-    "scale": {"spread": 0.0},
-    "detector": {"type": "tilted", "image_size": [400, 400], "pixel_size": 0.3},
-    "exposure": {"mean_photons": 5.0},
-}
-
-
-def settings_of(*changes, **groups) -> Settings:
-    values = {"stills": 2}
-    for change in (*changes, groups):
-        for name, value in change.items():
-            values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
-    return Settings.from_dict(values)
-
-
-def bragg_rows(experiments, rows=()) -> flex.reflection_table:
-    """A table as dials.diffuse_mask writes it: discs of (id, panel, fast, slow, radius)."""
-    table = flex.reflection_table()
-    table["id"] = flex.int([row[0] for row in rows])
-    table["panel"] = flex.size_t([row[1] for row in rows])
-    table["miller_index"] = flex.miller_index([(1, 2, 3)] * len(rows))
-    table["xyzcal.px"] = flex.vec3_double([(row[2], row[3], 0.5) for row in rows])
-    boxes = [
-        (int(x - r) - 1, int(x + r) + 2, int(y - r) - 1, int(y + r) + 2, 0, 1)
-        for _, _, x, y, r in rows
-    ]
-    table["bbox"] = flex.int6(*(flex.int(list(v)) for v in zip(*boxes))) if rows else flex.int6()
-    table["mask.ellipse"] = flex.vec3_double([(r**-2, 0, r**-2) for *_, r in rows])
-    for index, experiment in enumerate(experiments):
-        table.experiment_identifiers()[index] = experiment.identifier
-    return table
-
-
-def simulated(folder: Path, settings: Settings, rows=()):
-    """Make the stills; returns the simulator and the pair of files."""
-    simulator = simulate(settings, folder).simulator
-    experiments = load_experiments(folder / "simulated.expt")
-    bragg_rows(experiments, rows).as_file(str(folder / "masked.refl"))
-    return simulator, DataPair(folder / "simulated.expt", folder / "masked.refl")
-
-
-def true_intensity(simulator) -> float:
-    """photons/(s sr) of a uniform cross-section."""
-    electrons2 = simulator.truth.total(np.array([[1.3, 2.4, 3.1]]))
-    return simulator.photons_per_electron2 * float(np.ravel(electrons2)[0])
-
-
-def extracted(pair, background=None, nproc=1, keep_pixels=False, **changes):
-    """(experiment, ExtractedStill) of all stills; changes are those of the settings."""
-    settings = default_settings(ExtractionSettings, **changes)
-    for experiment, still in extract_pair(
-        pair, settings, RowMasker(), background, nproc=nproc, keep_pixels=keep_pixels
-    ):
-        assert not still.summary.error, still.summary.error
-        yield experiment, still
-
-
-def columns_of(pair, background=None, nproc=1, **changes):
-    """All observations, with the column "id"."""
-    parts = []
-    for number, (_, still) in enumerate(extracted(pair, background, nproc, **changes)):
-        columns = dict(still.observations.columns)
-        columns["id"] = np.full(len(columns["counts"]), number)
-        parts.append(columns)
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def departures(columns, expected, groups) -> np.ndarray:
@@ -142,7 +66,7 @@ def test_a_uniform_cross_section_comes_out_uniform(uniform):
 
 def test_no_trend_with_angle(uniform, tmp_path):
     simulator, pair = uniform
-    grid = VoxelGridOf(pair)
+    grid = grid_of_pair(pair)
     (experiment, still), *_ = extracted(pair)
     with ColumnWriter() as rows:
         rows.append(numbered_rows(still.observations.columns, 0))
@@ -163,7 +87,7 @@ def test_no_trend_with_angle(uniform, tmp_path):
     assert np.abs(nodes - as_numpy(table["voxel"]) / 3).max() <= 0.5
 
 
-def VoxelGridOf(pair) -> VoxelGrid:
+def grid_of_pair(pair) -> VoxelGrid:
     return reference_grid(
         load_experiments(pair.experiments, check_format=False), default_settings(ExtractionSettings)
     )
@@ -216,38 +140,6 @@ def test_uniform_whatever_the_experiment(tmp_path, change):
     expected = columns["exposure"] * true_intensity(simulator)
     assert columns["counts"].sum() / expected.sum() == pytest.approx(1, abs=0.006)
     assert np.mean((columns["counts"] - expected) ** 2 / expected) == pytest.approx(1, abs=0.03)
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
-
-
-def test_the_number_of_processes_changes_nothing(uniform):
-    _, pair = uniform
-    assert same(columns_of(pair, nproc=1), columns_of(pair, nproc=2))
-
-
-def test_processes_that_start_afresh(uniform, tmp_path):
-    """As on newer Pythons, which do not fork: the extractor travels as the names of its files."""
-    _, pair = uniform
-    script = tmp_path / "extract.py"
-    script.write_text(
-        "import multiprocessing, sys\n"
-        "from dials_diffuse.command_line.diffuse_extract import run\n"
-        "if __name__ == '__main__':\n"
-        "    multiprocessing.set_start_method('spawn')\n"
-        "    run(sys.argv[1:])\n"
-    )
-    subprocess.run(
-        [sys.executable, script, pair.experiments, pair.reflections, "nproc=2", "output.html=None"],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
-    table = flex.reflection_table.from_file(str(tmp_path / "diffuse_extracted.refl"))
-    columns = columns_of(pair)
-    for name in columns:
-        assert np.array_equal(as_numpy(table[name]), columns[name]), name
 
 
 def test_bragg_pixels_have_rows_of_their_own(tmp_path):
