@@ -1,10 +1,11 @@
-"""The Bragg masks of all images in one HDF5 file, one bit a pixel."""
+"""Write and read the Bragg masks of all images as one HDF5 file, one bit a pixel."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 
+import h5py
 import numpy as np
 
 from dials_diffuse.adapters.stills import Still
@@ -15,17 +16,20 @@ from dials_diffuse.masking.masker import RowMasker
 def write_bragg_masks(
     path: str | os.PathLike, groups: Sequence[Sequence[Still]], masker: RowMasker
 ) -> None:
-    """Write the Bragg mask of every image (a group of stills).
+    """Write the Bragg mask of every image.
 
-    Layout: /image_00000/panel_000 etc.: uint8, the bits of the rows packed along the fast
-    axis (first pixel in the highest bit), attribute shape = (n_slow, n_fast); attributes
-    of an image: path, image_index, experiments (row ids).
+    Layout: /image_00000/panel_000 etc. are uint8: the bits of each row of pixels, packed along the
+    fast axis (first pixel in the highest bit); their attribute shape is (n_slow, n_fast).
+    Attributes of an image: path, image_index, experiments (row ids).
+
+    Args:
+        path: of the file
+        groups: stills by image
+        masker: of their Bragg masks
 
     Raises:
         ValueError: the folder can't be written to.
     """
-    import h5py
-
     with replacing(path) as temporary, h5py.File(temporary, "w") as handle:
         for number, group in enumerate(groups):
             entry = handle.create_group(f"image_{number:05d}")
@@ -40,14 +44,14 @@ def write_bragg_masks(
 
 
 def read_bragg_mask(path: str | os.PathLike, image: int) -> list[np.ndarray]:
-    """The Bragg mask of an image by its number in the file, a (n_slow, n_fast) bool array
-    a panel, True = under Bragg.
+    """Read the Bragg mask of an image, given its number in the file.
+
+    Returns:
+        a (n_slow, n_fast) bool array a panel, True = under a spot
 
     Raises:
         ValueError: there is no such image in the file.
     """
-    import h5py
-
     with h5py.File(path, "r") as handle:
         name = f"image_{image:05d}"
         if name not in handle:
