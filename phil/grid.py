@@ -10,8 +10,8 @@ phil_str = (
     """
 subdivide = None
   .type = ints(size=3, value_min=1)
-  .help = "Voxels per reciprocal cell edge along a*, b*, c*, fewer than extracted. The extracted number over this"
-          "one must be odd (9 to 3 or 1, 3 to 1), so that fine voxels lie within coarse ones. None: as extracted."
+  .help = "Voxels per reciprocal cell edge along a*, b*, c*. The extracted number divided by this one must be"
+          "odd (9 to 3 or 1, 3 to 1), so that fine voxels lie within coarse ones. None: as extracted."
 d_min = None
   .type = float(value_min=0)
   .help = "Leave out voxels beyond this resolution, in Angstrom. None: as extracted."
@@ -24,10 +24,10 @@ grid
   laue_group = None
     .type = str
     .help = "Laue group under which voxels are merged, as a symbol of it or of a space group in the"
-            "setting of the data (P1 for none but Friedel's law). None: that of the crystals."
+            "setting of the data (P1: Friedel's law alone). None: that of the crystals."
   friedel = True
     .type = bool
-    .help = "Merge h with -h. Diffuse scattering obeys Friedel's law but for anomalous scattering."
+    .help = "Merge h with -h. Diffuse scattering obeys Friedel's law, except for anomalous scattering."
   reference_cell = None
     .type = unit_cell
     .help = "Cell that gives voxels their |q| and d. None: the median of the stills, made to obey the"
@@ -43,9 +43,9 @@ ambiguity
 {
   resolve = True
     .type = bool
-    .help = "Find the setting of each still by correlating its intensities with those of the others, and"
-            "reindex. Nothing is done where the Laue group leaves no ambiguity, or where the intensities do"
-            "not tell."
+    .help = "Find the setting of each still by the correlation of its intensities with those of the others,"
+            "and reindex. All stills stay as they are where the Laue group leaves no ambiguity, or where no"
+            "setting is significantly better."
   max_delta = 2
     .type = float(value_min=0)
     .help = "Tolerance of the lattice symmetry, in degrees."
@@ -56,7 +56,7 @@ ambiguity
     .expert_level = 2
   seed = 0
     .type = int
-    .help = "Of the random starts."
+    .help = "Seed of the random starts."
     .expert_level = 2
 }
 """

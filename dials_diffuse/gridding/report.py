@@ -1,21 +1,24 @@
-"""Tables and plots of the grid."""
+"""Tables, plots and numbers of dials.diffuse_grid."""
 
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dials.util import tabulate
 
-from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.gridding.ambiguity import Resolution
-from dials_diffuse.gridding.coverage import CoverageRow, VoxelAccumulator, coverage
-from dials_diffuse.gridding.gridding import GridDefinition
+from dials_diffuse.gridding.coverage import CoverageRow
+from dials_diffuse.gridding.definition import GridDefinition
 from dials_diffuse.report.html import ReportSection
 from dials_diffuse.report.sections import section_plots
 
-logger = logging.getLogger("dials.diffuse.grid.summary")
+if TYPE_CHECKING:
+    from dials_diffuse.gridding.workflow import GriddingResult
+
+logger = logging.getLogger("dials.diffuse.gridding.report")
 
 _PARAMETERS = ("a (A)", "b (A)", "c (A)", "alpha (deg)", "beta (deg)", "gamma (deg)")
 _MOST_OUTLIERS = 20
@@ -98,19 +101,16 @@ def _coverage_table(rows: list[CoverageRow]) -> list[list[str]]:
     return table
 
 
-def log_coverage(sums: VoxelAccumulator, grid: VoxelGrid) -> list[CoverageRow]:
-    """Log coverage by shell and return its rows."""
-    rows = coverage(sums, grid)
+def log_coverage(rows: list[CoverageRow]) -> None:
+    """Log the coverage by shell."""
     logger.info(
         "\nVoxels of the asymmetric unit, the observations of each (multiplicity), the stills that saw it, "
-        "and the part seen by three or more stills\n%s\n",
+        "and the fraction seen by three or more stills\n%s\n",
         tabulate(_coverage_table(rows), headers="firstrow"),
     )
-    return rows
 
 
-def coverage_numbers(rows: list[CoverageRow]) -> list[dict]:
-    """Coverage as plain JSON."""
+def _coverage_numbers(rows: list[CoverageRow]) -> list[dict]:
     return [
         {
             "shell": row.label,
@@ -126,8 +126,7 @@ def coverage_numbers(rows: list[CoverageRow]) -> list[dict]:
     ]
 
 
-def cell_numbers(definition: GridDefinition) -> dict:
-    """Reference cell and outliers as plain JSON."""
+def _cell_numbers(definition: GridDefinition) -> dict:
     return {
         "reference": list(definition.cell.unit_cell.parameters()),
         "spread": definition.cell.spread.tolist(),
@@ -162,7 +161,7 @@ def _cell_plot(definition: GridDefinition) -> dict:
             "xaxis": {"title": {"text": "deviation from the reference cell (%)"}},
             "yaxis": {"title": {"text": "stills"}},
         },
-        "help": "Two or more peaks mean that the stills are of different crystal forms, which should not be merged.",
+        "help": "Two or more peaks mean that the stills are of different crystal forms. Do not merge them.",
     }
 
 
@@ -208,8 +207,7 @@ def _coverage_plot(rows: list[CoverageRow]) -> dict:
     }
 
 
-def ambiguity_numbers(resolution: Resolution) -> dict:
-    """Settings of the stills as plain JSON."""
+def _ambiguity_numbers(resolution: Resolution) -> dict:
     return {
         "settings": [setting.name for setting in resolution.settings],
         "chosen": resolution.chosen.tolist(),
@@ -218,8 +216,7 @@ def ambiguity_numbers(resolution: Resolution) -> dict:
     }
 
 
-def ambiguity_section(resolution: Resolution) -> ReportSection:
-    """Settings of the stills, for the report."""
+def _ambiguity_section(resolution: Resolution) -> ReportSection:
     rows = [["setting", "stills"]]
     for number, setting in enumerate(resolution.settings):
         rows.append([setting.name, int((resolution.chosen == number).sum())])
@@ -233,11 +230,11 @@ def ambiguity_section(resolution: Resolution) -> ReportSection:
             }
         ],
         "layout": {
-            "title": {"text": "How clearly the setting shows"},
+            "title": {"text": "Certainty of the settings"},
             "xaxis": {"title": {"text": "best less next best setting (sigma)"}},
             "yaxis": {"title": {"text": "stills"}},
         },
-        "help": "Stills near 0 may be in the wrong setting.",
+        "help": "The setting of stills near 0 is uncertain.",
     }
     return ReportSection(
         "Indexing ambiguity",
@@ -247,18 +244,16 @@ def ambiguity_section(resolution: Resolution) -> ReportSection:
     )
 
 
-def report_sections(
-    definition: GridDefinition, grid: VoxelGrid, sums: VoxelAccumulator, rows: list[CoverageRow]
-) -> list[ReportSection]:
-    """The report of dials.diffuse_grid."""
+def sections(result: GriddingResult) -> list[ReportSection]:
+    """The parts of the HTML report."""
+    definition, rows, sums = result.definition, result.coverage, result.sums
     cells = ReportSection(
         "Unit cells", tables=[_cell_rows(definition)], plots={"cells": _cell_plot(definition)}
     )
     outliers = _outlier_rows(definition)
     if len(outliers) > 1:
         cells.tables.append(outliers)
-    preview = {"intensity": sums.intensity}
-    return [
+    parts = [
         cells,
         ReportSection(
             "Coverage", tables=[_coverage_table(rows)], plots={"coverage": _coverage_plot(rows)}
@@ -266,6 +261,19 @@ def report_sections(
         ReportSection(
             "Preview of the map",
             "Unscaled: photons over exposure of all stills together.",
-            plots=section_plots(sums.voxel, preview, grid),
+            plots=section_plots(sums.voxel, {"intensity": sums.intensity}, result.grid),
         ),
     ]
+    if result.resolution is not None:
+        parts.insert(1, _ambiguity_section(result.resolution))
+    return parts
+
+
+def numbers(result: GriddingResult) -> dict:
+    """The content of output.json besides the plots."""
+    return {
+        "models": result.models,
+        "coverage": _coverage_numbers(result.coverage),
+        "cells": _cell_numbers(result.definition),
+        "ambiguity": result.resolution and _ambiguity_numbers(result.resolution),
+    }

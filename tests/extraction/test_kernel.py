@@ -14,7 +14,7 @@ from dials_diffuse.geometry.panel import compute_panel
 from dials_diffuse.geometry.settings import GeometrySettings
 from dials_diffuse.grid.symmetry import laue_group_from_symbol
 from dials_diffuse.grid.voxel_grid import VoxelGrid
-from dials_diffuse.gridding.gridding import grid_rows
+from dials_diffuse.gridding.rows import grid_rows
 from dials_diffuse.phil.defaults import default_settings
 
 

@@ -10,7 +10,7 @@ from dials_diffuse.adapters.experiments import load_experiments
 from dials_diffuse.grid.reindexing import as_gridded, hand_on_reindexing
 from dials_diffuse.grid.symmetry import laue_group_from_symbol
 from dials_diffuse.grid.voxel_grid import VoxelGrid, attach_grid
-from dials_diffuse.gridding.ambiguity import possible_settings, reindex_experiments
+from dials_diffuse.gridding.indexing import possible_settings, reindex_experiments
 from dials_diffuse.io.model_copy import models_to_json
 from dials_diffuse.model.scaling_model import DiffuseScalingModel
 
@@ -36,7 +36,7 @@ def trigonal():
         (2, 2, 2), uctbx.unit_cell((40, 40, 50, 90, 90, 120)), laue_group_from_symbol("P 3")
     )
     attach_grid(experiments, grid)
-    settings = possible_settings(grid, sgtbx.space_group_info("P 3").group())
+    settings = possible_settings(grid, sgtbx.space_group_info("P 3").group(), 2.0)
     assert len(settings) == 4
     return experiments, settings
 

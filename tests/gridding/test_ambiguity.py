@@ -5,83 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cctbx import sgtbx, uctbx
-from dxtbx.model import Crystal
-
 from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.tables import as_numpy
-from dials_diffuse.grid.symmetry import laue_group_of
-from dials_diffuse.grid.voxel_grid import VoxelGrid
-from dials_diffuse.gridding.ambiguity import (
-    possible_settings,
-    reindex_experiments,
-    reindex_rows,
-    resolve_files,
-)
-from dials_diffuse.gridding.gridding import GridSettings, define_grid
-from dials_diffuse.phil.grid import phil_scope
+from dials_diffuse.gridding.ambiguity import resolve_files
+from dials_diffuse.gridding.definition import define_grid, load_experiment_lists
+from dials_diffuse.gridding.indexing import reindex_experiments, reindex_rows
+from dials_diffuse.gridding.settings import AmbiguitySettings, GridSettings
+from dials_diffuse.phil.defaults import default_settings
 
 HEXAGONAL = (40, 40, 60, 90, 90, 120)
 
 
-def settings_of(symbol, cell, n=(2, 2, 2)):
-    group = sgtbx.space_group_info(symbol).group()
-    grid = VoxelGrid(n, uctbx.unit_cell(cell), laue_group_of(group))
-    return possible_settings(grid, group)
-
-
-@pytest.mark.parametrize(
-    "symbol, cell, number",
-    [
-        ("P 41", (40, 40, 60, 90, 90, 90), 2),
-        ("I 4", (40, 40, 60, 90, 90, 90), 2),
-        ("P 41 21 2", (40, 40, 60, 90, 90, 90), 1),
-        ("P 31", HEXAGONAL, 4),
-        ("P 3 2 1", HEXAGONAL, 2),
-        ("P 6", HEXAGONAL, 2),
-        ("P 61 2 2", HEXAGONAL, 1),
-        ("R 3 :H", HEXAGONAL, 2),
-        ("I 2 3", (40, 40, 40, 90, 90, 90), 2),
-        ("P 21 21 21", (40, 40.1, 60, 90, 90, 90), 2),
-        ("P 21 21 21", (40, 44, 60, 90, 90, 90), 1),
-        ("P 1", (30, 40, 50, 80, 85, 95), 1),
-    ],
-)
-def test_number_of_settings(symbol, cell, number):
-    """The merohedral twin laws of the textbooks: lattice order over Laue order"""
-    settings = settings_of(symbol, cell)
-    assert len(settings) == number
-    assert settings[0].name == "h,k,l"
-
-
-def test_a_setting_that_the_subdivision_forbids_is_not_tried():
-    assert len(settings_of("P 21 21 21", (40, 40.1, 60, 90, 90, 90), (2, 3, 2))) == 1
-
-
-def test_operator_and_matrix_belong_together():
-    for symbol, cell in (
-        ("P 31", HEXAGONAL),
-        ("P 4", (40, 40, 60, 90, 90, 90)),
-        ("I 2 3", (40,) * 3 + (90,) * 3),
-    ):
-        axes = np.array(uctbx.unit_cell(cell).orthogonalization_matrix()).reshape(3, 3).T
-        crystal = Crystal(*(tuple(axis) for axis in axes), sgtbx.space_group_info(symbol).group())
-        h = np.array([1, 2, 3])
-        for setting in settings_of(symbol, cell):
-            moved = crystal.change_basis(setting.operator)
-            before = np.array(crystal.get_A()).reshape(3, 3) @ h
-            after = np.array(moved.get_A()).reshape(3, 3) @ (setting.matrix @ h)
-            assert after == pytest.approx(before, abs=1e-12)
-            assert moved.get_unit_cell().is_similar_to(crystal.get_unit_cell(), 0.001, 0.01)
-
-
 def run(folder, names, **parameters):
-    params = phil_scope.extract().ambiguity
-    for name, value in parameters.items():
-        setattr(params, name, value)
     pairs = [DataPair(folder / e, folder / r) for e, r in zip(names[::2], names[1::2])]
-    definition = define_grid(pairs, [], GridSettings())
-    return pairs, definition, resolve_files(pairs, definition, params)
+    definition = define_grid(load_experiment_lists(pairs, []), default_settings(GridSettings))
+    settings = default_settings(AmbiguitySettings, **parameters)
+    return pairs, definition, resolve_files(pairs, definition, settings)
 
 
 def test_half_of_the_stills_swapped(make_extracted, tmp_path):

@@ -16,9 +16,9 @@ from cctbx import sgtbx, uctbx
 from dials.array_family import flex
 
 from dials_diffuse.adapters.tables import as_numpy, double_column, int_column, miller_index_column
+from dials_diffuse.export.formats import write_format
 from dials_diffuse.grid.symmetry import laue_group_from_symbol
 from dials_diffuse.grid.voxel_grid import VoxelGrid
-from dials_diffuse.io.maps.export import write_format
 from dials_diffuse.io.maps.merged_map import MergedMap
 
 CRYSTALS = {

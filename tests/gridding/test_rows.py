@@ -23,13 +23,11 @@ from dials_diffuse.adapters.tables import (
 )
 from dials_diffuse.grid.symmetry import laue_group_from_symbol
 from dials_diffuse.grid.voxel_grid import VoxelGrid
-from dials_diffuse.gridding import gridding
 from dials_diffuse.gridding.coverage import VoxelAccumulator
-from dials_diffuse.gridding.gridding import (
+from dials_diffuse.gridding.definition import GridDefinition, coarsening
+from dials_diffuse.gridding.rows import (
     OBSERVATION_COLUMNS,
-    GridDefinition,
     check_observations,
-    coarsening,
     coarser_voxels,
     grid_file,
     grid_rows,
@@ -168,16 +166,17 @@ def test_stills_stay_whole(ids, most):
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_a_file_in_parts_is_the_file_at_once(tmp_path, monkeypatch, n_threads):
+def test_a_file_in_parts_is_the_file_at_once(tmp_path, n_threads):
     table, fine, coarse = observations(), grid_with((3, 3, 3)), grid_with((1, 1, 1), d_min=12.0)
     experiments = ExperimentList([Experiment(identifier=f"still-{i}") for i in range(4)])
     table.as_file(str(tmp_path / "table.refl"))
     expected = grid_rows(as_arrays(table), fine, coarse)
     wanted = GridDefinition(coarse, fine, None, [experiments], [[]])
-    monkeypatch.setattr(gridding.whole_stills, "__defaults__", (50,))
     sums = VoxelAccumulator()
     with ColumnWriter(tmp_path, in_memory=1000) as out:
-        grid_file(tmp_path / "table.refl", experiments, wanted, 0, out, sums, n_threads=n_threads)
+        grid_file(
+            tmp_path / "table.refl", wanted, 0, out, sums, n_threads=n_threads, rows_at_once=50
+        )
         out.write(tmp_path / "gridded.refl", {i: f"still-{i}" for i in range(4)})
     result = flex.reflection_table.from_file(str(tmp_path / "gridded.refl"))
     for name, values in expected.items():
@@ -186,15 +185,17 @@ def test_a_file_in_parts_is_the_file_at_once(tmp_path, monkeypatch, n_threads):
     assert sums.n_obs.sum() == (~expected["bragg"]).sum()
     # ids are the places of the experiments, whatever they were in the file
     reversed_ = ExperimentList(list(experiments)[::-1])
+    wanted.experiments = [reversed_]
     with ColumnWriter(tmp_path) as out:
-        grid_file(tmp_path / "table.refl", reversed_, wanted, 0, out, VoxelAccumulator())
+        grid_file(tmp_path / "table.refl", wanted, 0, out, VoxelAccumulator())
         out.write(tmp_path / "gridded.refl", {i: f"still-{3 - i}" for i in range(4)})
     result = flex.reflection_table.from_file(str(tmp_path / "gridded.refl"))
     for i in range(4):
         ours, before = as_numpy(result["id"]) == 3 - i, expected["id"] == i
         np.testing.assert_array_equal(as_numpy(result["counts"])[ours], expected["counts"][before])
+    wanted.experiments = [experiments[:2]]
     with pytest.raises(ValueError, match="does not match"), ColumnWriter(tmp_path) as out:
-        grid_file(tmp_path / "table.refl", experiments[:2], wanted, 0, out, sums)
+        grid_file(tmp_path / "table.refl", wanted, 0, out, sums)
 
 
 def test_tables_of_other_steps_are_refused():
