@@ -7,6 +7,7 @@ import shutil
 import subprocess
 
 import pytest
+from commands import run_command
 
 from dxtbx.model.experiment_list import ExperimentList
 
@@ -28,7 +29,7 @@ def small(tmp_path_factory):
         ["dials.diffuse_extract", "diffuse_masked.expt", "diffuse_masked.refl", "nproc=1"],
         ["dials.diffuse_grid", "diffuse_extracted.expt", "diffuse_extracted.refl"],
     ):
-        result = subprocess.run(arguments, cwd=folder, capture_output=True, text=True)
+        result = run_command(folder, *arguments)
         assert result.returncode == 0, result.stdout + result.stderr
     return folder
 
@@ -45,7 +46,7 @@ def folder(small, tmp_path):
 def fails(folder, *arguments):
     """The one line with which a command ends that must fail; it must leave all data files as they were."""
     before = contents(folder)
-    result = subprocess.run(arguments, cwd=folder, capture_output=True, text=True)
+    result = run_command(folder, *arguments)
     assert result.returncode != 0, result.stdout
     message = result.stderr.strip()
     assert message and len(message.splitlines()) == 1, result.stderr
@@ -79,11 +80,8 @@ def test_missing_images(folder, step, stem):
 def test_truncated_image_is_named_and_the_others_go_on(folder):
     image = sorted((folder / "images").iterdir())[1]
     image.write_bytes(image.read_bytes()[:2000])
-    result = subprocess.run(
-        ["dials.diffuse_extract", "diffuse_masked.expt", "diffuse_masked.refl", "nproc=1"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
+    result = run_command(
+        folder, "dials.diffuse_extract", "diffuse_masked.expt", "diffuse_masked.refl", "nproc=1"
     )
     assert result.returncode == 0, result.stderr
     assert image.name in result.stdout
@@ -196,3 +194,13 @@ def test_arguments_that_are_nothing(folder, step):
     assert "colour=red" in fails(folder, f"dials.diffuse_{step}", "simulated.expt", "colour=red")
     assert "No such file" in fails(folder, f"dials.diffuse_{step}", "absent.expt")
     assert "notes.txt" in fails(folder, f"dials.diffuse_{step}", "simulated.expt", "notes.txt")
+
+
+@pytest.mark.parametrize("step", ["mask", "extract", "grid", "scale", "absolute", "export"])
+def test_a_process_ends_with_one_line(folder, step):
+    """As above, but as a user sees it: standard error and exit code of a process."""
+    result = subprocess.run(
+        [f"dials.diffuse_{step}", "absent.expt"], cwd=folder, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert result.stderr == "Sorry: No such file: absent.expt\n"

@@ -6,6 +6,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from commands import run_command
 
 from dxtbx.model.experiment_list import ExperimentList
 
@@ -17,9 +18,7 @@ from dials_diffuse.io.model_copy import models_to_json
 
 
 def run(folder, *arguments):
-    return subprocess.run(
-        [shutil.which("dials.diffuse_grid"), *arguments], cwd=folder, capture_output=True, text=True
-    )
+    return run_command(folder, "dials.diffuse_grid", *arguments)
 
 
 def load(folder, name="diffuse_gridded"):
@@ -29,7 +28,12 @@ def load(folder, name="diffuse_gridded"):
 
 def test_one_pair(make_extracted, tmp_path):
     names, voxel, values, grid = make_extracted(tmp_path, 5, space_group="P 41 21 2")
-    result = run(tmp_path, *names, "output.json=grid.json", "d_min=6")
+    result = subprocess.run(
+        [shutil.which("dials.diffuse_grid"), *names, "output.json=grid.json", "d_min=6"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert not result.returncode and not result.stderr
     experiments, table = load(tmp_path)
     found = grid_of(experiments)
