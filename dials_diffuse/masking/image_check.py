@@ -71,7 +71,7 @@ def check_image(
     raw = read_raw(still.imageset, still.image_index)
     check_shape(raw, still)
     bragg = masker.bragg(lattices)
-    rings = cache.get(still.detector, still.beam).number
+    rings = cache.get(still.detector, still.beam)
     nodes = [predict_spots(lattice, WIDEST, WIDEST_SIGMA, 0.0) for lattice in lattices]
     sums, numbers = np.zeros((2, 2, N_RINGS))
     check = ImageCheck(still.path, 0.0, 0, [], [], sums, {})
@@ -84,8 +84,8 @@ def check_image(
         centres = np.concatenate([rows.centre[rows.panel == panel] for rows in nodes])
         uses = trusted, trusted & ~bragg[panel]
         for step, (use, groups) in enumerate(zip(uses, (check.before, check.after))):
-            add_profile(values, use, rings[panel], sums[step], numbers[step])
-            groups.append(bright_groups(values, use, rings[panel], centres))
+            add_profile(values, use, rings[panel].number, sums[step], numbers[step])
+            groups.append(bright_groups(values, use, rings[panel].number, centres))
         if pictures and panel < MANY_PANELS:
             check.pictures[panel] = image_with_masks(
                 values, ~trusted, bragg[panel], picture_size(len(raw))

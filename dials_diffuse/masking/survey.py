@@ -209,7 +209,7 @@ class ImageSummer:
         for number, values in enumerate(raw):
             panels.append(
                 _compared_with_rings(
-                    values, self._bad[number], bragg[number], bounds[number], rings.panels[number]
+                    values, self._bad[number], bragg[number], bounds[number], rings[number]
                 )
             )
             sums = PanelSums(*(getattr(self.pixels, name)[number] for name in PanelSums._fields))

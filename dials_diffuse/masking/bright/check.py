@@ -1,7 +1,7 @@
-"""How much Bragg scattering a mask leaves behind: bright groups of pixels at nodes.
+"""How much Bragg scattering a mask leaves: bright groups of pixels at nodes.
 
-A group is 3 x 3 pixels, of which at least five can be used. Its mean is compared with all
-groups of its resolution ring on the panel: median and 1.4826 * median absolute deviation.
+A group is 3 x 3 pixels, of which at least five can be used. Its mean is compared with all groups of
+its resolution ring on the panel: median and 1.4826 * median absolute deviation.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import numba
 import numpy as np
 from scipy.ndimage import label
 
+from dials_diffuse.masking.bright.groups import ENOUGH, PanelPixels, group_row, sum_groups
 from dials_diffuse.masking.bright.rings import N_RINGS
 
 BRIGHT = 10.0
-# Of the nine pixels of a group
-ENOUGH = 5
 # Groups within this distance of a predicted position belong to its node, pixels
 REACH = 2.5
+# A ring with fewer groups has no statistics
+FEWEST_GROUPS = 50
 
 
 @dataclass
@@ -37,83 +38,46 @@ class BrightGroups:
 
 
 @numba.njit(cache=True)
-def _group_means(pixels, use, ring, mean, first, rings):
-    """Means of the 3 x 3 groups around all pixels, nan where fewer than ENOUGH can be used; and those that
-    can, ring by ring.
-
-    Args:
-        mean: (n_slow, n_fast) float32, filled
-        first: (N_RINGS + 1,) filled: where each ring begins in rings
-        rings: (n_slow * n_fast,) float32, filled with the means of ring after ring
-    """
-    n_slow, n_fast = pixels.shape
-    first[:] = 0
-    total = np.empty(n_fast)
-    number = np.empty(n_fast, np.int32)
-    for y in range(n_slow):
-        total[:] = 0.0
-        number[:] = 0
-        for v in range(max(0, y - 1), min(n_slow, y + 2)):
-            for x in range(n_fast):
-                if use[v, x]:
-                    total[x] += pixels[v, x]
-                    number[x] += 1
-        for x in range(n_fast):
-            n, sum_of_group = 0, 0.0
-            for u in range(max(0, x - 1), min(n_fast, x + 2)):
-                n += number[u]
-                sum_of_group += total[u]
-            if n < ENOUGH:
-                mean[y, x] = np.nan
-                continue
-            mean[y, x] = sum_of_group / n
-            first[ring[y, x] + 1] += 1
-    for r in range(N_RINGS):
-        first[r + 1] += first[r]
-    place = first[:-1].copy()
-    for y in range(n_slow):
-        for x in range(n_fast):
-            if not np.isnan(mean[y, x]):
-                r = ring[y, x]
-                rings[place[r]] = mean[y, x]
-                place[r] += 1
-
-
-@numba.njit(cache=True)
-def _bright(mean, ring, median, sigma, significance, bright):
-    """significance = (mean - median of the ring) / sigma, 0 where mean is nan; bright where it is above BRIGHT."""
+def _group_means(raw, blocked, bounds):
+    """Means of the groups around all pixels, float32, nan where fewer than ENOUGH can be used."""
+    pixels, row = PanelPixels(raw, blocked, bounds), group_row(raw.shape[1], np.float64)
+    mean = np.full(raw.shape, np.float32(np.nan))
     for y in range(mean.shape[0]):
+        sum_groups(pixels, y, row)
         for x in range(mean.shape[1]):
-            r = ring[y, x]
-            value = np.float32(0.0) if np.isnan(mean[y, x]) else (mean[y, x] - median[r]) / sigma[r]
-            significance[y, x] = value
-            bright[y, x] = value > BRIGHT
+            if row.count[x] >= ENOUGH:
+                mean[y, x] = row.total[x] / row.count[x]
+    return mean
 
 
-def group_significance(pixels, use, ring) -> tuple[np.ndarray, np.ndarray]:
+def group_significance(pixels, use, ring) -> np.ndarray:
     """How far groups of 3 x 3 pixels are above what is usual in their ring.
 
+    Args:
+        pixels, use, ring: as of bright_groups
+
     Returns:
-        (mean of the group - median of its ring) / robust sigma of the ring, for groups around every pixel
-        (n_slow, n_fast), 0 where fewer than ENOUGH pixels can be used; and where that is above BRIGHT
+        (n_slow, n_fast) float32, for groups around every pixel (mean of the group - median of its
+        ring) / robust sigma of the ring; 0 where fewer than ENOUGH pixels can be used
     """
-    mean = np.empty(pixels.shape, np.float32)
-    first = np.empty(N_RINGS + 1, np.int64)
-    rings = np.empty(pixels.size, np.float32)
-    _group_means(pixels, use, ring, mean, first, rings)
+    mean = _group_means(pixels, ~use, np.array([-np.inf, np.inf]))
+    enough = ~np.isnan(mean)
+    means, rings = mean[enough], ring[enough]
+    by_ring = np.split(
+        means[np.argsort(rings, kind="stable")],
+        np.cumsum(np.bincount(rings, minlength=N_RINGS))[:-1],
+    )
     median, sigma = np.zeros(N_RINGS, np.float32), np.full(N_RINGS, np.inf, np.float32)
-    for number in range(N_RINGS):
-        inside = rings[first[number] : first[number + 1]]
-        if len(inside) < 50:
+    for number, inside in enumerate(by_ring):
+        if len(inside) < FEWEST_GROUPS:
             continue
         median[number] = np.median(inside)
         sigma[number] = 1.4826 * np.median(np.abs(inside - median[number]))
         # Where most groups are empty the deviation is 0: counting noise of the mean instead
         sigma[number] = max(sigma[number], np.sqrt(max(inside.mean(), 1e-3) / 9))
-    significance = np.empty(pixels.shape, np.float32)
-    bright = np.empty(pixels.shape, bool)
-    _bright(mean, ring, median, sigma, significance, bright)
-    return significance, bright
+    significance = np.zeros(pixels.shape, np.float32)
+    significance[enough] = (means - median[rings]) / sigma[rings]
+    return significance
 
 
 def bright_groups(pixels, use, ring, centres) -> BrightGroups:
@@ -121,27 +85,22 @@ def bright_groups(pixels, use, ring, centres) -> BrightGroups:
 
     Args:
         pixels: (n_slow, n_fast) values
-        use: pixels to look at
-        ring: resolution ring of each
+        use: (n_slow, n_fast) bool, pixels to look at
+        ring: (n_slow, n_fast) resolution ring of each
         centres: (N, 2) predicted positions of nodes, fast, slow
     """
-    significance, above = group_significance(pixels, use, ring)
+    significance = group_significance(pixels, use, ring)
+    above = significance > BRIGHT
     labels, number = label(above, structure=np.ones((3, 3)))
-    if number == 0:
-        return BrightGroups(0, 0.0, 0)
-    covered = np.zeros(number + 1, bool)
-    n_slow, n_fast = pixels.shape
     steps = np.arange(-int(REACH), int(REACH) + 1)
-    x0, y0 = np.floor(centres).astype(int).T
-    for dy in steps:
-        for dx in steps:
-            if dx * dx + dy * dy > REACH**2:
-                continue
-            x, y = x0 + dx, y0 + dy
-            inside = (x >= 0) & (y >= 0) & (x < n_fast) & (y < n_slow)
-            covered[labels[y[inside], x[inside]]] = True
+    dy, dx = np.meshgrid(steps, steps)
+    near = dx**2 + dy**2 <= REACH**2
+    x = (np.floor(centres[:, :1]).astype(int) + dx[near]).ravel()
+    y = (np.floor(centres[:, 1:]).astype(int) + dy[near]).ravel()
+    inside = (x >= 0) & (y >= 0) & (x < pixels.shape[1]) & (y < pixels.shape[0])
+    covered = np.zeros(number + 1, bool)
+    covered[labels[y[inside], x[inside]]] = True
     covered[0] = False
-    bright = significance[above][covered[labels[above]]]
-    return BrightGroups(
-        int(covered.sum()), float(bright.max()) if bright.size else 0.0, int(number - covered.sum())
-    )
+    brightest = significance[above][covered[labels[above]]].max(initial=0.0)
+    at_nodes = int(covered.sum())
+    return BrightGroups(at_nodes, float(brightest), number - at_nodes)

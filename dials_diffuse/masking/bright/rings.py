@@ -1,11 +1,13 @@
-"""Resolution rings on a detector, and what is usual in each of them.
+"""Resolution rings on a detector, and statistics of the values in each of them.
 
-A ring is one of N_RINGS equal steps of |q| up to the detector's corner. Statistics are
-taken panel by panel from samples spread evenly over each ring: a few hundred groups
-tell a mean and its spread as well as six million pixels do.
+A ring is one of N_RINGS equal steps of |q| up to the detector's corner. Statistics are taken panel
+by panel, from samples that are spread evenly over each ring: a few hundred groups of pixels give a
+mean and its spread as well as six million pixels do.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -16,159 +18,139 @@ MOVED = 0.05
 N_PASSES = 5
 
 
+class PanelRings(NamedTuple):
+    """The rings of a panel.
+
+    Attributes:
+        number: (n_slow, n_fast) ring of every pixel. Parallax is left out: it moves pixels by far
+            less than the width of a ring
+        samples: (K,) int32 flat indices of pixels, ascending, spread over the rings
+    """
+
+    number: np.ndarray
+    samples: np.ndarray
+
+
 @numba.njit(cache=True)
-def _fill_rings(ring, x, y, d, direction, per_unit):
-    for j in range(y.shape[0]):
-        for i in range(x.shape[0]):
+def _ring_numbers(x, y, d, direction, per_unit):
+    """The ring of every pixel, uint8 (n_slow, n_fast).
+
+    Args:
+        x, y: (n_fast,), (n_slow,) positions of the pixels on the panel, mm
+        d: (3, 3) d matrix of the panel
+        direction: (3,) of the beam, of unit length
+        per_unit: rings for each unit of 2 sin(theta)
+    """
+    ring = np.empty((y.size, x.size), np.uint8)
+    for j in range(y.size):
+        for i in range(x.size):
             a = d[0, 0] * x[i] + d[0, 1] * y[j] + d[0, 2]
             b = d[1, 0] * x[i] + d[1, 1] * y[j] + d[1, 2]
             c = d[2, 0] * x[i] + d[2, 1] * y[j] + d[2, 2]
-            cosine = (a * direction[0] + b * direction[1] + c * direction[2]) / np.sqrt(
-                a * a + b * b + c * c
-            )
+            along = a * direction[0] + b * direction[1] + c * direction[2]
+            cosine = along / np.sqrt(a * a + b * b + c * c)
             length = np.sqrt(max(2.0 - 2.0 * cosine, 0.0))
             ring[j, i] = min(int(length * per_unit), N_RINGS - 1)
+    return ring
 
 
 @numba.njit(cache=True)
 def _choose_samples(ring, most):
-    """Flat indices of pixels, ascending, at most about `most` a ring: of every n-th dozen of its pixels every third.
+    """Flat indices of pixels, ascending, at most about `most` a ring.
 
-    What is near each other is read together from memory; groups of 3 x 3 pixels around them have none in common.
+    They are every third pixel of every n-th dozen of a ring: near each other in memory, and no
+    pixel belongs to the 3 x 3 groups around two of them in a row.
     """
     size = np.zeros(N_RINGS, np.int64)
-    for y in range(ring.shape[0]):
-        for x in range(ring.shape[1]):
-            size[ring[y, x]] += 1
+    for r in ring.flat:
+        size[r] += 1
     every = np.maximum((size + 3 * most - 1) // (3 * most), 1)
     seen = np.zeros(N_RINGS, np.int64)
     chosen = np.empty(ring.size, np.int32)
     n = 0
-    for y in range(ring.shape[0]):
-        for x in range(ring.shape[1]):
-            r = ring[y, x]
-            if seen[r] // 12 % every[r] == 0 and seen[r] % 3 == 0:
-                chosen[n] = y * ring.shape[1] + x
-                n += 1
-            seen[r] += 1
+    for index, r in enumerate(ring.flat):
+        if seen[r] // 12 % every[r] == 0 and seen[r] % 3 == 0:
+            chosen[n] = index
+            n += 1
+        seen[r] += 1
     return chosen[:n].copy()
 
 
-@numba.njit(cache=True)
-def _rings_of_runs(ring, length, runs):
-    """Fill runs (n_slow, n, 2) with the first and last ring among the pixels of each run of a row."""
-    for y in range(ring.shape[0]):
-        for run in range(runs.shape[1]):
-            first = last = ring[y, run * length]
-            for x in range(run * length, min((run + 1) * length, ring.shape[1])):
-                first, last = min(first, ring[y, x]), max(last, ring[y, x])
-            runs[y, run, 0], runs[y, run, 1] = first, last
+def _beam_direction(beam) -> np.ndarray:
+    s0 = np.array(beam.get_s0())
+    return s0 / np.linalg.norm(s0)
 
 
-class PanelRings:
-    """The rings of a panel.
-
-    Attributes:
-        number: int16 (n_slow, n_fast), ring of every pixel; parallax is left out: it
-            moves pixels by far less than a ring's width
-        samples: int32 (K,) flat indices of pixels, ascending
-    """
-
-    def __init__(self, number: np.ndarray, samples: np.ndarray):
-        self.number = number
-        self.samples = samples
-        self._runs: dict[int, np.ndarray] = {}
-
-    def runs(self, length: int) -> np.ndarray:
-        """First and last ring of each run of so many pixels, (n_slow, n, 2) int16"""
-        if length not in self._runs:
-            n_slow, n_fast = self.number.shape
-            self._runs[length] = np.empty(
-                (n_slow, (n_fast + length - 1) // length, 2), dtype=np.int16
-            )
-            _rings_of_runs(self.number, length, self._runs[length])
-        return self._runs[length]
-
-
-class Rings:
-    """The rings of one detector and beam.
-
-    Args:
-        detector, beam: dxtbx models
-        most: samples of a ring on a panel, about; none by default
-
-    Attributes:
-        panels: a PanelRings a panel
-    """
-
-    def __init__(self, detector, beam, most: int = 0):
-        s0 = np.array(beam.get_s0())
-        direction = s0 / np.linalg.norm(s0)
-        per_unit = N_RINGS / _corners(detector, beam).max()
-        self.panels = []
-        for panel in detector:
-            n_fast, n_slow = panel.get_image_size()
-            pixel = panel.get_pixel_size()
-            d = np.array(panel.get_d_matrix()).reshape(3, 3)
-            x = (np.arange(n_fast, dtype=np.float32) + 0.5) * pixel[0]
-            y = (np.arange(n_slow, dtype=np.float32) + 0.5) * pixel[1]
-            ring = np.empty((n_slow, n_fast), dtype=np.int16)
-            _fill_rings(ring, x, y, d, direction, per_unit)
-            samples = _choose_samples(ring, most) if most else np.zeros(0, dtype=np.int32)
-            self.panels.append(PanelRings(ring, samples))
-
-    @property
-    def number(self) -> list[np.ndarray]:
-        """Ring of every pixel, an (n_slow, n_fast) array a panel"""
-        return [panel.number for panel in self.panels]
-
-
-class RingCache:
-    """The rings of one still after the other, made anew only where they differ.
-
-    Args:
-        most: samples of a ring on a panel, about; none by default
-    """
-
-    def __init__(self, most: int = 0):
-        self._most = most
-        self._corners = None
-        self._rings = None
-
-    def get(self, detector, beam) -> Rings:
-        """Rings of a detector and beam. Wavelength does not matter: it scales |q| of all rings."""
-        corners = _corners(detector, beam)
-        known = self._corners is not None and self._corners.shape == corners.shape
-        if not known or np.abs(corners - self._corners).max() > MOVED / N_RINGS * corners.max():
-            self._rings = Rings(detector, beam, self._most)
-            self._corners = corners
-        return self._rings
+def _d_matrix(panel) -> np.ndarray:
+    return np.array(panel.get_d_matrix()).reshape(3, 3)
 
 
 def _corners(detector, beam) -> np.ndarray:
     """2 sin(theta) of the corners, (panels, 4)."""
-    s0 = np.array(beam.get_s0())
-    direction = s0 / np.linalg.norm(s0)
     corners = []
     for panel in detector:
-        n_fast, n_slow = panel.get_image_size()
-        size = panel.get_pixel_size()
-        d = np.array(panel.get_d_matrix()).reshape(3, 3)
-        mm = [(x * size[0], y * size[1], 1.0) for x in (0, n_fast) for y in (0, n_slow)]
-        corners.append(np.array(mm) @ d.T)
+        width, height = panel.get_image_size_mm()
+        mm = [(x, y, 1.0) for x in (0, width) for y in (0, height)]
+        corners.append(np.array(mm) @ _d_matrix(panel).T)
     rays = np.array(corners)
     rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
-    return np.linalg.norm(rays - direction, axis=-1)
+    return np.linalg.norm(rays - _beam_direction(beam), axis=-1)
+
+
+def panel_rings(detector, beam, most: int = 0) -> list[PanelRings]:
+    """The rings of each panel of a detector.
+
+    Args:
+        detector, beam: dxtbx models
+        most: samples of a ring on a panel, about
+    """
+    per_unit = N_RINGS / _corners(detector, beam).max()
+    panels = []
+    for panel in detector:
+        x, y = (
+            (np.arange(n, dtype=np.float32) + 0.5) * size
+            for n, size in zip(panel.get_image_size(), panel.get_pixel_size())
+        )
+        number = _ring_numbers(x, y, _d_matrix(panel), _beam_direction(beam), per_unit)
+        samples = _choose_samples(number, most) if most else np.zeros(0, dtype=np.int32)
+        panels.append(PanelRings(number, samples))
+    return panels
+
+
+class RingCache:
+    """Keeps the rings from one still to the next, as long as the detector is in its place.
+
+    Args:
+        most: samples of a ring on a panel, about
+    """
+
+    def __init__(self, most: int = 0):
+        self._most = most
+        self._corners = np.zeros((0, 4))
+        self._rings: list[PanelRings] = []
+
+    def get(self, detector, beam) -> list[PanelRings]:
+        """The rings of each panel; the wavelength scales |q| of all rings, so it makes no difference."""
+        corners = _corners(detector, beam)
+        if (
+            self._corners.shape != corners.shape
+            or np.abs(corners - self._corners).max() > MOVED / N_RINGS * corners.max()
+        ):
+            self._rings = panel_rings(detector, beam, self._most)
+            self._corners = corners
+        return self._rings
 
 
 @numba.njit(cache=True)
 def clipped_statistics(value, ring):
-    """Mean, standard deviation and number of the values of each ring, without
-    outliers: values beyond mean + 5 sigma of the pass before are left out, on the high
-    side only at first (spots) and on both from the third pass on.
+    """Mean, standard deviation and number of the values of each ring, without outliers.
+
+    Values beyond mean + 5 sigma of the pass before are left out: on the high side only at first
+    (spots), on both sides from the third pass on.
 
     Args:
-        value: (N,); ring: (N,) 0 to N_RINGS - 1
+        value: (N,)
+        ring: (N,) 0 to N_RINGS - 1
 
     Returns:
         mean, sigma, number, (N_RINGS,) each; 0, inf, 0 where there is no value
@@ -199,16 +181,13 @@ def clipped_statistics(value, ring):
     return mean, sigma, number
 
 
-@numba.njit(cache=True)
-def add_profile(pixels, use, ring, total, number):
+def add_profile(pixels, use, ring, total, number) -> None:
     """Add the used pixels of a panel to sums by ring.
 
     Args:
         pixels, use, ring: (n_slow, n_fast)
-        total, number: (N_RINGS,) sums of values and numbers of pixels, changed
+        total, number: (N_RINGS,) sums of values and numbers of pixels, changed in place
     """
-    for y in range(pixels.shape[0]):
-        for x in range(pixels.shape[1]):
-            if use[y, x]:
-                total[ring[y, x]] += pixels[y, x]
-                number[ring[y, x]] += 1
+    rings = ring[use]
+    total += np.bincount(rings, pixels[use], N_RINGS)
+    number += np.bincount(rings, minlength=N_RINGS)

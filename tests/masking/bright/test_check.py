@@ -31,6 +31,6 @@ def test_significance_of_groups(panel):
         median = np.median(mean)
         sigma = 1.4826 * np.median(np.abs(mean - median))
         expected[inside] = (mean - median) / max(sigma, np.sqrt(mean.mean() / 9))
-    significance, bright = group_significance(pixels, use, ring)
+    significance = group_significance(pixels, use, ring)
     assert np.allclose(significance, expected, rtol=1e-4, atol=1e-4)
-    assert bright.sum() > 30 and np.array_equal(bright, significance > BRIGHT)
+    assert (significance > BRIGHT).sum() > 30

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import convolve, find_objects, label
 
+from dials_diffuse.masking.bright.groups import ENOUGH
 from dials_diffuse.masking.bright.other_spots import (
     BRIGHT,
     CHANCE,
     CONTRAST,
     EDGE,
-    ENOUGH,
     FRAME,
     SKEWNESS,
     bright_regions,
