@@ -79,18 +79,7 @@ def _spots_of_image(task):
 def predicted_table(
     stills: list[Still], reflections, predictor: SpotPredictor, good, nproc: int | None
 ):
-    """The table of predicted and other bright spots of all stills.
-
-    Args:
-        stills: all of them
-        reflections: integrated ones, whose bright spots are masked further out, or None
-        predictor: of the spots
-        good: pixels good in every image, a (n_slow, n_fast) bool array a panel
-        nproc: number of processes, None for as many as there are processors
-
-    Returns:
-        (table, identifier of a still or path of an image -> why it can't be masked or read)
-    """
+    """The table of predicted and of other bright spots, and the failures; as bragg_rows does."""
     failures: dict[str, str] = {}
     integrated = integrated_spots(reflections, stills)
     groups = group_by_image(stills)
@@ -141,7 +130,8 @@ def bragg_rows(
     """The Bragg rows of stills; stills whose spots are unknown are left out.
 
     Args:
-        experiments, reflections: ExperimentList and its table, or None
+        experiments: ExperimentList
+        reflections: its table, or None; integrated spots that are bright are masked further out
         method: the parameter bragg.method
         predictor: for the methods predicted and halo
         good: pixels good in every image, a (n_slow, n_fast) bool array a panel

@@ -131,9 +131,9 @@ def sections(result: MaskResult) -> list[ReportSection]:
         parts.append(
             ReportSection(
                 "Images with their masks",
-                "Blue pixels are bad in every image or untrusted. Orange pixels are under Bragg "
-                "spots. A bright group is 3 x 3 pixels whose mean is more than 10 robust standard "
-                "deviations above their resolution ring.",
+                "Dark pixels have many counts. Blue pixels are bad in every image or untrusted. "
+                "Orange pixels are under Bragg spots. A bright group is 3 x 3 pixels whose mean is "
+                "more than 10 robust standard deviations above their resolution ring.",
                 tables=[checks_table(result.checks)],
                 plots={"radial_profile": _profile_plot(result.checks, q)},
                 images={
@@ -155,8 +155,8 @@ def _mean_image(sums: PixelSums, good: Sequence[np.ndarray]) -> ReportSection:
     panels = list(zip(sums.total, sums.valid, good))[:MANY_PANELS]
     return ReportSection(
         "Mean image",
-        f"The mean of {sums.images} images without Bragg spots. Blue pixels are removed from every "
-        "image.",
+        f"The mean of {sums.images} images without Bragg spots. Dark pixels have many counts. Blue "
+        "pixels are removed from every image.",
         images={
             f"panel {number}": image_with_masks(
                 total / np.maximum(valid, 1), ~mask | (valid == 0), None, picture_size(len(good))
