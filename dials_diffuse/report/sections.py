@@ -13,6 +13,8 @@ import numpy as np
 from dials_diffuse.grid.shells import isotropic_part
 from dials_diffuse.grid.symmetry import reciprocal_operators
 from dials_diffuse.grid.voxel_grid import VoxelGrid
+from dials_diffuse.io.atomic import replacing
+from dials_diffuse.report import plotly
 from dials_diffuse.report.html import DIFFERENCE_COLOURS, INTENSITY_COLOURS
 
 _NUMBER = r"-?\d+(?:\.\d+)?"
@@ -174,57 +176,39 @@ def section_plots(
     }
 
 
-def significant(values: np.ndarray, digits: int) -> list:
-    """Nested lists of numbers (...) rounded to so many digits, None for NaN: for JSON"""
-    values = np.asarray(values, dtype=float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        size = np.floor(np.log10(np.abs(values)))
-    # of powers of ten that are whole numbers, so that the quotient is the nearest to the decimal
-    places = np.where(np.isfinite(size), digits - 1 - size, 0.0)
-    up, down = 10.0 ** np.maximum(places, 0), 10.0 ** np.maximum(-places, 0)
-    rounded = (np.round(values * up / down) * down / up).astype(object)
-    rounded[~np.isfinite(values)] = None
-    return rounded.tolist()
-
-
 def _heatmap(section: MapSection, column: str, units: str, difference: bool) -> dict:
-    x, y, image = _averaged_down(section)
+    x, y, values = _averaged_down(section)
     low, high = colour_range(section.image, difference)
-    what = content_label(column, difference)
     oblique = (
         f" The axes are drawn at right angles; they are {section.angle:.1f} degrees apart."
         if abs(section.angle - 90) > 0.05
         else ""
     )
-    return {
-        "data": [
-            {
-                "type": "heatmap",
-                "x": significant(x, 6),
-                "y": significant(y, 6),
-                "z": significant(image, 4),
-                "zmin": low,
-                "zmax": high,
-                "colorscale": DIFFERENCE_COLOURS if difference else INTENSITY_COLOURS,
-                "colorbar": {"title": {"text": units, "side": "right"}},
-            }
-        ],
-        "layout": {
-            "title": {"text": f"{section.name}: {what}"},
-            "xaxis": {"title": {"text": f"{section.x_name} (r.l.u.)"}, "constrain": "domain"},
-            "yaxis": {
-                "title": {"text": f"{section.y_name} (r.l.u.)"},
-                "scaleanchor": "x",
-                "scaleratio": section.aspect,
-                "constrain": "domain",
-            },
-            "plot_bgcolor": "#dddddd",
-        },
-        "square": True,
-        "help": "Grey: not measured. The colours run from the 1st to the 99th percentile."
-        + (" The mean over all voxels of the same |q| is subtracted." if difference else "")
-        + oblique,
-    }
+    colours = plotly.image(
+        x,
+        y,
+        values,
+        digits=4,
+        colorscale=DIFFERENCE_COLOURS if difference else INTENSITY_COLOURS,
+        zmin=low,
+        zmax=high,
+        colorbar={"title": {"text": units, "side": "right"}},
+    )
+    layout = plotly.axes(
+        f"{section.name}: {content_label(column, difference)}",
+        f"{section.x_name} (r.l.u.)",
+        f"{section.y_name} (r.l.u.)",
+        xaxis={"constrain": "domain"},
+        yaxis={"scaleanchor": "x", "scaleratio": section.aspect, "constrain": "domain"},
+        plot_bgcolor="#dddddd",
+    )
+    subtracted = " The mean over all voxels of the same |q| is subtracted." if difference else ""
+    help_text = (
+        "Grey: not measured. The colours run from the 1st to the 99th percentile."
+        + subtracted
+        + oblique
+    )
+    return plotly.plot([colours], layout, help_text, square=True)
 
 
 def _averaged_down(section: MapSection) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -340,8 +324,6 @@ def write_section_pngs(
         sections: from map_sections
         label, difference: as of section_png
     """
-    from dials_diffuse.io.atomic import replacing
-
     paths = []
     for section in sections:
         path = os.path.join(folder, f"{prefix}_{section.name}.png")
