@@ -83,13 +83,23 @@ def free_range(descriptor: int, offset: int, size: int) -> None:
         fallocate(descriptor, _PUNCH_HOLE_KEEP_SIZE, offset, size)
 
 
-def _start_worker(initializer: Callable | None, initargs: tuple) -> None:
+# Of a worker process: the function that it calls with each item
+_function: Callable | None = None
+
+
+def _start_worker(function: Callable, initializer: Callable | None, initargs: tuple) -> None:
+    global _function
+    _function = function
     # Ctrl-C goes to all processes of a terminal; the one that started the workers ends them
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     one_thread_of_algebra()
     keep_freed_memory()
     if initializer is not None:
         initializer(*initargs)
+
+
+def _call_function(item):
+    return _function(item)
 
 
 def _results_in_order(submit: Callable, items: Iterable, ahead: int) -> Iterator:
@@ -127,10 +137,29 @@ def map_in_processes(
 ) -> Iterator:
     """Yield function(item) in the order of the items.
 
-    With nproc = 1 everything happens in this process. Otherwise function, initializer
-    and all arguments must be picklable (module-level functions), since workers start
-    afresh (START_METHOD) with the function's module imported. No more than two tasks a
-    process wait at a time, so that neither inputs nor results pile up in memory.
+    With nproc = 1 everything happens in this process. Otherwise function, initializer and all
+    arguments must be picklable, since workers start afresh (START_METHOD) with the function's
+    module imported. No more than two tasks a process wait at a time, so that neither inputs nor
+    results pile up in memory.
+
+    The function goes to each worker once, and only the items go with each task. So what all items
+    share belongs into the attributes of a callable object, or into functools.partial; no module
+    needs a global variable for it:
+
+        @dataclass(frozen=True)
+        class _ExtractImage:
+            extractor: Extractor
+
+            def __call__(self, number: int) -> ExtractedImage:
+                return self.extractor.extract_image(number)
+
+        for result in map_in_processes(_ExtractImage(extractor), numbers, nproc): ...
+
+    Args:
+        function: a function of a module, or a callable object of a class of a module
+        items: its arguments, taken as they are needed
+        nproc: number of worker processes
+        initializer: called once in each worker before anything else, with initargs
 
     Raises:
         ChildProcessError: a worker process was killed (out of memory, usually).
@@ -143,18 +172,18 @@ def map_in_processes(
     context = multiprocessing.get_context(START_METHOD)
     if START_METHOD == "forkserver":
         # Imported once in the server, not once in every worker
-        context.set_forkserver_preload([function.__module__])
+        context.set_forkserver_preload([getattr(function, "func", function).__module__])
     try:
         with ProcessPoolExecutor(
             max_workers=nproc,
             mp_context=context,
             initializer=_start_worker,
-            initargs=(initializer, initargs),
+            initargs=(function, initializer, initargs),
         ) as pool:
 
             def submit(item):
                 try:
-                    return pool.submit(function, item)
+                    return pool.submit(_call_function, item)
                 except EOFError as error:
                     # The server that starts the workers was killed
                     raise BrokenProcessPool("a worker did not start") from error

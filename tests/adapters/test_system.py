@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import os
 import platform
 import subprocess
@@ -59,6 +61,30 @@ def test_number_of_processes():
 def test_results_come_in_the_order_of_the_items(map_items, nproc):
     assert list(map_items(square, range(20), nproc)) == [x * x for x in range(20)]
     assert list(map_items(square, [], nproc)) == []
+
+
+class Adder:
+    """Callable that counts in a file how often it was unpickled."""
+
+    def __init__(self, value, path):
+        self.value, self.path = value, path
+
+    def __setstate__(self, state):
+        self.__dict__ = state
+        with open(self.path, "a") as handle:
+            handle.write("x")
+
+    def __call__(self, x):
+        return x + self.value
+
+
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_a_callable_object_goes_to_each_process_once(tmp_path, nproc):
+    path = tmp_path / "unpickled"
+    path.touch()
+    assert list(map_in_processes(Adder(10, path), range(40), nproc)) == list(range(10, 50))
+    assert len(path.read_text()) <= (nproc if nproc > 1 else 0)
+    assert list(map_in_processes(functools.partial(math.pow, 2), [3, 4], nproc)) == [8, 16]
 
 
 @pytest.mark.parametrize("nproc", [1, 2])
