@@ -131,9 +131,11 @@ class ExperimentFile:
             lookup.filename = filename
 
 
-def read_again(crystal):
-    """The crystal as a file would give it back: dxtbx writes the axes of its real cell, and A comes back with other last
-    bits."""
+def as_read_from_file(crystal):
+    """The crystal as it is after it was written to a .expt file and read.
+
+    dxtbx writes the axes of the real cell, so that the last bits of the setting matrix A change.
+    """
     return CrystalFactory.from_dict(crystal.to_dict())
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from dials_diffuse.adapters.experiments import read_again
+from dials_diffuse.adapters.experiments import as_read_from_file
 from dials_diffuse.adapters.images import (
     check_shape,
     panel_sizes,
@@ -231,7 +231,7 @@ class SurveyMasker(Masker):
 
     def restore(self, experiments) -> None:
         for experiment in experiments:
-            experiment.crystal = experiment.crystal and read_again(experiment.crystal)
+            experiment.crystal = experiment.crystal and as_read_from_file(experiment.crystal)
 
     def write(self, experiments, spots: CollectedSpots, expt: str, refl: str) -> None:
         set_lookup_mask(experiments.imagesets(), self._survey.good, self._survey.mask)
