@@ -227,7 +227,7 @@ def main() -> None:
         for chain in CHAINS.values():
             for step in chain:
                 run(step, folders[options.small], 1)
-        # as it was learnt on the small number, for all runs
+        # The survey of the small number of stills serves all runs
         kept = folder / "kept.pickle"
         survey.rename(kept)
         more["mask"].pop()

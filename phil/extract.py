@@ -32,7 +32,7 @@ phil_str = (
 subdivide = 3,3,3
   .type = ints(size=3, value_min=1)
   .help = "Voxels per reciprocal cell edge along a*, b*, c*. Pixels are summed by voxel while the"
-          "image is read. Must agree with the symmetry: equal on axes that it relates."
+          "image is read. Axes that the symmetry relates must have the same number."
 d_min = None
   .type = float(value_min=0)
   .help = "Leave out pixels beyond this resolution, in Angstrom."
@@ -45,23 +45,23 @@ pixel_step = 1
   .expert_level = 1
 min_intensity = None
   .type = float
-  .help = "Leave out pixels with a corrected intensity below this, in photons/(s sr). To choose"
-          "pixels by what they counted biases every mean: not for counting detectors."
+  .help = "Leave out pixels with a corrected intensity below this, in photons/(s sr). Choosing"
+          "pixels by their counts biases every mean: do not use it for counting detectors."
   .expert_level = 2
 max_intensity = None
   .type = float
-  .help = "Leave out pixels with a corrected intensity above this, in photons/(s sr). To choose"
-          "pixels by what they counted biases every mean: keep it far above the diffuse intensity."
+  .help = "Leave out pixels with a corrected intensity above this, in photons/(s sr). Choosing"
+          "pixels by their counts biases every mean: keep it far above the diffuse intensity."
   .expert_level = 2
 background = None
   .type = str
-  .help = "What is counted without the crystal: an .expt of empty shots (stills or a sweep; averaged,"
+  .help = "Background to subtract: an .expt of empty shots (stills or a sweep; averaged,"
           "scaled by exposure time and transmission), a map (.npy, .npz, .h5 with an array a panel"
           "in the panels' order, photons a pixel and image) or a number of photons a pixel and image."
 background_smoothing = none radial *adaptive
   .type = choice
   .help = "How the average of empty shots is smoothed. radial: corrected for solid angle,"
-          "polarisation and efficiency it is a function of |q| on each panel. adaptive: that, corrected in"
+          "polarisation and quantum efficiency it is a function of |q| on each panel. adaptive: that, corrected in"
           "blocks of pixels that significantly differ from it, as in a shadow. none: each pixel"
           "by itself, good only if every pixel counted many photons."
   .expert_level = 1
@@ -71,9 +71,9 @@ background_exposure_time = None
   .expert_level = 1
 survey = None
   .type = path
-  .help = "A file that dials.diffuse_mask wrote for some of the stills, or others like them (its output.survey):"
-          "the input is integrated stills, which are masked by it as they are read. The masked files are"
-          "written too. Every image is read once instead of twice."
+  .help = "File that dials.diffuse_mask wrote as output.survey, for some of these stills or others with the same"
+          "detector and symmetry. The input is then integrated stills, which are masked while they are"
+          "read, so that every image is read once instead of twice. The masked files are written too."
   .expert_level = 1
 exposure_time = None
   .type = float(value_min=0)
@@ -86,7 +86,7 @@ pedestal = None
   .type = float
   .help = "Detector pedestal in ADU. None: that of the panels or of the imageset's pedestal map."
 corrections
-  .help = "Which of the computed factors between cross-section and counts apply."
+  .help = "Factors of the acceptance (photons per cross-section) that apply."
 {
   solid_angle = True
     .type = bool
@@ -96,19 +96,19 @@ corrections
     .help = "Polarisation of the beam, as in the beam model."
   efficiency = True
     .type = bool
-    .help = "Absorption of the photons in the sensor, along their slanted path."
+    .help = "Quantum efficiency: absorption of the photons in the sensor, along their slanted path."
   air = True
     .type = bool
     .help = "Absorption of the photons by the gas between sample and detector (see flight_path)."
   lorentz = *none inverse_q sin_two_theta
     .type = choice
     .help = "Lorentz factor to divide by: 1/|q| or 1/sin(2 theta). Diffuse scattering is a continuous"
-            "function of q that a still samples on the Ewald sphere, so that none applies: it is"
-            "here for comparison with programs that use one."
+            "function of q that a still samples on the Ewald sphere, so that none applies. The option"
+            "is for comparison with programs that use one."
     .expert_level = 2
 }
 sensor
-  .help = "The sensor of the detector, where the detector model does not know or is wrong."
+  .help = "Sensor of the detector, where the detector model is incomplete or wrong."
 {
   material = None
     .type = str
@@ -122,11 +122,11 @@ sensor
     .expert_level = 1
 }
 flight_path
-  .help = "What is between sample and detector."
+  .help = "Gas between sample and detector."
 {
   medium = *air helium vacuum
     .type = choice
-    .help = "What fills the flight path."
+    .help = "Gas in the flight path."
   length = None
     .type = float(value_min=0)
     .help = "Length of the flight path in mm; the rest of the way is air. None: all of the way."

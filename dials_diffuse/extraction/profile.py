@@ -1,4 +1,4 @@
-"""Radial profile of a still: what it has at a glance."""
+"""Radial profile of a still, for the report."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def test_images_that_cannot_be_masked_are_left_out(folder):
 def test_lattices_whose_spots_are_not_known_take_their_image_with_them(folder):
     from dials_diffuse.masking.survey_file import MaskSurvey
 
-    learnt = MaskSurvey.from_file("survey.pickle")
+    before = MaskSurvey.from_file("survey.pickle")
     content = json.loads((folder / "simulated.expt").read_text())
     crystal = content["crystal"][content["experiment"][2]["crystal"]]
     for key in ("ML_half_mosaicity_deg", "ML_domain_size_ang"):
@@ -149,7 +149,7 @@ def test_lattices_whose_spots_are_not_known_take_their_image_with_them(folder):
     crystal["__id__"] = "crystal"
     (folder / "simulated.expt").write_text(json.dumps(content))
     diffuse_mask.run([*INPUT, "nproc=1", "bragg.size=model", "output.survey=survey.pickle"])
-    assert MaskSurvey.from_file("survey.pickle").predictor != learnt.predictor
+    assert MaskSurvey.from_file("survey.pickle").predictor != before.predictor
     expected = left_in_masked()
     assert 0 < len(expected) < 8
     extract("nproc=1", "output.json=extract.json")

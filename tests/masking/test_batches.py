@@ -1,4 +1,4 @@
-"""Masks of a batch by what was learnt on all stills, against the masks of all stills together."""
+"""Masks of batches by the survey of all stills, against the masks of all stills together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dials_diffuse.simulation.settings import Settings
 from dials_diffuse.simulation.simulate import simulate
 
 OPTIONS = ["nproc=1", "output.html=None"]
-PLACES = ("panel", "miller_index", "xyzcal.px", "bbox", "mask.ellipse")
+COLUMNS = ("panel", "miller_index", "xyzcal.px", "bbox", "mask.ellipse")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_the_masks_are_those_of_all_stills_together(folder, run_in_tmp_path):
             mine = part.select(part["id"] == index)
             theirs = whole.select(whole["id"] == 2 * batch + index)
             assert mine.size() > 10
-            for name in PLACES:
+            for name in COLUMNS:
                 assert list(mine[name]) == list(theirs[name])
         for imageset in experiments.imagesets():
             lookup = imageset.external_lookup.mask
