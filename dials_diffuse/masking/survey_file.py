@@ -1,4 +1,5 @@
-"""The file of a mask survey: what masking some stills determines for all stills of a data set."""
+"""The survey of a mask, as a file: what masking some stills determines for all stills of a data set, and
+the masks of others by it."""
 
 from __future__ import annotations
 
@@ -12,6 +13,8 @@ import numpy as np
 from dials_diffuse.adapters.images import panel_sizes
 from dials_diffuse.grid.reference_cell import common_space_group
 from dials_diffuse.io.atomic import replacing
+from dials_diffuse.masking.bragg_rows import bragg_rows
+from dials_diffuse.masking.lattices import select_lattices
 from dials_diffuse.masking.pixels import static
 from dials_diffuse.masking.spot_predictor import SpotPredictor
 
@@ -96,3 +99,40 @@ class MaskSurvey:
     def needs_images(self) -> bool:
         """Whether masking a still by the survey reads its image"""
         return self.predictor is not None and self.predictor.settings.other_spots
+
+
+@dataclass
+class BatchMasks:
+    """Masks of a batch.
+
+    Attributes:
+        experiments: the stills that are left
+        reflections: Bragg rows of all of them
+        failures: path of an image or identifier of a still -> what was wrong with it
+    """
+
+    experiments: object
+    reflections: object
+    failures: dict[str, str]
+
+
+def mask_batch(experiments, reflections, params, survey: MaskSurvey) -> BatchMasks:
+    """The masks of stills by what others have told.
+
+    Args:
+        experiments: with crystals; with images where survey.needs_images
+        reflections: their table, or None
+        params: extract of dials_diffuse.phil.mask
+        survey: of stills with the same detector and symmetry
+
+    Raises:
+        ValueError: the survey is of another detector or space group.
+        NothingLeft: no still could be masked.
+    """
+    survey.check(experiments)
+    experiments, reflections = select_lattices(experiments, reflections, params.bragg.multi_lattice)
+    experiments, table, failures = bragg_rows(
+        experiments, reflections, survey.method, survey.predictor, survey.good, params.nproc
+    )
+    static.set_lookup_mask(experiments.imagesets(), survey.good, survey.mask)
+    return BatchMasks(experiments, table, failures)

@@ -21,7 +21,6 @@ from dials_diffuse.io.atomic import replacing
 from dials_diffuse.io.json_file import write_json
 from dials_diffuse.io.model_copy import models_to_json
 from dials_diffuse.masking import report
-from dials_diffuse.masking.batches import BatchMasks, mask_batch
 from dials_diffuse.masking.bragg_mask_file import write_bragg_masks
 from dials_diffuse.masking.bragg_rows import bragg_rows
 from dials_diffuse.masking.image_check import ImageCheck, check_images
@@ -33,7 +32,7 @@ from dials_diffuse.masking.residual import choose_residual
 from dials_diffuse.masking.spot_predictor import BraggMaskSettings, SpotPredictor, log_size
 from dials_diffuse.masking.spots.size import SizeFit, fit_spot_size
 from dials_diffuse.masking.survey import SurveySums, run_survey
-from dials_diffuse.masking.survey_file import MaskSurvey
+from dials_diffuse.masking.survey_file import BatchMasks, MaskSurvey, mask_batch
 from dials_diffuse.report.html import write_outputs
 
 logger = logging.getLogger("dials.diffuse.masking")
