@@ -100,10 +100,10 @@ class Extractor:
         self._arguments = (pair, settings, masker, background, folder, keep_pixels)
         self._settings = settings
         self._keep_pixels = keep_pixels
-        self._background, self._background_known = None, None
+        self._background, self._background_pixels = None, None
         if background is not None:
             # NaN would spoil the sums of what follows in its row
-            self._background, self._background_known = background.without_holes()
+            self._background, self._background_pixels = background.without_holes()
         # Models only: every image is opened when its turn comes, by the process that reads it
         self.experiments, reflections = pair.load(check_format=False)
         self._file = ExperimentFile(pair.experiments)
@@ -271,8 +271,8 @@ class Extractor:
         masks = self._masker.good_pixels(still.imageset)
         for number, (mask, panel) in enumerate(zip(masks, geometry)):
             panel.restrict(mask, settings.d_min, settings.d_max)
-            if self._background_known is not None and self._background_known[number] is not None:
-                mask &= self._background_known[number]
+            if self._background_pixels and self._background_pixels[number] is not None:
+                mask &= self._background_pixels[number]
             if step > 1:
                 chosen = np.zeros_like(mask)
                 chosen[step // 2 :: step, step // 2 :: step] = True

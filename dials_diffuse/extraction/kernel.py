@@ -122,13 +122,13 @@ def _apply_limits(raw, acceptance, background, dose, pixels, keys):
 def _find_runs(keys, raw, acceptance, background, spread, shared, runs):
     """Find the runs of a row, and the sums of the row up to each one's end.
 
-    Where a run ends can't be foretold, and a wrong guess of the processor costs as much as several
-    pixels. So there is no branch: every pixel writes where its run ends so far, and the last one's stays.
+    The ends of runs are irregular, and a branch that the processor predicts wrongly costs as much as several
+    pixels. So there is no branch: every pixel overwrites the end of its run, and the last one's stays.
     Pixels that are not used are runs of their own.
 
     Args:
         keys, raw, acceptance: of the pixels
-        background, spread, shared: of the pixels; None for what there isn't
+        background, spread, shared: of the pixels; None where there is no such plane
         runs: filled in place
 
     Returns:
@@ -200,11 +200,11 @@ def _add_runs(n_runs, runs, keys, first, line, blocks, n_blocks, sums, size):
             continue
         block = _block_of(key & ~_IN_BLOCK, blocks, n_blocks)
         n_blocks = max(n_blocks, np.int64(block) + 1)
-        place = np.uint64((key >> _H & 3) << 5 | (key >> _K & 3) << 3 | key & 7)
-        row = np.uint64(blocks.rows[block, place])
+        cell = np.uint64((key >> _H & 3) << 5 | (key >> _K & 3) << 3 | key & 7)
+        row = np.uint64(blocks.rows[block, cell])
         if row == 0:
             row = np.uint64(size)
-            blocks.rows[block, place] = size
+            blocks.rows[block, cell] = size
             sums.keys[row] = key
             sums.values[row] = 0.0
             size += 1

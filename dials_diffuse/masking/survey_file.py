@@ -10,6 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dxtbx.model.experiment_list import ExperimentList
+
+from dials.array_family import flex
+
 from dials_diffuse.adapters.images import panel_sizes
 from dials_diffuse.grid.reference_cell import common_space_group
 from dials_diffuse.io.atomic import replacing
@@ -108,16 +112,16 @@ class BatchMasks:
     Attributes:
         experiments: the stills that are left
         reflections: Bragg rows of all of them
-        failures: path of an image or identifier of a still -> what was wrong with it
+        failures: path of an image or identifier of a still -> why it is left out
     """
 
-    experiments: object
-    reflections: object
+    experiments: ExperimentList
+    reflections: flex.reflection_table
     failures: dict[str, str]
 
 
 def mask_batch(experiments, reflections, params, survey: MaskSurvey) -> BatchMasks:
-    """The masks of stills by what others have told.
+    """Mask stills by a survey of others.
 
     Args:
         experiments: with crystals; with images where survey.needs_images

@@ -28,7 +28,7 @@ class Background:
     per_dose: bool = False
 
     def panel(self, number: int) -> BackgroundPlanes:
-        """(mean, spread, shared) of one panel, None for what there isn't"""
+        """(mean, spread, shared) of one panel, None where there is no such plane"""
         return (
             self.mean[number],
             None if self.spread is None else self.spread[number],
@@ -46,21 +46,21 @@ class Background:
             (background, the pixels where it is known: an (n_slow, n_fast) bool array a panel, None
             for all of them)
         """
-        known: list[np.ndarray | None] = []
+        pixels: list[np.ndarray | None] = []
         for number in range(len(self.mean)):
             finite = np.logical_and.reduce(
                 [np.isfinite(plane) for plane in self.panel(number) if plane is not None]
             )
-            known.append(None if finite.all() else finite)
+            pixels.append(None if finite.all() else finite)
 
         def filled(planes: list[np.ndarray] | None) -> list[np.ndarray] | None:
             return planes and [
                 plane if where is None else np.where(where, plane, np.float32(0))
-                for plane, where in zip(planes, known)
+                for plane, where in zip(planes, pixels)
             ]
 
         names = ("mean", "spread", "shared")
-        return replace(self, **{name: filled(getattr(self, name)) for name in names}), known
+        return replace(self, **{name: filled(getattr(self, name)) for name in names}), pixels
 
     def check_shapes(self, detector, name: str) -> None:
         """Check that the detector's panels have the size of the background.

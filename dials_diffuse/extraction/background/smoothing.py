@@ -34,18 +34,18 @@ def radial(
     sums = [np.bincount(bins, x) for x in (photons.ravel(), exposed, q.ravel() * exposed)]
     groups = _join_poor_bins(sums[0])
     sums = [np.bincount(groups, x) for x in sums]
-    known = sums[1] > 0
-    if not known.any():
+    exposed_groups = sums[1] > 0
+    if not exposed_groups.any():
         nothing = np.full(photons.shape, np.nan, dtype=np.float32)
         return nothing, nothing
-    of_photons, exposure, q_mean = (x[known] for x in sums)
+    counted, exposure, q_sum = (x[exposed_groups] for x in sums)
 
     def at_pixels(values):
-        return np.interp(q.ravel(), q_mean / exposure, values).reshape(q.shape)
+        return np.interp(q.ravel(), q_sum / exposure, values).reshape(q.shape)
 
-    rate = at_pixels(of_photons / exposure)
+    rate = at_pixels(counted / exposure)
     # noise of an integrating detector can be less than nothing
-    error = at_pixels(np.sqrt(np.maximum(of_photons, 0.0)) / exposure)
+    error = at_pixels(np.sqrt(np.maximum(counted, 0.0)) / exposure)
     return (rate * acceptance).astype(np.float32), (error * acceptance).astype(np.float32)
 
 
@@ -91,7 +91,7 @@ def _adapted(
     Args:
         photons, dose: see radial
         mean, error: the model and its standard deviation, photons per unit of dose
-        smooth: (n_slow, n_fast) bool, pixels that large blocks go by
+        smooth: (n_slow, n_fast) bool, pixels that large blocks are judged by
 
     Returns:
         (mean, error, (n_slow, n_fast) bool: pixels that small blocks corrected)
@@ -102,9 +102,9 @@ def _adapted(
     model = mean.astype(np.float64)
     relative = np.divide(error, mean, out=np.zeros_like(error), where=mean > 0).astype(np.float64)
     for block in _BLOCKS:
-        of_pixels = smooth if block > _SMALL else 1.0
-        counted = np.maximum(_block_sums(photons * of_pixels, block), 0.0)
-        expected = _block_sums(model * dose * of_pixels, block)
+        part = smooth if block > _SMALL else 1.0
+        counted = np.maximum(_block_sums(photons * part, block), 0.0)
+        expected = _block_sums(model * dose * part, block)
         n_blocks = max(2, np.count_nonzero(expected))
         with np.errstate(divide="ignore", invalid="ignore"):
             logarithm = np.where(counted > 0, counted * np.log(counted / expected), 0.0)
