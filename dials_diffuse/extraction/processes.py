@@ -9,10 +9,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.system import map_in_processes
+from dials_diffuse.extraction.background.planes import Background
 from dials_diffuse.extraction.extractor import ExtractedStill, Extractor
 from dials_diffuse.extraction.observations import COLUMNS, StoredObservations
+from dials_diffuse.extraction.settings import ExtractionSettings
 from dials_diffuse.io.scratch import ColumnScratch
+from dials_diffuse.masking.masker import Masker
 
 # Of a worker process
 _extractor: Extractor | None = None
@@ -61,12 +65,18 @@ def observation_scratch(experiments, folder: str | os.PathLike) -> ColumnScratch
 
 
 def extract_pair(
-    *arguments, nproc: int = 1, scratch: ColumnScratch | None = None, keep_pixels: bool = False
+    pair: DataPair,
+    settings: ExtractionSettings,
+    masker: Masker,
+    background: Background | None = None,
+    nproc: int = 1,
+    scratch: ColumnScratch | None = None,
+    keep_pixels: bool = False,
 ) -> Iterator[tuple[object, ExtractedStill]]:
     """Extract the stills of a pair of files.
 
     Args:
-        arguments: pair, settings, masker and background, see Extractor
+        pair, settings, masker, background: see Extractor
         nproc: number of processes
         scratch: where the observations are stored; None: every still brings its own along
         keep_pixels: see Extractor
@@ -81,7 +91,7 @@ def extract_pair(
         folder = None
         if nproc > 1:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffuse_extract-"))
-        extractor = Extractor(*arguments, folder=folder, keep_pixels=keep_pixels)
+        extractor = Extractor(pair, settings, masker, background, folder, keep_pixels)
         nproc = min(nproc, len(extractor.images))
         if nproc > 1:
             extractor.share_geometries()

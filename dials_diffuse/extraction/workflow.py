@@ -167,19 +167,12 @@ def _extract_all(
         pixels = stack.enter_context(pixel_file(output.pixels)) if output.pixels else None
         for pair in pairs:
             for experiment, still in extract_pair(
-                pair,
-                result.settings,
-                masker,
-                background,
-                nproc=nproc,
-                scratch=scratch,
-                keep_pixels=pixels is not None,
+                pair, result.settings, masker, background, nproc, scratch, pixels is not None
             ):
                 summary = still.summary
-                if still.left_out:
-                    left_out[still.left_out] = summary.error
                 _log_failure(still, len(result.stills))
                 if still.left_out:
+                    left_out[still.left_out] = summary.error
                     continue
                 if pixels is not None and still.pixels is not None:
                     pixels.add(
