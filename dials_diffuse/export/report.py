@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from dials_diffuse.export.result import ExportResult
 from dials_diffuse.report.html import ReportSection
-
-if TYPE_CHECKING:
-    from dials_diffuse.export.workflow import ExportResult
 
 
 def sections(result: ExportResult) -> list[ReportSection]:

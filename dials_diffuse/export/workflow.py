@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from dials_diffuse.adapters.experiments import Inputs
 from dials_diffuse.export import report
 from dials_diffuse.export.formats import stem_of_content, write_format
+from dials_diffuse.export.result import ExportResult
 from dials_diffuse.io.maps.merged_map import MergedMap, read_merged_map
 from dials_diffuse.report.html import write_outputs
 from dials_diffuse.report.sections import (
@@ -20,21 +20,6 @@ from dials_diffuse.report.sections import (
 )
 
 logger = logging.getLogger("dials.diffuse.export")
-
-
-@dataclass
-class ExportResult:
-    """An exported map.
-
-    Attributes:
-        merged: the map, within the limits
-        files: format -> name of the file written
-        plots: sections through the map, plotly JSON by name
-    """
-
-    merged: MergedMap
-    files: dict[str, str] = field(default_factory=dict)
-    plots: dict[str, dict] = field(default_factory=dict)
 
 
 def run(inputs: Inputs, params) -> ExportResult:

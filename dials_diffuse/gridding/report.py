@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,11 +11,9 @@ from dials.util import tabulate
 from dials_diffuse.gridding.ambiguity import Resolution
 from dials_diffuse.gridding.coverage import CoverageRow
 from dials_diffuse.gridding.definition import GridDefinition
+from dials_diffuse.gridding.result import GriddingResult
 from dials_diffuse.report.html import ReportSection
 from dials_diffuse.report.sections import section_plots
-
-if TYPE_CHECKING:
-    from dials_diffuse.gridding.workflow import GriddingResult
 
 logger = logging.getLogger("dials.diffuse.gridding.report")
 

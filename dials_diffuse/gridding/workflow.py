@@ -6,17 +6,16 @@ import contextlib
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from dials_diffuse.adapters.experiments import DataPair, Inputs, name_experiments
 from dials_diffuse.adapters.parameters import settings_from
 from dials_diffuse.adapters.system import resolve_nproc
 from dials_diffuse.extraction.observations import write_derived_columns
-from dials_diffuse.grid.voxel_grid import VoxelGrid, attach_grid
+from dials_diffuse.grid.voxel_grid import attach_grid
 from dials_diffuse.gridding import report
 from dials_diffuse.gridding.ambiguity import Resolution, resolve_files
-from dials_diffuse.gridding.coverage import CoverageRow, VoxelAccumulator, coverage
+from dials_diffuse.gridding.coverage import VoxelAccumulator, coverage
 from dials_diffuse.gridding.definition import (
     GridDefinition,
     define_grid,
@@ -24,6 +23,7 @@ from dials_diffuse.gridding.definition import (
     with_index_range,
 )
 from dials_diffuse.gridding.indexing import reindex_experiments, reindex_rows
+from dials_diffuse.gridding.result import GriddingResult
 from dials_diffuse.gridding.rows import grid_file
 from dials_diffuse.gridding.settings import GridSettings
 from dials_diffuse.io.atomic import replacing
@@ -36,27 +36,6 @@ logger = logging.getLogger("dials.diffuse.gridding")
 
 # More threads wait for each other, and each holds a million rows
 MOST_THREADS = 4
-
-
-@dataclass
-class GriddingResult:
-    """Observations on one grid.
-
-    Attributes:
-        definition: the grid and the experiments
-        resolution: settings of the stills, None where there is no ambiguity
-        grid: with the range of the voxels that were seen
-        sums: by voxel of the asymmetric unit
-        coverage: a row a shell
-        models: copies of the scaling models, by experiment identifier
-    """
-
-    definition: GridDefinition
-    resolution: Resolution | None
-    grid: VoxelGrid
-    sums: VoxelAccumulator
-    coverage: list[CoverageRow]
-    models: dict
 
 
 def run(inputs: Inputs, params) -> GriddingResult:

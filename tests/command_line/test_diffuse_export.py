@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 
 import numpy as np
 import pytest
+from commands import run_command
 
 import iotbx.mtz
 from dxtbx.model import Beam, Crystal, Detector, Experiment, ExperimentList
@@ -47,23 +47,16 @@ def folder(tmp_path):
 
 
 def export(folder, *arguments):
-    return subprocess.run(
-        [shutil.which("dials.diffuse_export"), *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
+    return run_command(folder, "dials.diffuse_export", *arguments)
 
 
 def test_all_formats_report_and_pictures(folder):
-    result = export(
-        folder,
-        "scaled.expt",
-        "merged.refl",
-        "format=mtz+ccp4+h5+npz+hkl",
-        "output.png=True",
-        "output.json=numbers.json",
-        "section=hk0 h0.333l",
+    arguments = ["format=mtz+ccp4+h5+npz+hkl", "output.png=True", "output.json=numbers.json"]
+    result = subprocess.run(
+        ["dials.diffuse_export", "scaled.expt", "merged.refl", *arguments, "section=hk0 h0.333l"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
     )
     assert not result.returncode and not result.stderr
     names = {path.name for path in folder.iterdir()}

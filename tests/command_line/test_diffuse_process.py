@@ -13,6 +13,7 @@ import sys
 import time
 
 import pytest
+from commands import run_command
 
 from dxtbx.imageset import ImageSetFactory
 from dxtbx.model import Crystal, Experiment, ExperimentList, GoniometerFactory, ScanFactory
@@ -367,7 +368,8 @@ def test_folder_that_can_not_be_written(stills, small_disk):
     ],
 )
 def test_bad_input_ends_with_one_line(stills, tmp_path, options, message):
-    result = process(stills, tmp_path, *options)
+    files = stills / "simulated.expt", stills / "simulated.refl"
+    result = run_command(tmp_path, "dials.diffuse_process", *files, *OPTIONS, *options)
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("Sorry: ") and message in last
@@ -485,11 +487,6 @@ def test_a_sweep_without_scan_points_is_refused(tmp_path):
     experiments = ExperimentList.from_file(str(tmp_path / "sweep.expt"), check_format=False)
     experiments[0].crystal.reset_scan_points()
     experiments.as_file(str(tmp_path / "sweep.expt"))
-    result = subprocess.run(
-        [sys.executable, "-m", MODULE, "sweep.expt", "sweep.refl"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    result = run_command(tmp_path, "dials.diffuse_process", "sweep.expt", "sweep.refl")
     assert result.returncode == 1
     assert "refine it with dials.refine scan_varying=True" in result.stderr

@@ -8,7 +8,7 @@ import pytest
 from cctbx import uctbx
 
 from dials_diffuse.export import report
-from dials_diffuse.export.workflow import ExportResult
+from dials_diffuse.export.result import ExportResult
 from dials_diffuse.grid.symmetry import laue_group_from_symbol
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.io.maps.merged_map import MergedMap
