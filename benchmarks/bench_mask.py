@@ -14,8 +14,8 @@ import numpy as np
 
 from dials.util import tabulate
 
-from dials_diffuse.adapters.experiments import DataPair
 from dials_diffuse.adapters.images import read_raw, static_mask
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.stills import stills_of
 from dials_diffuse.masking.bright.other_spots import OtherSpots
 from dials_diffuse.masking.masker import RowMasker, complete_mask

@@ -23,7 +23,7 @@ import numpy as np
 
 import dials.algorithms.scaling.model.model  # noqa: F401
 
-from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.grid.expand import unpack_voxels
 from dials_diffuse.scaling import scale as scale_module
 from dials_diffuse.scaling.merging.merge import Merger

@@ -31,7 +31,8 @@ from dials_diffuse.absolute.integrated import (
 from dials_diffuse.absolute.profile import ProfileAccumulator, RadialProfile
 from dials_diffuse.absolute.total_scattering import Estimate, Settings, TotalScattering, find_scale
 from dials_diffuse.absolute.wilson import NodeIntegrator, WilsonPlot, wilson_scale
-from dials_diffuse.adapters.experiments import DataPair, load_experiments, load_reflections
+from dials_diffuse.adapters.experiments import load_experiments, load_reflections
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.stills import check_given_once, stills_of
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of

@@ -20,7 +20,7 @@ from dials.util.options import ArgumentParser
 from dials.util.version import dials_version
 
 import dials_diffuse
-from dials_diffuse.adapters.experiments import DataPair, Inputs
+from dials_diffuse.adapters.inputs import DataPair, Inputs
 from dials_diffuse.adapters.system import keep_freed_memory, one_thread_of_algebra
 
 logger = logging.getLogger("dials.diffuse")

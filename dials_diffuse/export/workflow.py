@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from dials_diffuse.adapters.experiments import Inputs
+from dials_diffuse.adapters.inputs import Inputs
 from dials_diffuse.export import report
 from dials_diffuse.export.formats import stem_of_content, write_format
 from dials_diffuse.export.result import ExportResult

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dials_diffuse.adapters.experiments import DataPair, ExperimentFile
+from dials_diffuse.adapters.experiment_file import ExperimentFile
 from dials_diffuse.adapters.images import exposure_time, has_dynamic_mask, read_raw, trusted_bounds
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.stills import Still, stills_of
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.extraction.background.planes import Background

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dxtbx.model import ExperimentList
 
-from dials_diffuse.adapters.experiments import name_experiments
+from dials_diffuse.adapters.identifiers import name_experiments
 from dials_diffuse.adapters.stills import Still
 from dials_diffuse.extraction.extractor import ExtractedStill
 from dials_diffuse.extraction.observations import numbered_rows, write_derived_columns

@@ -10,7 +10,9 @@ from dxtbx.model import ExperimentList
 
 from dials.util import tabulate
 
-from dials_diffuse.adapters.experiments import DataPair, ExperimentFile, Inputs, load_experiments
+from dials_diffuse.adapters.experiment_file import ExperimentFile
+from dials_diffuse.adapters.experiments import load_experiments
+from dials_diffuse.adapters.inputs import DataPair, Inputs
 from dials_diffuse.adapters.parameters import settings_from
 from dials_diffuse.adapters.stills import NothingLeft, check_given_once
 from dials_diffuse.adapters.system import resolve_nproc

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.gridding.definition import GridDefinition
 from dials_diffuse.gridding.departures import CommonPart, Departures, departures

@@ -10,7 +10,8 @@ import numpy as np
 
 from dxtbx.model import ExperimentList
 
-from dials_diffuse.adapters.experiments import DataPair, load_experiments
+from dials_diffuse.adapters.experiments import load_experiments
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.stills import check_given_once
 from dials_diffuse.grid.reference_cell import ReferenceCell, common_space_group, reference_cell
 from dials_diffuse.grid.symmetry import laue_group_from_symbol, laue_group_of

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from dials_diffuse.adapters.experiments import matched_ids
+from dials_diffuse.adapters.identifiers import matched_ids
 from dials_diffuse.adapters.system import map_in_threads
 from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.grid.voxel_grid import VoxelGrid

@@ -8,7 +8,8 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dials_diffuse.adapters.experiments import DataPair, Inputs, name_experiments
+from dials_diffuse.adapters.identifiers import name_experiments
+from dials_diffuse.adapters.inputs import DataPair, Inputs
 from dials_diffuse.adapters.parameters import settings_from
 from dials_diffuse.adapters.system import resolve_nproc
 from dials_diffuse.extraction.observations import write_derived_columns

@@ -13,7 +13,7 @@ from dxtbx.model.experiment_list import ExperimentList
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.experiments import DataPair, Inputs
+from dials_diffuse.adapters.inputs import DataPair, Inputs
 from dials_diffuse.adapters.parameters import settings_from
 from dials_diffuse.adapters.stills import group_by_image, stills_of
 from dials_diffuse.grid.reference_cell import common_space_group

@@ -13,7 +13,8 @@ import libtbx
 
 from dials.util import progress
 
-from dials_diffuse.adapters.experiments import DataPair, load_experiments
+from dials_diffuse.adapters.experiments import load_experiments
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.system import resolve_nproc
 from dials_diffuse.io.batches import MOST_ROWS, batch_name
 from dials_diffuse.phil.process import STEP_SCOPES

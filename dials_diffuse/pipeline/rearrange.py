@@ -12,7 +12,7 @@ import numpy as np
 from dials.array_family import flex
 
 from dials_diffuse.adapters.command import handle_errors
-from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.tables import as_numpy, int_column, size_t_column
 from dials_diffuse.io.atomic import replacing
 from dials_diffuse.pipeline.contents import (

@@ -10,7 +10,7 @@ from dxtbx.model import ExperimentList
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.experiments import Inputs
+from dials_diffuse.adapters.inputs import Inputs
 from dials_diffuse.adapters.parameters import settings_from
 from dials_diffuse.adapters.system import resolve_nproc
 from dials_diffuse.adapters.tables import (

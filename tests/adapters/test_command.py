@@ -95,7 +95,7 @@ def test_other_files_where_the_command_takes_them(files, phil):
 def test_no_input(run_in_tmp_path, phil, capsys):
     assert parsed([], phil) is None
     assert "epilog" in capsys.readouterr().out
-    assert parsed([], phil, needs_input=False).pairs == []
+    assert parsed([], phil, needs_input=False).inputs.pairs == []
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dxtbx.model.experiment_list import ExperimentList
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.stills import stills_of
 from dials_diffuse.command_line.diffuse_mask import run
 from dials_diffuse.masking.bragg_mask_file import read_bragg_mask

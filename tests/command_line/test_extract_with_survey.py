@@ -12,7 +12,7 @@ from dxtbx.model import ExperimentList
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.command_line import diffuse_extract, diffuse_mask
 from dials_diffuse.masking.lattices import select_stills
 from dials_diffuse.simulation.settings import Settings

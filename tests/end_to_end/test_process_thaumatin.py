@@ -11,7 +11,7 @@ import pytest
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.stills_processor import check_available
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.pipeline.rearrange import spread

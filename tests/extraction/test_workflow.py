@@ -8,7 +8,7 @@ import pytest
 from cctbx import sgtbx
 from dxtbx.model import Crystal, Experiment
 
-from dials_diffuse.adapters.experiments import Inputs
+from dials_diffuse.adapters.inputs import Inputs
 from dials_diffuse.extraction.settings import ExtractionSettings
 from dials_diffuse.extraction.workflow import reference_grid, run
 from dials_diffuse.phil.defaults import default_settings

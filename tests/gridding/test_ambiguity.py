@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.gridding.ambiguity import resolve_files
 from dials_diffuse.gridding.definition import define_grid, load_experiment_lists

@@ -8,7 +8,8 @@ import numpy as np
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.experiments import DataPair, load_experiments
+from dials_diffuse.adapters.experiments import load_experiments
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.extraction.processes import extract_pair
 from dials_diffuse.extraction.settings import ExtractionSettings
 from dials_diffuse.masking.masker import RowMasker

@@ -12,7 +12,7 @@ from dials.algorithms.scaling.active_parameter_managers import (
 )
 from dials.array_family import flex
 
-from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.expand import unpack_voxels
 from dials_diffuse.model.components import ScaleSeries

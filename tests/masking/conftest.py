@@ -20,7 +20,7 @@ def simulated(tmp_path_factory):
 @pytest.fixture
 def pair(simulated):
     """These stills, read anew: (experiments, reflections)."""
-    from dials_diffuse.adapters.experiments import DataPair
+    from dials_diffuse.adapters.inputs import DataPair
 
     return DataPair(simulated / "simulated.expt", simulated / "simulated.refl").load()
 
@@ -28,7 +28,7 @@ def pair(simulated):
 @pytest.fixture(scope="session")
 def masked(simulated, tmp_path_factory):
     """Their masks, with two images that were compared with them."""
-    from dials_diffuse.adapters.experiments import DataPair
+    from dials_diffuse.adapters.inputs import DataPair
     from dials_diffuse.masking.image_check import check_images
     from dials_diffuse.masking.workflow import make_masks
     from dials_diffuse.phil.mask import phil_scope

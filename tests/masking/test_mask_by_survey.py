@@ -10,7 +10,7 @@ from dxtbx.model import ExperimentList
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.command_line.diffuse_mask import run
 from dials_diffuse.masking.survey_file import MaskSurvey
 from dials_diffuse.pipeline.rearrange import split

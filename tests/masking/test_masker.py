@@ -9,8 +9,9 @@ import pytest
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.experiments import DataPair, load_experiments
+from dials_diffuse.adapters.experiments import load_experiments
 from dials_diffuse.adapters.images import read_raw, static_mask
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.stills import group_by_image, stills_of
 from dials_diffuse.masking.masker import (
     RowMasker,

@@ -9,7 +9,7 @@ from dxtbx.model.experiment_list import ExperimentList
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.experiments import DataPair, Inputs
+from dials_diffuse.adapters.inputs import DataPair, Inputs
 from dials_diffuse.adapters.stills import group_by_image, stills_of
 from dials_diffuse.masking.masker import RowMasker, complete_mask
 from dials_diffuse.masking.spots.shape import shape_of_model

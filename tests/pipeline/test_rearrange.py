@@ -10,7 +10,7 @@ from dxtbx.model import ExperimentList
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.pipeline.contents import batches_of, image_keys, read_contents
 from dials_diffuse.pipeline.rearrange import join, split, spread
 from dials_diffuse.simulation.settings import Settings

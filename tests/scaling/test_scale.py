@@ -9,7 +9,7 @@ from synthetic_scaling import ONLY_SCALES, scale_settings
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.tables import as_numpy, double_column, miller_index_column
 from dials_diffuse.grid.expand import pack_voxels, unpack_voxels
 from dials_diffuse.scaling.observations.source import ObservationSource

@@ -9,7 +9,8 @@ from synthetic_scaling import model_factors, scale_settings
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.experiments import DataPair, load_experiments
+from dials_diffuse.adapters.experiments import load_experiments
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.tables import as_numpy, double_column
 from dials_diffuse.io.json_file import write_json
 from dials_diffuse.io.model_copy import restore_models

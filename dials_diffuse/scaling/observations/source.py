@@ -10,7 +10,8 @@ import numpy as np
 
 from dxtbx.model import ExperimentList
 
-from dials_diffuse.adapters.experiments import DataPair, matched_ids
+from dials_diffuse.adapters.identifiers import matched_ids
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.stills import check_given_once
 from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of

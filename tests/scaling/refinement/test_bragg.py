@@ -8,7 +8,7 @@ from synthetic_scaling import ONLY_SCALES, scale_settings
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.tables import (
     double_column,
     int_column,
