@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from dials_diffuse.adapters.experiments import DataPair
+from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.system import map_in_processes
 from dials_diffuse.extraction.background.planes import Background
 from dials_diffuse.extraction.extractor import ExtractedStill, Extractor
