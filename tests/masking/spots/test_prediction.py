@@ -16,9 +16,10 @@ from dials.array_family import flex
 from dials_diffuse.adapters.stills import Still
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.masking.spots.painting import paint_bragg
-from dials_diffuse.masking.spots.prediction import predict_spots
-from dials_diffuse.masking.spots.rows import CollectedSpots, spots_table
+from dials_diffuse.masking.spots.prediction import ObservedSpots, predict_spots
+from dials_diffuse.masking.spots.rows import spots_table
 from dials_diffuse.masking.spots.shape import SpotShape
+from dials_diffuse.masking.spots.size import MaskExtent, ResidualLevel
 
 
 def flat_detector(n=400, pixel=0.3, distance=120.0):
@@ -167,31 +168,33 @@ def test_a_shape_without_extent_is_refused():
         predict_spots(still_of(flat_detector(), crystal_of()), SpotShape(), 3.0, 1.0)
 
 
-def test_collected_spots_are_the_same_as_a_table_and_in_a_file(tmp_path, monkeypatch):
-    """Some stills together or one by one; bright groups that no lattice explains are strong and not predicted."""
-    monkeypatch.setattr(CollectedSpots, "_MOST_WAITING", 500)
-    collected, expected = CollectedSpots(), flex.reflection_table()
-    for number in range(3):
-        rows = predict_spots(
-            still_of(flat_detector(), crystal_of(seed=number)),
-            SpotShape.isotropic(3e-4, 1e-3),
-            3.0,
-            0.0,
-            d_min=2.2,
+def test_counts_of_observed_spots_are_compared_with_the_level_that_may_be_left():
+    level = ResidualLevel((0.0, 1.0), (2.0, 4.0))
+    hkl = np.array([[1, 2, 3], [0, 0, 5], [-1, 0, 0]])
+    observed = ObservedSpots(
+        np.array([[0, 0, 5], [1, 2, 3], [7, 7, 7]]), np.array([60.0, -5, 9]), level
+    )
+    q = np.array([0.1, 0.5, 0.2])
+    assert observed.counts_over_level(hkl, q).tolist() == [0.0, 20.0, 0.0]
+    none = ObservedSpots(np.zeros((0, 3), int), np.zeros(0), level)
+    assert none.counts_over_level(hkl, q).tolist() == [0.0] * 3
+
+
+def test_bright_spots_and_low_residuals_are_masked_further_out():
+    still = still_of(flat_detector(), crystal_of())
+    shape = SpotShape.isotropic(3e-4, 1e-3)
+    near, far = (
+        predict_spots(
+            still, shape, MaskExtent((0.0, 1.0), (np.log(2.0),) * 2, residual), 0.0, d_min=2.2
         )
-        assert 100 < len(rows.panel)
-        collected.add(rows, number, 0.5 + number, other=number == 1)
-        expected.extend(spots_table(rows, number, 0.5 + number))
-    assert len(collected) == expected.size()
-    collected.write(tmp_path / "spots.refl", {0: "a", 1: "b", 2: "c"})
-    table = collected.into_table()
-    assert set(table.keys()) == set(expected.keys())
-    for name in ("id", "panel", "miller_index", "xyzcal.px", "bbox", "mask.ellipse"):
-        assert list(table[name]) == list(expected[name]), name
-    others = as_numpy(table["id"]) == 1
-    assert np.array_equal(as_numpy(table.get_flags(table.flags.strong)), others)
-    assert np.array_equal(as_numpy(table.get_flags(table.flags.predicted)), ~others)
-    read = flex.reflection_table.from_file(str(tmp_path / "spots.refl"))
-    assert dict(read.experiment_identifiers()) == {0: "a", 1: "b", 2: "c"}
-    for name in table.keys():
-        assert list(read[name]) == list(table[name]), name
+        for residual in (0.1, 0.001)
+    )
+    assert len(far.panel) > len(near.panel)
+    fixed = predict_spots(still, shape, np.sqrt(2 * np.log(20)), 0.0, d_min=2.2)
+    assert np.allclose(near.ellipse, fixed.ellipse)
+    observed = ObservedSpots(
+        near.miller_index[:50], np.full(50, 1e5), ResidualLevel((0.0,), (0.5,))
+    )
+    bright = predict_spots(still, shape, np.sqrt(2 * np.log(20)), 0.0, d_min=2.2, observed=observed)
+    assert (bright.ellipse[:50, 0] < near.ellipse[:50, 0]).all()
+    assert np.array_equal(bright.ellipse[50:], fixed.ellipse[50:])
