@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -38,14 +40,18 @@ def test_integrated_spots_of_each_still(pair):
         assert integrated_spots(absent, stills) == dict.fromkeys(range(4))
 
 
-def test_rows_are_those_of_each_still_and_of_its_other_spots(pair):
+def test_rows_are_those_of_each_still_and_of_its_other_spots(pair, masked):
     experiments, reflections = pair
-    known = predictor(other_spots=False)
+    settings = default_settings(BraggMaskSettings, other_spots=False)
+    # Bright integrated spots are masked further out
+    known = dataclasses.replace(masked.predictor, settings=settings)
+    integrated = integrated_spots(reflections, stills_of(experiments))
     kept, table, failures = bragg_rows(experiments, reflections, "predicted", known, GOOD, 1)
     assert kept == experiments and not failures
     table.assert_experiment_identifiers_are_consistent(kept)
     for still in stills_of(experiments):
-        rows = known.predict(still)
+        rows = known.predict(still, integrated[still.index])
+        assert not np.array_equal(rows.ellipse, known.predict(still).ellipse)
         mine = table.select(table["id"] == still.index)
         assert np.array_equal(as_numpy(mine["miller_index"]), rows.miller_index)
         assert np.array_equal(as_numpy(mine["mask.ellipse"]), rows.ellipse)

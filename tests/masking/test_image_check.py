@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dials_diffuse.adapters.stills import group_by_image, stills_of
-from dials_diffuse.masking.bright.rings import N_RINGS, RingCache, Rings
+from dials_diffuse.masking.bright.rings import N_RINGS, RingCache, panel_rings
 from dials_diffuse.masking.image_check import check_image, check_images
 from dials_diffuse.masking.masker import RowMasker
 
@@ -15,7 +15,8 @@ def test_parts_and_profiles_are_those_of_the_pixels(masked):
     (still,) = stills_of(masked.experiments)[:1]
     raw = still.imageset.get_raw_data(0)[0].as_numpy_array()
     (bragg,) = RowMasker(masked.reflections).bragg([still])
-    (ring,) = Rings(still.detector, still.beam).number
+    (rings,) = panel_rings(still.detector, still.beam)
+    ring = rings.number
     good = masked.good[0].copy()
     good[60:80] = False
     masker = RowMasker(masked.reflections)
