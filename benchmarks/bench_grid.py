@@ -65,8 +65,9 @@ def write_batch(folder: pathlib.Path, number: int, n_stills: int, n_observations
         phi = rng.uniform(0, 2 * np.pi, cosine.size)
         sine = np.sqrt(1 - cosine**2)
         q = np.stack([sine * np.cos(phi), sine * np.sin(phi), 1 - cosine], axis=1) / WAVELENGTH
-        found = np.unique(pack_voxels(grid.voxel_of_hkl(q @ np.linalg.inv(a).T)))
-        voxels.append(unpack_voxels(found[rng.permutation(len(found))[:n_observations]]))
+        hkl = q @ np.linalg.inv(a).T
+        keys = np.unique(pack_voxels(np.floor(hkl * grid.subdivide + 0.5).astype(np.int32)))
+        voxels.append(unpack_voxels(keys[rng.permutation(len(keys))[:n_observations]]))
         axes = np.linalg.inv(a)
         crystal = Crystal(*(tuple(axis) for axis in axes), group)
         experiments.append(

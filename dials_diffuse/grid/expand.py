@@ -1,4 +1,4 @@
-"""From the asymmetric unit to the whole grid: orbits of voxels and dense index maps."""
+"""Keys of voxels, and the expansion of the asymmetric unit to the whole sphere."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numba import njit
 from dials_diffuse.grid.symmetry import reciprocal_operators
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 
-# An index of 21 bits: +-1,048,575, three of them in one int64
+# Bits of an index: three indices fit into an int64
 _BITS = 21
 _HALF = 1 << (_BITS - 1)
 
@@ -21,7 +21,7 @@ def check_voxels(voxel: np.ndarray) -> None:
 
 @njit(cache=True)
 def pack_voxel(h, k, l):
-    """pack_voxels of one voxel, for compiled loops; unchecked"""
+    """Key of one voxel, for compiled loops: see pack_voxels. The range is not checked."""
     return (
         ((np.int64(h) + _HALF) << 2 * _BITS)
         + ((np.int64(k) + _HALF) << _BITS)
@@ -65,7 +65,7 @@ def expand_to_p1(voxel: np.ndarray, grid: VoxelGrid) -> tuple[np.ndarray, np.nda
         grid: their grid
 
     Returns:
-        (voxels (M, 3) int32 sorted by h, k, l; row of voxel each comes from (M,))
+        (voxels (M, 3) int32 sorted by h, k, l; for each the row of its equivalent in voxel (M,))
     """
     voxel = np.asarray(voxel, dtype=np.int64).reshape(-1, 3)
     operators = reciprocal_operators(grid.laue_group)
@@ -77,7 +77,7 @@ def expand_to_p1(voxel: np.ndarray, grid: VoxelGrid) -> tuple[np.ndarray, np.nda
 def dense_rows(
     voxel: np.ndarray, grid: VoxelGrid, expand: bool = True, symmetric_range: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A dense map of which row of voxel each grid point takes its value from.
+    """An array over the grid that holds the row of the equivalent voxel at each point.
 
     Args:
         voxel: (N, 3) voxels, no two of them equivalent
@@ -109,7 +109,7 @@ def dense_rows(
     numbers = np.arange(len(voxel), dtype=np.int32)
     for operator in operators:
         flat[np.ravel_multi_index(tuple((voxel @ operator.T - first).T), shape)] = numbers
-    # the operators form a group: a row that was overwritten has an equivalent
+    # The operators form a group: an overwritten row has an equivalent
     if np.any(flat[np.ravel_multi_index(tuple((voxel - first).T), shape)] != numbers):
         raise ValueError("The table holds symmetry-equivalent voxels twice: merge it first")
     return rows, first.astype(np.int64)

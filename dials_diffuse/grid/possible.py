@@ -1,4 +1,4 @@
-"""How many voxels there are to be seen."""
+"""Count the voxels of the asymmetric unit, for completeness."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from dials_diffuse.grid.voxel_grid import ON_LIMIT, VoxelGrid
 
 @njit(cache=True)
 def _fixed_voxels(metric, reach, differences, limits):
-    """Number of voxels within each limit of |q|^2 that an operator leaves where they are, summed over operators.
+    """Number of voxels within each limit of |q|^2 that an operator maps to themselves, summed over operators.
 
-    Column by column along l, of which a limit cuts out a piece: what an operator leaves of a column is
-    all of it, one voxel, or none.
+    The loop is over columns along l. An operator maps all voxels of a column, one, or none of them
+    to themselves.
 
     Args:
         metric: (3, 3) |q|^2 = v metric v of voxels v
         reach: (2,) largest |h| and |k|
-        differences: (N, 3, 3) operators less the identity, of which these voxels are the null spaces
+        differences: (N, 3, 3) operators less the identity; the voxels are in their null spaces
         limits: (M,) ascending
 
     Returns:
         (M,) int64
     """
-    found = np.zeros(limits.size, dtype=np.int64)
+    counts = np.zeros(limits.size, dtype=np.int64)
     for h in range(-reach[0], reach[0] + 1):
         for k in range(-reach[1], reach[1] + 1):
             middle = -(metric[0, 2] * h + metric[1, 2] * k) / metric[2, 2]
@@ -56,26 +56,27 @@ def _fixed_voxels(metric, reach, differences, limits):
                     continue
                 squared = least + metric[2, 2] * (l - middle) ** 2
                 for i in range(limits.size):
-                    found[i] += squared < limits[i]
+                    counts[i] += squared < limits[i]
             for i in range(limits.size):
                 if whole and limits[i] > least:
                     half = np.sqrt((limits[i] - least) / metric[2, 2])
-                    found[i] += whole * (
+                    counts[i] += whole * (
                         int(np.floor(middle + half)) - int(np.ceil(middle - half)) + 1
                     )
-    return found
+    return counts
 
 
 def voxels_possible(grid: VoxelGrid, shells: ResolutionShells) -> np.ndarray:
     """Number of voxels of the asymmetric unit in each shell, (n_shells,) int64.
 
-    Those within the grid's limits, the origin left out. They are the orbits of the Laue group,
-    which are as many as the voxels that an operator leaves where they are, on the average over
-    operators (Burnside): so nothing is listed, and fine grids take no memory.
+    Voxels within the grid's limits are counted, the origin is not. A voxel of the asymmetric unit stands
+    for one orbit of the Laue group. By Burnside's lemma the number of orbits is the mean, over the
+    operators, of the number of voxels that an operator maps to themselves. No voxel is stored, so
+    that fine grids take no memory.
     """
     high = 1 / grid.d_min if grid.d_min else np.inf
     low = 1 / grid.d_max if grid.d_max else 0.0
-    # voxels on the limits are inside whatever the rounding
+    # Voxels on the limits are inside, whatever the rounding
     edges = np.clip(shells.edges, low * (1 - ON_LIMIT), high * (1 + ON_LIMIT))
     axes = grid.q_of_voxel(np.eye(3))
     operators = reciprocal_operators(grid.laue_group)

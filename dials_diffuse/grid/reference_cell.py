@@ -1,4 +1,4 @@
-"""The one cell that sets the metric of the grid, from the cells of all stills."""
+"""The reference cell, which sets the metric of the grid: a robust mean of the cells of all stills."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from cctbx import sgtbx, uctbx
 
 # The median absolute deviation of a normal distribution is 0.6745 sigma
 _MAD_TO_SIGMA = 1.4826
-# A cell that is further than this many robust sigma from the median is reported ...
+# An outlier deviates by more than this many robust standard deviations ...
 _OUTLIER_SIGMA = 6.0
-# ... if it is also further than this (relative; radian for angles): a set of nearly
-# identical cells has no outliers
+# ... and by more than this (relative; radian for angles), so that nearly identical cells have no outliers
 _OUTLIER_LEAST = 0.003
 
 
@@ -63,10 +62,10 @@ def reference_cell(
     Args:
         cells: of the stills
         space_group: of the stills, in their setting
-        given: take this one instead of the median (what deviates from the symmetry by less than
-            1 % is made to obey it)
-        max_deviation: largest deviation (relative, radian) of a cell that is no outlier; None:
-            outliers are beyond 6 robust standard deviations of the set, and 0.3 %
+        given: a cell to use instead of the median; deviations from the symmetry of less than 1 %
+            are averaged out
+        max_deviation: cells that deviate by more (relative, or radian) are outliers; None: cells that
+            deviate by more than 6 robust standard deviations and by more than 0.3 %
 
     Raises:
         ValueError: the given cell is against the symmetry.

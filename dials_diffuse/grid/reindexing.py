@@ -1,8 +1,7 @@
-"""How stills were reindexed after they were integrated, and where that is kept.
+"""The change of basis by which dials.diffuse_grid reindexed a still after it was integrated.
 
-dials.diffuse_grid brings stills that were indexed in different settings to one. Their crystals and
-voxels are in it from then on, but the integrated reflections that the user has are not: the operator
-travels in the scaling model, beside the grid.
+dials.diffuse_grid changes the crystals and voxels of stills to one setting, but not the user's integrated
+reflections. The operator is kept in the scaling model of each still, so that later steps can apply it.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ _KEY = "reindexed"
 
 
 def _operator(experiment) -> str | None:
-    """Such as k,h,-l; None for a still that is indexed as it was integrated"""
+    """The operator, such as "k,h,-l"; None for a still that was not reindexed"""
     model = experiment.scaling_model
     return None if model is None else getattr(model, "configdict", {}).get(_KEY)
 
 
 def note_reindexing(experiment, operator: sgtbx.change_of_basis_op) -> None:
-    """Keep with an experiment by what it was reindexed, after what it was reindexed by before."""
-    # by its name: operators made in different ways have denominators that don't multiply
+    """Store an operator in the scaling model of an experiment, multiplied by those stored before."""
+    # From text: cctbx cannot multiply operators with different denominators
     operator = sgtbx.change_of_basis_op(operator.as_hkl())
     before = _operator(experiment)
     if before is not None:
@@ -35,7 +34,7 @@ def note_reindexing(experiment, operator: sgtbx.change_of_basis_op) -> None:
 
 
 def hand_on_reindexing(experiments, models) -> None:
-    """Give the models that are to replace those of experiments what these keep."""
+    """Copy the operators of experiments to the models that will replace their scaling models."""
     for experiment, model in zip(experiments, models):
         operator = _operator(experiment)
         if operator is not None:
@@ -43,12 +42,12 @@ def hand_on_reindexing(experiments, models) -> None:
 
 
 def as_gridded(miller_index: np.ndarray, still: np.ndarray, experiments: Sequence) -> np.ndarray:
-    """Miller indices as they were integrated, in the setting that the grid has.
+    """Change Miller indices from the setting of integration to that of the grid.
 
     Args:
         miller_index: (N, 3)
         still: (N,) index of the experiment, all >= 0
-        experiments: of dials.diffuse_grid or later
+        experiments: written by dials.diffuse_grid or a later step
 
     Returns:
         (N, 3) int32

@@ -1,4 +1,4 @@
-"""Resolution shells of a map, and its isotropic part."""
+"""Resolution shells, and the isotropic part of a map."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ResolutionShells:
                 f"There is no resolution range between |q| = {q_min:g} and {q_max:g}/A"
             )
         edges = np.linspace(q_min**3, q_max**3, n + 1) ** (1 / 3)
-        # voxels on the limits belong to the first and last shell whatever the rounding
+        # Voxels on the limits belong to the first and last shell, whatever the rounding
         edges[0] *= 1 - 1e-9
         edges[-1] *= 1 + 1e-9
         return cls(edges)
@@ -68,12 +68,12 @@ def isotropic_part(
 
     Args:
         voxel: (N, 3) voxels of the asymmetric unit
-        intensity: (N,), NaN values take no part
-        n_bins: None: as many as give bins a voxel edge wide, at most 200
-        multiplicity: (N,) of the voxels, for callers that have it
+        intensity: (N,); NaN values are ignored
+        n_bins: number of bins; None: bins as wide as a voxel's longest edge, at most 200 of them
+        multiplicity: (N,) of the voxels; None: it is computed
 
     Returns:
-        (N,) isotropic part
+        (N,) isotropic part, NaN where no intensity is finite
     """
     q = np.linalg.norm(grid.q_of_voxel(voxel), axis=1)
     if multiplicity is None:

@@ -34,7 +34,7 @@ def laue_group_from_symbol(symbol: str, friedel: bool = True) -> sgtbx.space_gro
 
 
 def symbol_of(group: sgtbx.space_group) -> str:
-    """Hall symbol: says the group and its setting, and reads back exactly."""
+    """Hall symbol, which names the group and its setting without ambiguity."""
     return group.type().hall_symbol().strip()
 
 
@@ -52,13 +52,12 @@ def reciprocal_operators(group: sgtbx.space_group) -> np.ndarray:
 
 
 def check_subdivide(subdivide: Sequence[int], laue_group: sgtbx.space_group) -> None:
-    """Fine-grid indices must map onto fine-grid indices under every operator.
+    """Check that every operator maps voxel centres to voxel centres.
 
-    h n -> R^T h n stays a whole number for all h only if n is equal on the axes
-    that an operator mixes.
+    That is so if the subdivision n is equal on axes that an operator relates.
 
     Raises:
-        ValueError: n below 1, or against the symmetry.
+        ValueError: n below 1, or different on axes that the symmetry relates.
     """
     if len(subdivide) != 3 or min(subdivide) < 1:
         raise ValueError(f"subdivide={tuple(subdivide)} must be three whole numbers >= 1")

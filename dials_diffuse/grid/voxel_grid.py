@@ -1,4 +1,4 @@
-"""The reciprocal-space grid that all stills share, and where its definition travels."""
+"""The grid of reciprocal space that all stills share; experiments carry it in their scaling models."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from cctbx import crystal, sgtbx, uctbx
 from dials_diffuse.adapters.tables import as_numpy, miller_index_column
 from dials_diffuse.grid.asymmetric_unit import asymmetric_unit
 from dials_diffuse.grid.symmetry import check_subdivide, group_from_hall, symbol_of
+from dials_diffuse.model.scaling_model import DiffuseScalingModel
 
-# Of d or |q|, relative: closer than this is on the limit
+# Relative: voxels whose d is this close to a resolution limit are within it, whatever the rounding
 ON_LIMIT = 1e-9
 
 
@@ -56,8 +57,8 @@ class VoxelGrid:
         """True if h and -h are taken for equal"""
         return self.laue_group.is_centric()
 
-    # Plain JSON, the form that travels in configdict["grid"]
     def to_dict(self) -> dict:
+        """Plain JSON, as kept in configdict["grid"] of scaling models"""
         return {
             "subdivide": list(self.subdivide),
             "unit_cell": [float(p) for p in self.unit_cell.parameters()],
@@ -69,6 +70,7 @@ class VoxelGrid:
 
     @classmethod
     def from_dict(cls, obj: dict) -> VoxelGrid:
+        """Inverse of to_dict"""
         index_range = obj.get("index_range")
         return cls(
             subdivide=tuple(obj["subdivide"]),
@@ -82,10 +84,6 @@ class VoxelGrid:
     def replace(self, **changes) -> VoxelGrid:
         """The same grid with some attributes changed."""
         return replace(self, **changes)
-
-    def voxel_of_hkl(self, hkl: np.ndarray) -> np.ndarray:
-        """Fractional Miller indices (N, 3) -> voxels (N, 3) int32"""
-        return np.floor(np.asarray(hkl) * self.subdivide + 0.5).astype(np.int32)
 
     def hkl_of_voxel(self, voxel: np.ndarray) -> np.ndarray:
         """Voxels (N, 3) -> centres in Miller indices (N, 3) float64"""
@@ -146,8 +144,6 @@ class VoxelGrid:
 
 def attach_grid(experiments, grid: VoxelGrid) -> None:
     """Put the grid into the scaling model of every experiment (made where there is none)."""
-    from dials_diffuse.model.scaling_model import DiffuseScalingModel
-
     definition = grid.to_dict()
     for experiment in experiments:
         model = experiment.scaling_model

@@ -13,13 +13,7 @@ from dials.array_family import flex
 
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.expand import dense_rows, expand_to_p1, pack_voxels, unpack_voxels
-from dials_diffuse.grid.symmetry import (
-    check_subdivide,
-    group_from_hall,
-    laue_group_from_symbol,
-    laue_group_of,
-    symbol_of,
-)
+from dials_diffuse.grid.symmetry import group_from_hall, laue_group_of, symbol_of
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 
 RHOMBOHEDRAL = (25, 25, 25, 78, 78, 78)
@@ -87,16 +81,15 @@ def test_eleven_laue_classes_are_there():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_round_trip_of_the_whole_grid(name):
+def test_centres_nodes_and_metric(name):
     grid = grid_of_case(name, d_min=4.0)
     voxel = whole_grid(grid)
     assert len(voxel) > 1000
     hkl = grid.hkl_of_voxel(voxel)
-    assert np.array_equal(grid.voxel_of_hkl(hkl), voxel)
-    # up to, and not on, the faces
-    inside = (np.random.default_rng(0).random(hkl.shape) - 0.5) * 0.999 / grid.subdivide
-    assert np.array_equal(grid.voxel_of_hkl(hkl + inside), voxel)
-    assert np.array_equal(unpack_voxels(pack_voxels(voxel)), voxel)
+    assert np.array_equal(hkl * grid.subdivide, voxel)
+    # a node is nearest to all voxels up to, and not on, the faces of its cell
+    node = grid.node_of_voxel(voxel)
+    assert np.all(np.abs(hkl - node) <= 0.5) and not np.any(hkl - node == 0.5)
     # the metric is that of cctbx
     d = grid.d_of_voxel(voxel)
     supercell = grid.supercell()
@@ -218,42 +211,3 @@ def test_without_friedels_law():
     assert not np.array_equal(plus, minus)
     assert np.array_equal(*grid.to_asu(np.array([[1, 2, 3], [-2, 1, 3]])))
     assert list(grid.multiplicity(np.array([[1, 2, 3], [0, 0, 3]]))) == [4, 1]
-
-
-@pytest.mark.parametrize(
-    "symbol, good, bad",
-    [
-        ("P 4", (3, 3, 1), (3, 2, 1)),
-        ("P 3", (2, 2, 5), (2, 1, 5)),
-        ("P 2 3", (2, 2, 2), (2, 2, 3)),
-        ("R 3 :R", (2, 2, 2), (2, 2, 1)),
-        ("hall: -P 4x", (1, 3, 3), (3, 3, 1)),
-        ("P 2 2 2", (1, 2, 3), (1, 2, 0)),
-    ],
-)
-def test_subdivision_and_symmetry(symbol, good, bad):
-    group = laue_group_from_symbol(symbol)
-    check_subdivide(good, group)
-    with pytest.raises(ValueError, match="subdivide="):
-        check_subdivide(bad, group)
-
-
-def test_voxels_survive_packing_and_keep_their_order():
-    voxel = np.random.default_rng(1).integers(-(2**20), 2**20, (1000, 3), dtype=np.int32)
-    keys = pack_voxels(voxel)
-    assert keys.dtype == np.int64 and keys.min() >= 0
-    assert np.array_equal(unpack_voxels(keys), voxel)
-    assert np.array_equal(np.argsort(keys), np.lexsort(voxel.T[::-1]))
-
-
-def test_beyond_the_range_of_indices():
-    assert np.array_equal(
-        unpack_voxels(pack_voxels([[2**20 - 1, -(2**20), 0]])), [[2**20 - 1, -(2**20), 0]]
-    )
-    with pytest.raises(ValueError, match="beyond 2"):
-        pack_voxels([[2**20, 0, 0]])
-
-
-def test_unknown_symbol():
-    with pytest.raises(ValueError, match="Unknown symmetry"):
-        laue_group_from_symbol("P 5")

@@ -7,7 +7,7 @@ import pytest
 
 from cctbx import uctbx
 
-from dials_diffuse.grid.shells import ResolutionShells, isotropic_part
+from dials_diffuse.grid.shells import isotropic_part
 from dials_diffuse.grid.symmetry import laue_group_from_symbol
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.report.sections import (
@@ -114,13 +114,3 @@ def test_pngs(map_, tmp_path):
     for path in paths:
         with open(path, "rb") as handle:
             assert handle.read(8) == b"\x89PNG\r\n\x1a\n"
-
-
-def test_shells_have_equal_volumes():
-    shells = ResolutionShells.equal_volume(0.1, 0.5, 4)
-    assert np.diff(shells.edges**3) == pytest.approx((0.125 - 0.001) / 4)
-    assert list(shells.index_of(np.array([0.05, 0.1, 0.3, 0.5, 0.51]))) == [-1, 0, 0, 3, -1]
-    assert shells.labels()[0].startswith("10.00 - ") and shells.labels()[-1].endswith("2.00")
-    assert ResolutionShells.equal_volume(0, 0.5, 4).labels()[0].startswith("inf")
-    with pytest.raises(ValueError, match="no resolution range"):
-        ResolutionShells.equal_volume(0.5, 0.5, 4)
