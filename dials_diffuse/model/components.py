@@ -41,22 +41,21 @@ class FreeParameters(ScaleComponentBase):
     component follows another one. With a unit such that the functional rises by about f^2 in all
     directions (an e.s.d., or the inverse of a Cholesky factor of the normal matrix) L-BFGS
     converges in tens of steps.
+
+    Attributes:
+        unit: a number or (n, n)
+        slope: (n, parameters of the leader); None for a component that follows none
     """
 
-    _unit: float | np.ndarray = 1.0
+    unit: float | np.ndarray = 1.0
+    slope: np.ndarray | None = None
     _inverse_unit: float | np.ndarray = 1.0
     _leader: FreeParameters | None = None
-    _slope: np.ndarray | None = None
     _free_esds: np.ndarray | None = None
-
-    @property
-    def unit(self) -> float | np.ndarray:
-        """The unit, a number or (n, n)."""
-        return self._unit
 
     def set_unit(self, unit: float | np.ndarray, inverse: float | np.ndarray) -> None:
         """Set the unit, (n, n) or a number, and its inverse."""
-        self._unit, self._inverse_unit = unit, inverse
+        self.unit, self._inverse_unit = unit, inverse
 
     def follow(self, leader: FreeParameters | None, slope: np.ndarray | None = None) -> None:
         """Let the free parameters be what remains after slope @ leader's parameters.
@@ -69,17 +68,12 @@ class FreeParameters(ScaleComponentBase):
             leader: another component; None to follow none
             slope: (n, parameters of the leader) derivatives along the valley
         """
-        self._leader, self._slope = leader, None if leader is None else slope
-
-    @property
-    def slope(self) -> np.ndarray | None:
-        """(n, parameters of the leader); None for a component that follows none."""
-        return self._slope
+        self._leader, self.slope = leader, None if leader is None else slope
 
     def _from_leader(self) -> float | np.ndarray:
-        if self._leader is None or self._slope is None:
+        if self._leader is None or self.slope is None:
             return 0.0
-        return self._slope @ self._leader.values()
+        return self.slope @ self._leader.values()
 
     @property
     def free_parameters(self):
@@ -87,18 +81,18 @@ class FreeParameters(ScaleComponentBase):
 
     @free_parameters.setter
     def free_parameters(self, parameters):
-        if self._leader is None and np.ndim(self._unit) == 0:
-            self._parameters = parameters * self._unit
+        if self._leader is None and np.ndim(self.unit) == 0:
+            self._parameters = parameters * self.unit
             return
         free = flumpy.to_numpy(parameters)
-        self._parameters = _as_flex(_times(self._unit, free) + self._from_leader())
+        self._parameters = _as_flex(_times(self.unit, free) + self._from_leader())
 
     @property
     def free_parameter_esds(self):
         if not self._parameter_esds:
             return None
-        if np.ndim(self._unit) == 0 and self._leader is None:
-            return self._parameter_esds / self._unit
+        if np.ndim(self.unit) == 0 and self._leader is None:
+            return self._parameter_esds / self.unit
         # by construction of the unit
         return flex.double(self._n_params, 1.0)
 
@@ -119,18 +113,18 @@ class FreeParameters(ScaleComponentBase):
         """
         esds = np.ones(self._n_params) if free_esds is None else free_esds
         project = np.eye(self._n_params) if convention is None else convention
-        variances = (project @ np.atleast_2d(self._unit)) ** 2 @ esds**2
-        if self._leader is not None and self._slope is not None:
+        variances = (project @ np.atleast_2d(self.unit)) ** 2 @ esds**2
+        if self._leader is not None and self.slope is not None:
             leader_esds = None if free_esds is None else self._leader._free_esds
             if leader_esds is None:
                 leader_esds = np.ones(self._leader.n_params)
-            jacobian = project @ self._slope @ np.atleast_2d(self._leader.unit)
+            jacobian = project @ self.slope @ np.atleast_2d(self._leader.unit)
             variances = variances + jacobian**2 @ leader_esds**2
         return variances
 
     def free_gradient(self, gradient: np.ndarray) -> np.ndarray:
         """Derivatives by the free parameters (..., n) from those by the parameters (..., n)."""
-        return gradient * self._unit if np.ndim(self._unit) == 0 else gradient @ self._unit
+        return gradient * self.unit if np.ndim(self.unit) == 0 else gradient @ self.unit
 
     def values(self) -> np.ndarray:
         """The parameters as numpy array (a copy)."""

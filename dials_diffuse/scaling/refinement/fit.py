@@ -58,7 +58,6 @@ class FitResult:
     Attributes:
         models: one a still, in the order of the input
         components: names of the refined ones
-        n_observations, n_voxels: of the fit, without the free set
         cycles: rows of the convergence table
         trials: for each set of components that was tried, chi^2 of the fit and the free set
             and whether it was kept
@@ -68,8 +67,6 @@ class FitResult:
 
     models: list
     components: list[str]
-    n_observations: int
-    n_voxels: int
     cycles: list[dict]
     trials: list[dict]
     bad_patches: np.ndarray
@@ -409,15 +406,7 @@ def fit(
             names, scaler = extended, trial
             cycles.extend(rows)
             free = fitter.free_chi2(scaler)
-    result = FitResult(
-        scaler.models,
-        names,
-        scaler.data.size,
-        len(scaler.data.voxel),
-        cycles,
-        trials,
-        scaler.bad_patches,
-    )
+    result = FitResult(scaler.models, names, cycles, trials, scaler.bad_patches)
     _finish(scaler, fitter, result)
     return result
 

@@ -8,7 +8,6 @@ set of arrays, sorted by voxel; the parameters stay in DIALS's components.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -51,13 +50,6 @@ def sorted_by_voxel(obs: Observations) -> Observations:
 
 def _unsigned(column: np.ndarray) -> np.ndarray:
     return column.view(f"u{column.itemsize}")
-
-
-@dataclass
-class Detector:
-    """Owner of the components that stills share; one more dataset for the parameter manager."""
-
-    components: dict
 
 
 class DiffuseScaler:
@@ -133,7 +125,10 @@ class DiffuseScaler:
         self.update_weights()
 
     def _data_managers(self) -> list:
-        """Owners of components for DIALS's parameter manager, in an order that sets leaders first."""
+        """Owners of components for DIALS's parameter manager, in an order that sets leaders first.
+
+        The components that stills share have an owner of their own, as if it were one more dataset.
+        """
         managers: list = []
         for model in self.models:
             own = {n: c for n, c in model.components.items() if n not in self.shared}
@@ -145,9 +140,9 @@ class DiffuseScaler:
             common = {"scale": self.series, **common}
         elif self.offset_series is not None:
             # the b of all stills follow it
-            managers.insert(0, Detector({"offset": common.pop("offset")}))
+            managers.insert(0, SimpleNamespace(components={"offset": common.pop("offset")}))
         if common:
-            managers.append(Detector(common))
+            managers.append(SimpleNamespace(components=common))
         return managers
 
     def _fit_data(
