@@ -11,7 +11,7 @@ phil_str = (
 method = *total_scattering wilson
   .type = choice
   .help = "total_scattering: from the mean intensity of all pixels, Bragg peaks included, against |q|, which"
-          "the composition alone decides. wilson: from the Bragg intensities, integrated in the unmasked"
+          "depends on the composition only. wilson: from the Bragg intensities, integrated in the unmasked"
           "grid, by Wilson statistics. Both are reported in any case."
 scale = None
   .type = float(value_min=0)
@@ -36,11 +36,11 @@ composition
             "group (for a model: of the model's space group)."
   ligands = None
     .type = str
-    .help = "Formula of what comes with each copy besides."
+    .help = "Formula of the ligands of each copy."
   solvent_content = None
     .type = float(value_min=0, value_max=1)
-    .help = "Fraction of the cell's volume that is bulk solvent, added as water. None: what the mass leaves"
-            "free for a sequence or a model, 0 for a formula."
+    .help = "Fraction of the cell's volume that is bulk solvent, added as water. None: the volume outside the"
+            "macromolecule, from its mass, for a sequence or a model; 0 for a formula."
   solvent_density = 0.334
     .type = float(value_min=0)
     .help = "Electrons per cubic Angstrom of the bulk solvent: 0.334 for water, more with salt or cryoprotectant."
@@ -51,7 +51,7 @@ composition
     .expert_level = 1
   cell_tolerance = 0.03
     .type = float(value_min=0)
-    .help = "How far the model's cell may be from that of the data, relative."
+    .help = "Largest relative difference between the cell of the model and that of the data."
     .expert_level = 2
 }
 tables
@@ -77,39 +77,39 @@ total_scattering
 {
   estimate = *auto high_q krogh_moe fit
     .type = choice
-    .help = "Which estimate to apply. auto: high_q where the data reach it, else fit."
+    .help = "Estimate that is applied. auto: high_q where the data extend to it, else fit."
   q_min = None
     .type = float(value_min=0)
-    .help = "Leave out shells below this |q| = 1/d, 1/A."
+    .help = "Shells below this |q| = 1/d (1/A) are left out."
   q_max = None
     .type = float(value_min=0)
-    .help = "Leave out shells beyond this |q|, 1/A."
+    .help = "Shells beyond this |q| (1/A) are left out."
   shell_width = 0.01
     .type = float(value_min=0.001)
     .help = "Width of the shells, 1/A."
     .expert_level = 1
   high_q = 0.7
     .type = float(value_min=0)
-    .help = "Where the high-q estimate begins, 1/A."
+    .help = "Begin of the high-q estimate, 1/A."
     .expert_level = 1
   fit_from = 0.32
     .type = float(value_min=0)
-    .help = "Where the fit of the profile begins, 1/A: below it, longer distances than those of neighbours"
+    .help = "Begin of the fit of the profile, 1/A. Below it, longer distances than those of neighbours"
             "(up to 8 A) interfere."
     .expert_level = 1
   pairs = *auto none
     .type = choice
-    .help = "Interference of neighbouring atoms (up to 8 A): auto takes it into account where the composition tells"
-            "the distances (model, sequence, bulk solvent); none: never."
+    .help = "Interference of neighbouring atoms (up to 8 A). auto: it is included where the composition gives"
+            "the distances (model, sequence, bulk solvent). none: it is left out."
     .expert_level = 1
   b_relative = None
     .type = float(value_min=0)
     .help = "B factor of the motion of neighbours against each other, A^2, which damps their interference."
-            "Nearly 0 in a crystal, the atoms' B where they move independently. None: refined."
+            "It is nearly 0 in a crystal, and the atoms' B where they move independently. None: it is refined."
     .expert_level = 1
   background = *none constant air
     .type = choice
-    .help = "Fit a background along with the profile. It is not taken out of the map: give background= to"
+    .help = "Background that is fitted with the profile. It is not subtracted from the map: give background= to"
             "dials.diffuse_extract for that."
     .expert_level = 1
 }
@@ -118,17 +118,17 @@ wilson
 {
   q_min = 0.3
     .type = float(value_min=0)
-    .help = "Where the straight part of the Wilson plot begins, 1/A."
+    .help = "Begin of the straight part of the Wilson plot, 1/A."
   q_max = None
     .type = float(value_min=0)
-    .help = "Where it ends, 1/A. None: at the end of the data."
+    .help = "End of the straight part, 1/A. None: the end of the data."
   reflections = None
     .type = path
-    .help = "Integrated reflections of the same stills (the .refl that dials.diffuse_mask was given): their merged"
-            "intensity/partiality is compared with the nodes integrated in the grid. It is reported, not applied."
+    .help = "Integrated reflections of the same stills (the .refl that dials.diffuse_mask was given). Their merged"
+            "intensity/partiality is compared with the nodes integrated in the grid; it is reported only."
   min_partiality = 0.1
     .type = float(value_min=0, value_max=1)
-    .help = "Leave out integrated reflections of lower partiality."
+    .help = "Integrated reflections of lower partiality are left out."
     .expert_level = 1
 }
 """

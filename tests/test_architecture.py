@@ -60,7 +60,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scaling/refinement",
         "scaling/merging",
     },
-    "absolute": {"model", "adapters", "grid", "io", "report"},
+    "absolute/contents": {"io"},
+    "absolute": {"model", "adapters", "grid", "io", "report", "absolute/contents"},
     # The forward model shares no code with the reduction that it tests
     "simulation": {"adapters", "io", "report"},
     "export": {"adapters", "grid", "io", "report"},

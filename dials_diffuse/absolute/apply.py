@@ -1,13 +1,14 @@
-"""Putting a map and its scaling models on the absolute scale."""
+"""Put a map and its scaling models on the absolute scale."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.interpolate import CubicSpline
 
-from dials_diffuse.absolute.composition import UnitCellInventory
-from dials_diffuse.absolute.form_factors import AtomicTables
+from dials_diffuse.absolute.contents.form_factors import AtomicTables
+from dials_diffuse.absolute.contents.inventory import UnitCellInventory
 from dials_diffuse.adapters.tables import as_numpy, double_column
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 
@@ -17,12 +18,12 @@ _STEP = 0.005
 
 @dataclass(frozen=True)
 class AbsoluteScale:
-    """What turns a relative map into an absolute one: I_abs = scale * I - incoherent(|q|).
+    """The absolute scale of a map: I_abs = scale * I - incoherent(|q|).
 
     Attributes:
         scale: electrons^2 per unit cell for one unit of the relative map
         error: its standard error, nan for a scale given by hand
-        method: how it was had
+        method: name of the estimate, or "by hand"
         q: |q| (N,), 1/Angstrom, from 0 in equal steps
         incoherent: on q (N,), electrons^2 per unit cell
     """
@@ -38,7 +39,7 @@ class AbsoluteScale:
             raise ValueError(f"The absolute scale is {self.scale:g}: it must be positive")
 
     @classmethod
-    def of(
+    def from_inventory(
         cls,
         scale: float,
         error: float,
@@ -53,8 +54,6 @@ class AbsoluteScale:
 
     def incoherent_at(self, q: np.ndarray) -> np.ndarray:
         """Incoherent scattering (N,) at |q| (N,), electrons^2 per unit cell."""
-        from scipy.interpolate import CubicSpline
-
         return CubicSpline(self.q, self.incoherent)(np.asarray(q, dtype=float))
 
     def to_dict(self) -> dict:
@@ -80,7 +79,7 @@ def absolute_map(table, grid: VoxelGrid, absolute: AbsoluteScale):
     """A merged table on the absolute scale, as a new table.
 
     intensity, half_1 and half_2 become scale * I - incoherent, variance and variance_scatter are
-    multiplied by scale^2, and incoherent is what was subtracted. The errors of scale and of incoherent are
+    multiplied by scale^2, and incoherent is the scattering that was subtracted. The errors of scale and of incoherent are
     common to all voxels and not part of the variances.
 
     Args:

@@ -1,10 +1,9 @@
-"""Integrated Bragg intensities as a second opinion on Wilson's scale."""
+"""Comparison of integrated Bragg intensities with the nodes that are integrated in the grid."""
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,8 +13,6 @@ from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.io.integrated_reflections import read_integrated, relative_times
 
-logger = logging.getLogger("dials.diffuse.absolute.integrated")
-
 
 @dataclass
 class Comparison:
@@ -23,9 +20,9 @@ class Comparison:
 
     Attributes:
         nodes: merged full intensities (I/partiality), brought to the unit of the map
-        factor: what that took
-        correlation: with the nodes integrated in the grid, on those that both have
-        common: number of those
+        factor: their factor to the unit of the map
+        correlation: with the nodes integrated in the grid, on the common ones
+        common: number of common nodes
         partiality: "used", "absent" or "all 1"
     """
 
@@ -37,14 +34,11 @@ class Comparison:
 
 
 class ExposureTimes:
-    """Exposure times of stills relative to each other, from their scaled observations, table by table."""
+    """Exposure times of stills relative to each other, from scaled observations."""
 
     def __init__(self):
         # exposure and pixels by experiment identifier
         self._sums: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
-
-    def start(self, grid: VoxelGrid) -> None:
-        """Nothing depends on the grid."""
 
     def add(self, stills, table) -> None:
         """Add the observations of some stills (rows of diffuse_scaled.refl)."""
@@ -70,43 +64,51 @@ def merge_integrated(
     Args:
         table, name: reflection table of DIALS integration and its name; its experiment identifiers
             are those of the experiments
-        experiments: with scaling models; what the table has of others is left out
+        experiments: with scaling models; reflections of other experiments are left out
         relative_time: (S,) exposure times of the experiments over their mean
 
     Returns:
-        (nodes, what was done about partiality)
+        (nodes, the use of partiality: "used", "absent" or "all 1")
 
     Raises:
         ValueError: no intensities, none of these experiments, or no reflection left.
     """
-    found = read_integrated(table, name, experiments, grid, relative_time, min_partiality)
-    if not len(found.rows):
+    rows = read_integrated(table, name, experiments, grid, relative_time, min_partiality)
+    if not len(rows.rows):
         raise ValueError(
             f"None of the integrated reflections has a partiality of {min_partiality:g} or more"
         )
     scales = np.array([e.scaling_model.components["scale"].parameters[0] for e in experiments])
-    divisor = found.exposure * scales[found.still]
-    unique, inverse = np.unique(found.miller_index, axis=0, return_inverse=True)
+    divisor = rows.exposure * scales[rows.still]
+    unique, inverse = np.unique(rows.miller_index, axis=0, return_inverse=True)
     inverse = inverse.ravel()
-    # unit weights within a node: weights of weak counts would favour those that came out low
+    # unit weights within a node: weights from weak counts would favour low intensities
     number = np.bincount(inverse, minlength=len(unique))
-    mean = np.bincount(inverse, found.counts / divisor, len(unique)) / number
-    spread = np.bincount(inverse, found.variance / divisor**2, len(unique)) / number**2
+    mean = np.bincount(inverse, rows.counts / divisor, len(unique)) / number
+    spread = np.bincount(inverse, rows.variance / divisor**2, len(unique)) / number**2
     q = np.linalg.norm(grid.q_of_voxel(unique * np.array(grid.subdivide)), axis=1)
-    return Nodes(unique, mean, spread, number.astype(float), q), found.partiality
+    return Nodes(unique, mean, spread, number.astype(float), q), rows.partiality
 
 
-def compare_with_grid(integrated: Nodes, in_grid: Nodes, what: str, q_min: float) -> Comparison:
-    """Bring merged I/partiality to the unit of the map, by the nodes that both have.
+def compare_with_grid(
+    integrated: Nodes, in_grid: Nodes, partiality: str, q_min: float
+) -> Comparison:
+    """Bring merged I/partiality to the unit of the map, by the common nodes.
+
+    Args:
+        integrated: of `merge_integrated`
+        in_grid: integrated in the grid
+        partiality: its use, as of `merge_integrated`
+        q_min: of the nodes that are compared, 1/Angstrom
 
     Raises:
         ValueError: fewer than 20 common nodes beyond q_min, or no intensity in them.
     """
-    ours = {tuple(index): k for k, index in enumerate(in_grid.miller_index.tolist())}
+    row_of = {tuple(index): k for k, index in enumerate(in_grid.miller_index.tolist())}
     rows = [
-        (k, ours[tuple(i)])
-        for k, i in enumerate(integrated.miller_index.tolist())
-        if tuple(i) in ours
+        (k, row_of[tuple(index)])
+        for k, index in enumerate(integrated.miller_index.tolist())
+        if tuple(index) in row_of
     ]
     pairs = np.array(rows, dtype=int).reshape(-1, 2)
     pairs = pairs[integrated.q[pairs[:, 0]] >= q_min]
@@ -118,11 +120,9 @@ def compare_with_grid(integrated: Nodes, in_grid: Nodes, what: str, q_min: float
     if a.sum() <= 0 or b.sum() <= 0:
         raise ValueError("The integrated intensities are not positive on the average")
     factor = float(b.sum() / a.sum())
-    nodes = Nodes(
-        integrated.miller_index,
-        factor * integrated.intensity,
-        factor**2 * integrated.variance,
-        integrated.weight,
-        integrated.q,
+    nodes = replace(
+        integrated,
+        intensity=factor * integrated.intensity,
+        variance=factor**2 * integrated.variance,
     )
-    return Comparison(nodes, factor, float(np.corrcoef(a, b)[0, 1]), len(pairs), what)
+    return Comparison(nodes, factor, float(np.corrcoef(a, b)[0, 1]), len(pairs), partiality)

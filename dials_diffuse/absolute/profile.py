@@ -1,7 +1,8 @@
-"""The radial profile of all that stills scatter: Bragg, diffuse and incoherent together."""
+"""The radial profile of total scattering: Bragg, diffuse and incoherent together."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,14 +38,73 @@ class RadialProfile:
     groups: np.ndarray
     coverage: np.ndarray
 
+    def jackknife(self, function: Callable[[np.ndarray], float]) -> float:
+        """Standard error of function(total) from leaving out one group of stills after the other.
+
+        Args:
+            function: of a profile (N,)
+
+        Returns:
+            0 with fewer than three groups
+        """
+        g = len(self.groups)
+        if g < 3:
+            return 0.0
+        share = self.groups.mean(axis=0)
+        # the change of the unweighted mean without a group, applied to the weighted one
+        values = np.array(
+            [
+                function(self.total + ((share * g - group) / (g - 1) - share))
+                for group in self.groups
+            ]
+        )
+        return float(np.sqrt((g - 1) / g * ((values - values.mean()) ** 2).sum()))
+
+
+@dataclass(frozen=True)
+class UsableProfile:
+    """A profile, and the shells that may be used.
+
+    Attributes:
+        profile: of N shells
+        inside: (N,) bool
+    """
+
+    profile: RadialProfile
+    inside: np.ndarray
+
+    @classmethod
+    def between(
+        cls, profile: RadialProfile, q_min: float | None, q_max: float | None
+    ) -> UsableProfile:
+        """The shells between two |q| in 1/Angstrom, None for no limit."""
+        low, high = -np.inf if q_min is None else q_min, np.inf if q_max is None else q_max
+        whole = cls(profile, np.ones(len(profile.q), dtype=bool))
+        return cls(profile, whole.shells(low, high))
+
+    @property
+    def start(self) -> float:
+        """Where the first shell begins"""
+        return float(self.profile.edges[:-1][self.inside].min())
+
+    @property
+    def stop(self) -> float:
+        """Where the last shell ends, 0 if there is none"""
+        return float(self.profile.edges[1:][self.inside].max(initial=0.0))
+
+    def shells(self, low: float, high: float) -> np.ndarray:
+        """(N,) bool: usable shells that lie between two |q|."""
+        edges = self.profile.edges
+        return self.inside & (edges[:-1] >= low - 1e-9) & (edges[1:] <= high + 1e-9)
+
 
 class ProfileAccumulator:
     """Collects radial profiles from scaled observations, one table at a time.
 
     A shell's mean is sum(counts - background - offset exposure) / sum(g exposure) over its rows,
-    those under the Bragg mask included. The pixels of a still lie evenly on the spheres |q| = const. that the
-    Ewald sphere cuts, and exposure is proportional to solid angle, so this is the mean over the observed part of the
-    sphere; stills weigh by the photons that they would count from the same intensity.
+    those under the Bragg mask included. Exposure is proportional to solid angle, so this is the mean over
+    the observed part of the sphere |q| = const. The weight of a still is the number of photons that it
+    would count from the same intensity.
 
     Args:
         width: of the shells, 1/Angstrom
@@ -89,16 +149,13 @@ class ProfileAccumulator:
         group = (self.n_stills + ids) % N_GROUPS
         for part, chosen in ((0, keep), (1, keep & ~bragg)):
             cell = group[chosen] * n + shell[chosen]
-            self.signal[:, part] += np.bincount(cell, signal[chosen], N_GROUPS * n).reshape(
-                N_GROUPS, n
-            )
-            self.weight[:, part] += np.bincount(cell, weight[chosen], N_GROUPS * n).reshape(
-                N_GROUPS, n
-            )
+            for sums, values in ((self.signal, signal), (self.weight, weight)):
+                counted = np.bincount(cell, values[chosen], N_GROUPS * n)
+                sums[:, part] += counted.reshape(N_GROUPS, n)
         self.noise += np.bincount(shell[keep], noise[keep], n)
 
     def count(self, n_stills: int) -> None:
-        """Those stills are done; the ids of the next table mean others."""
+        """Count the stills of a table after its last part, so that the ids of the next are others."""
         self.n_stills += n_stills
 
     def profile(self, d_min: float | None = None) -> RadialProfile:
@@ -110,52 +167,48 @@ class ProfileAccumulator:
         Raises:
             ValueError: there are none.
         """
-        total_weight = self.weight[:, 0].sum(axis=0)
-        # a shell that few pixels reach (corners, edge of the resolution) says nothing
-        per_volume = total_weight / np.maximum(self.edges[1:] ** 3 - self.edges[:-1] ** 3, 1e-12)
-        seen = np.flatnonzero(total_weight > 0)
+        cut = self._shells_with_data(d_min)
+        signal, weight = self.signal[:, :, cut], self.weight[:, :, cut]
+        coverage = weight[:, 0].sum(axis=0)
+        filled = (weight[:, 0] > 0).all(axis=1)
+        total = signal[:, 0].sum(axis=0) / coverage
+        with np.errstate(divide="ignore", invalid="ignore"):
+            diffuse = signal[:, 1].sum(axis=0) / weight[:, 1].sum(axis=0)
+        variance = self.noise[cut] / coverage**2
+        groups = signal[filled, 0] / weight[filled, 0]
+        g = filled.sum()
+        if g > 2:
+            share = weight[filled, 0] / weight[filled, 0].sum(axis=0)
+            scatter = (share**2 * (groups - total) ** 2).sum(axis=0) * g / (g - 1)
+            variance = np.maximum(scatter, variance)
+        edges = self.edges[cut.start : cut.stop + 1]
+        q = 0.5 * (edges[:-1] + edges[1:])
+        return RadialProfile(q, edges, total, diffuse, variance, groups, coverage)
+
+    def _shells_with_data(self, d_min: float | None) -> slice:
+        """The first unbroken range of shells that are well covered."""
+        coverage = self.weight[:, 0].sum(axis=0)
+        seen = np.flatnonzero(coverage > 0)
         if len(seen) == 0:
             raise ValueError(
                 "There are no observations with a positive scale: is the scaled file empty?"
             )
-        usable = total_weight > 0
-        usable &= per_volume > 1e-3 * np.median(per_volume[seen])
+        # few pixels reach the shells at the corners and at the limit of the resolution
+        per_volume = coverage / np.maximum(np.diff(self.edges**3), 1e-12)
+        usable = (coverage > 0) & (per_volume > 1e-3 * np.median(per_volume[seen]))
         if d_min is not None:
             usable &= self.edges[1:] <= 1 / d_min + 1e-9
-        # voxels of the first shells are cut by the beam stop: an incomplete shell is left out
+        # the beam stop cuts the voxels of the first shell
         usable[: seen[0] + 1] = False
         if not usable.any():
             raise ValueError("The observations cover less than two shells of |q|")
-        stop = np.flatnonzero(~usable[np.flatnonzero(usable)[0] :])
-        first = np.flatnonzero(usable)[0]
-        last = first + (stop[0] if len(stop) else len(usable) - first)
-        cut = slice(first, last)
-        signal, weight = self.signal[:, :, cut], self.weight[:, :, cut]
-        filled = (weight[:, 0] > 0).all(axis=1)
-        total = signal[:, 0].sum(axis=0) / weight[:, 0].sum(axis=0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            diffuse = signal[:, 1].sum(axis=0) / weight[:, 1].sum(axis=0)
-        counting = self.noise[cut] / weight[:, 0].sum(axis=0) ** 2
-        groups = signal[filled, 0] / weight[filled, 0]
-        variance = counting
-        if filled.sum() > 2:
-            share = weight[filled, 0] / weight[filled, 0].sum(axis=0)
-            g = filled.sum()
-            scatter = (share**2 * (groups - total) ** 2).sum(axis=0) * g / (g - 1)
-            variance = np.maximum(scatter, counting)
-        return RadialProfile(
-            0.5 * (self.edges[cut] + self.edges[first + 1 : last + 1]),
-            self.edges[first : last + 1],
-            total,
-            diffuse,
-            variance,
-            groups,
-            weight[:, 0].sum(axis=0),
-        )
+        first = int(np.argmax(usable))
+        gaps = np.flatnonzero(~usable[first:])
+        return slice(first, first + int(gaps[0]) if len(gaps) else len(usable))
 
 
 def usable_rows(table) -> np.ndarray:
-    """(N,) bool: rows that scaling neither excluded nor, outside Bragg peaks, took for outliers.
+    """(N,) bool: rows that scaling did not exclude, and that are no outliers outside Bragg peaks.
 
     Raises:
         ValueError: the table is not one of scaled observations.
@@ -180,19 +233,9 @@ def usable_rows(table) -> np.ndarray:
 
 def q_of_rows(stills: list[Still], table) -> np.ndarray:
     """|q| (N,) in 1/Angstrom of the rows' voxel centres, in each still's own cell."""
-    n = grid_subdivide(stills)
+    subdivide = stills[0].experiment.scaling_model.configdict["grid"]["subdivide"]
     matrices = np.array([still.setting_matrix() for still in stills])
-    ids = as_numpy(table["id"])
-    hkl = as_numpy(table["voxel"]) / n
-    return np.sqrt(np.einsum("ni,nij,nj->n", hkl, _metrics(matrices)[ids], hkl))
-
-
-def grid_subdivide(stills: list[Still]) -> np.ndarray:
-    """Voxels a reciprocal cell edge, (3,)"""
-    grid = stills[0].experiment.scaling_model.configdict["grid"]
-    return np.array(grid["subdivide"], dtype=float)
-
-
-def _metrics(matrices: np.ndarray) -> np.ndarray:
-    """A^T A of setting matrices (N, 3, 3): |q|^2 = h^T (A^T A) h"""
-    return np.einsum("nki,nkj->nij", matrices, matrices)
+    # |q|^2 = h^T (A^T A) h
+    metrics = np.einsum("nki,nkj->nij", matrices, matrices)
+    h = as_numpy(table["voxel"]) / np.array(subdivide, dtype=float)
+    return np.sqrt(np.einsum("ni,nij,nj->n", h, metrics[as_numpy(table["id"])], h))

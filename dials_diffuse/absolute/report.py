@@ -1,17 +1,31 @@
-"""Tables and plots of dials.diffuse_absolute."""
+"""The log, the report and the numbers of dials.diffuse_absolute."""
 
 from __future__ import annotations
 
+import logging
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from dials_diffuse.absolute.apply import AbsoluteScale
-from dials_diffuse.absolute.composition import UnitCellInventory
-from dials_diffuse.absolute.profile import RadialProfile
-from dials_diffuse.absolute.total_scattering import Estimate, TotalScattering
-from dials_diffuse.absolute.wilson import WilsonPlot
-from dials_diffuse.report.html import ReportSection
+from dials.util import tabulate
 
-# Pairs are tapered: below this |q| (1/A) the taper shows in the theory, not the crystal
+from dials_diffuse.absolute.contents.form_factors import atomic_number
+from dials_diffuse.absolute.contents.inventory import UnitCellInventory
+from dials_diffuse.absolute.estimate import Estimate
+from dials_diffuse.absolute.profile import RadialProfile
+from dials_diffuse.absolute.wilson import WilsonPlot
+from dials_diffuse.adapters.tables import as_numpy
+from dials_diffuse.io.model_copy import models_to_json
+from dials_diffuse.report.citations import ABSOLUTE_SCALE
+from dials_diffuse.report.html import ReportSection
+from dials_diffuse.report.plotly import axes, line, plot, rounded
+
+if TYPE_CHECKING:
+    from dials_diffuse.absolute.workflow import AbsoluteResult
+
+logger = logging.getLogger("dials.diffuse.absolute.report")
+
+# Below this |q| (1/A) the taper of the pairs shows in the theory
 THEORY_FROM = 0.25
 
 _NAMES = {
@@ -22,8 +36,21 @@ _NAMES = {
 }
 
 
+def inventory_rows(inventory: UnitCellInventory) -> list[list[str]]:
+    """A row for each part of the contents of the unit cell, and their sum."""
+    elements = sorted(inventory.atoms, key=atomic_number)
+    rows = [["", "atoms", "electrons", "mass (kDa)", *elements]]
+    contents = [(part.name, part.atoms, part.electrons, part.mass) for part in inventory.parts]
+    contents.append(("unit cell", inventory.atoms, inventory.electrons, inventory.mass))
+    for name, atoms, electrons, mass in contents:
+        numbers = [f"{atoms.get(element, 0):.0f}" for element in elements]
+        total = f"{sum(atoms.values()):.0f}"
+        rows.append([name, total, f"{electrons:.0f}", f"{mass / 1000:.2f}", *numbers])
+    return rows
+
+
 def estimate_rows(estimates: list[Estimate], chosen: str) -> list[list[str]]:
-    """A row an estimate: scale, error and what the error is made of."""
+    """A row for each estimate: scale, error and the parts of the error."""
     rows = [["estimate", "|q| (1/A)", "scale", "error", "error (%)", "error parts (%)", "used"]]
     for e in estimates:
         parts = ", ".join(f"{name} {100 * abs(v / e.scale):.2f}" for name, v in e.parts.items())
@@ -42,167 +69,262 @@ def estimate_rows(estimates: list[Estimate], chosen: str) -> list[list[str]]:
 
 
 def scan_rows(estimates: list[Estimate]) -> list[list[str]]:
-    """How each estimate depends on the range of |q|."""
+    """Dependence of each estimate on the range of |q|."""
     rows = [["estimate", "from (1/A)", "to (1/A)", "scale"]]
     for e in estimates:
         rows += [[_NAMES[e.name], f"{a:.2f}", f"{b:.2f}", f"{s:.6g}"] for a, b, s in e.scan]
     return rows
 
 
-def _line(name: str, x, y, **more) -> dict:
+def summary_rows(result: AbsoluteResult) -> list[list[str]]:
+    """Scale and error, name and value."""
+    a, edges = result.absolute, result.data.profile.edges
+    percent = f" ({100 * a.error / a.scale:.2f} %)" if np.isfinite(a.error) else ""
+    return [
+        ["quantity", "value"],
+        ["absolute scale (e^2 per unit cell / unit of the map)", f"{a.scale:.6g}"],
+        ["its standard error", f"{a.error:.2g}{percent}"],
+        ["from", a.method],
+        ["Z, electrons per unit cell", f"{result.inventory.electrons:.0f}"],
+        ["range of |q| of the profile (1/A)", f"{edges[0]:.3f}-{edges[-1]:.3f}"],
+    ]
+
+
+def negative_voxels(table) -> tuple[int, int, int]:
+    """Voxels of the absolute map, its negative ones, and those below -3 sigma."""
+    intensity = as_numpy(table["intensity"])
+    sigma = np.sqrt(as_numpy(table["variance"]))
+    return len(intensity), int((intensity < 0).sum()), int((intensity < -3 * sigma).sum())
+
+
+def integrated_rows(result: AbsoluteResult) -> list[list[str]]:
+    """Integrated reflections compared with the nodes of the grid, name and value."""
+    comparison, wilson = result.integrated, result.integrated_wilson
+    rows = [
+        ["quantity", "value"],
+        ["nodes in common", f"{comparison.common}"],
+        ["partiality", comparison.partiality],
+        ["correlation of merged I/partiality with the grid", f"{comparison.correlation:.3f}"],
+    ]
+    if wilson is not None:
+        rows += [
+            ["scale by Wilson's statistics", f"{wilson.scale:.6g} +- {wilson.error:.2g}"],
+            ["B (A^2)", f"{wilson.details['b_factor']:.1f}"],
+        ]
+    return rows
+
+
+def _table(rows: list[list]) -> str:
+    return tabulate(rows, headers="firstrow")
+
+
+def log_result(result: AbsoluteResult) -> None:
+    """Log tables and warnings."""
+    inventory = result.inventory
+    logger.info(
+        "Contents of the unit cell, from %s:\n%s",
+        inventory.source,
+        _table(inventory_rows(inventory)),
+    )
+    logger.info(
+        "Matthews coefficient %.2f A^3/Da, solvent content %.2f\n",
+        inventory.matthews,
+        inventory.solvent_content,
+    )
+    if result.estimates:
+        estimates = _table(estimate_rows(result.estimates, result.absolute.method))
+        logger.info("Estimates of the absolute scale:\n%s\n", estimates)
+        scan = _table(scan_rows(result.estimates))
+        logger.info("Dependence on the range of |q|:\n%s\n", scan)
+    if result.total is not None:
+        logger.info("B factor of bonded atoms' relative motion: %.1f A^2", result.total.b_relative)
+    if result.wilson is not None:
+        logger.info(
+            "Wilson plot: B = %.1f A^2 from %d nodes\n",
+            result.wilson.details["b_factor"],
+            result.wilson.details["nodes"],
+        )
+    if result.integrated is not None:
+        logger.info("Integrated reflections:\n%s\n", _table(integrated_rows(result)))
+    for warning in result.warnings:
+        logger.warning("Warning: %s", warning)
+    logger.info("%s\n", _table(summary_rows(result)))
+    logger.info(
+        "Please cite these articles for the absolute scale:\n%s\n",
+        "\n".join(f"  {article}" for article in ABSOLUTE_SCALE),
+    )
+    logger.info(
+        "Of %d voxels %d are negative, %d of them by more than 3 sigma",
+        *negative_voxels(result.table),
+    )
+
+
+def numbers(result: AbsoluteResult) -> dict:
+    """The content of the JSON file."""
+    absolute, inventory, profile = result.absolute, result.inventory, result.data.profile
+    comparison, wilson = result.integrated, result.integrated_wilson
     return {
-        "x": [round(float(v), 5) for v in x],
-        "y": [None if not np.isfinite(v) else float(f"{v:.6g}") for v in y],
-        "name": name,
-        "type": "scatter",
-        "mode": "lines",
-        **more,
+        "scale": absolute.scale,
+        "error": absolute.to_dict()["error"],
+        "method": absolute.method,
+        "inventory": {
+            name: getattr(inventory, name)
+            for name in "source atoms electrons mass volume matthews solvent_content warnings".split()
+        },
+        "estimates": {
+            e.name: {
+                "scale": e.scale,
+                "error": e.error,
+                "q_range": list(e.q_range),
+                "scan": [list(row) for row in e.scan],
+                "error_parts": e.parts,
+                "details": e.details,
+            }
+            for e in result.estimates
+        },
+        "integrated": None
+        if comparison is None
+        else {
+            "common": comparison.common,
+            "correlation": comparison.correlation,
+            "partiality": comparison.partiality,
+            "scale": None if wilson is None else wilson.scale,
+        },
+        "warnings": result.warnings,
+        "profile": {
+            name: getattr(profile, name).tolist() for name in ("q", "total", "diffuse", "variance")
+        },
+        "models": models_to_json(result.data.experiments),
     }
 
 
-def _axes(title: str, x: str, y: str, **more) -> dict:
-    return {
-        "title": {"text": title},
-        "xaxis": {"title": {"text": x}},
-        "yaxis": {"title": {"text": y}, **more},
-    }
-
-
-def profile_plot(profile: RadialProfile, total: TotalScattering, absolute: AbsoluteScale) -> dict:
-    """All radial profiles on one absolute scale."""
-    s = absolute.scale
-    theory = total.theory
-    shown = np.where(profile.q >= THEORY_FROM, theory["total"], np.nan)
-    lines = [
-        _line("total, measured", profile.q, s * profile.total, line={"color": "#000000"}),
-        _line(
-            "diffuse + incoherent, measured",
-            profile.q,
-            s * profile.diffuse,
-            line={"color": "#0072b2"},
-        ),
-        _line(
-            "Bragg, measured",
-            profile.q,
-            s * (profile.total - profile.diffuse),
-            line={"color": "#d55e00"},
-        ),
-        _line(
-            "sum f^2", profile.q, theory["sum_f_squared"], line={"color": "#009e73", "dash": "dash"}
-        ),
-        _line(
-            "incoherent", profile.q, theory["incoherent"], line={"color": "#cc79a7", "dash": "dash"}
-        ),
-        _line(
-            "sum f^2 + pairs + incoherent",
-            profile.q,
-            shown,
-            line={"color": "#999999", "dash": "dot"},
+def sections(result: AbsoluteResult) -> list[ReportSection]:
+    """The sections of the HTML report."""
+    inventory = result.inventory
+    labels = ("voxels of the map", "negative voxels", "below -3 sigma")
+    counts = [[label, f"{n}"] for label, n in zip(labels, negative_voxels(result.table))]
+    parts = [
+        ReportSection("Summary", " ".join(result.warnings), tables=[summary_rows(result) + counts]),
+        ReportSection(
+            "Contents of the unit cell",
+            f"From {inventory.source}. Matthews coefficient {inventory.matthews:.2f} A^3/Da, "
+            f"solvent {100 * inventory.solvent_content:.0f} %.",
+            tables=[inventory_rows(inventory)],
         ),
     ]
-    return {
-        "data": lines,
-        "layout": _axes(
-            "Radial profiles on the absolute scale",
+    plots = {}
+    if result.total is not None:
+        args = result.data.profile, result.total.theory, result.absolute.scale
+        plots["absolute_profiles"] = profile_plot(*args)
+        plots["absolute_ratio"] = ratio_plot(*args)
+    if result.estimates:
+        plots["absolute_scan"] = scan_plot(result.estimates)
+    if result.wilson_plot is not None:
+        plots["wilson"] = wilson_plot(result.wilson_plot)
+    if plots:
+        tables = [
+            estimate_rows(result.estimates, result.absolute.method),
+            scan_rows(result.estimates),
+        ]
+        parts.append(ReportSection("Absolute scale", tables=tables, plots=plots))
+    return parts
+
+
+def _line(name: str, x, y, **options) -> dict:
+    """As plotly.line, with x rounded to five decimals and y to six digits."""
+    return line(name, np.round(x, 5), y, digits=6, **options)
+
+
+def _error_bars(errors: np.ndarray) -> np.ndarray:
+    return np.array(rounded(np.where(np.isfinite(errors), errors, 0.0), 4), dtype=float)
+
+
+def profile_plot(profile: RadialProfile, theory: dict[str, np.ndarray], scale: float) -> dict:
+    """All radial profiles on the absolute scale.
+
+    Args:
+        theory: of TotalScattering
+        scale: electrons^2 per unit cell for one unit of the profile
+    """
+    q, total, diffuse = profile.q, scale * profile.total, scale * profile.diffuse
+    expected = np.where(q >= THEORY_FROM, theory["total"], np.nan)
+    bragg = scale * (profile.total - profile.diffuse)
+    traces = [
+        _line(name, q, y, line={"color": colour, **dash})
+        for name, y, colour, dash in (
+            ("total, measured", total, "#000000", {}),
+            ("diffuse + incoherent, measured", diffuse, "#0072b2", {}),
+            ("Bragg, measured", bragg, "#d55e00", {}),
+            ("sum f^2", theory["sum_f_squared"], "#009e73", {"dash": "dash"}),
+            ("incoherent", theory["incoherent"], "#cc79a7", {"dash": "dash"}),
+            ("sum f^2 + pairs + incoherent", expected, "#999999", {"dash": "dot"}),
+        )
+    ]
+    layout = axes(
+        "Radial profiles on the absolute scale",
+        "|q| (1/A)",
+        "electrons^2 per unit cell",
+        yaxis={"rangemode": "tozero"},
+    )
+    return plot(
+        traces,
+        layout,
+        "Total scattering (Bragg peaks included) should follow the grey line at high |q|. At low |q| it "
+        "oscillates about the line, because longer distances interfere. A measured total that stays above "
+        "the line at high |q| shows background that was not subtracted.",
+    )
+
+
+def ratio_plot(profile: RadialProfile, theory: dict[str, np.ndarray], scale: float) -> dict:
+    """Measured over expected total scattering; arguments as of profile_plot."""
+    expected = np.where(profile.q >= THEORY_FROM, theory["total"], np.nan)
+    errors = _error_bars(scale * np.sqrt(profile.variance) / expected)
+    ratio = scale * profile.total / expected
+    return plot(
+        [_line("total over theory", profile.q, ratio, errors=errors)],
+        axes(
+            "Measured over expected total scattering",
             "|q| (1/A)",
-            "electrons^2 per unit cell",
-            rangemode="tozero",
+            "ratio",
+            yaxis={"range": [0.5, 1.5]},
         ),
-        "help": "Total scattering (Bragg peaks included) should follow the grey line at high |q|; at low |q| interference "
-        "of longer distances makes it wave about it. A measured total that stays above at high |q| is "
+        "The ratio is 1 where the composition and the scale explain the data. A slope at high |q| shows "
         "background that was not subtracted.",
-    }
-
-
-def ratio_plot(profile: RadialProfile, total: TotalScattering, absolute: AbsoluteScale) -> dict:
-    """Measured over expected total scattering."""
-    expected = np.where(profile.q >= THEORY_FROM, total.theory["total"], np.nan)
-    ratio = absolute.scale * profile.total / expected
-    error = absolute.scale * np.sqrt(profile.variance) / expected
-    line = _line("total over theory", profile.q, ratio)
-    line["error_y"] = {
-        "type": "data",
-        "array": [float(f"{e:.4g}") if np.isfinite(e) else 0 for e in error],
-    }
-    return {
-        "data": [line],
-        "layout": _axes(
-            "Measured over expected total scattering", "|q| (1/A)", "ratio", range=[0.5, 1.5]
-        ),
-        "help": "1 where the composition and the scale explain the data. A slope at the right is background left in.",
-    }
+    )
 
 
 def scan_plot(estimates: list[Estimate]) -> dict:
-    """Scale against the moving end of the range."""
-    data = []
+    """Scale against the end of the range that varies."""
+    traces = []
     for e in estimates:
         if not e.scan:
             continue
-        moving_low = len({row[0] for row in e.scan}) > 1
+        low_varies = len({row[0] for row in e.scan}) > 1
         full_end = max(row[1] for row in e.scan)
-        rows = [row for row in e.scan if not moving_low or row[1] == full_end]
-        x = [row[0] if moving_low else row[1] for row in rows]
-        label = "from" if moving_low else "to"
-        data.append(
-            _line(f"{_NAMES[e.name]} ({label})", x, [row[2] for row in rows], mode="lines+markers")
-        )
-    return {
-        "data": data,
-        "layout": _axes(
-            "Scale against the range of |q|", "begin or end of the range (1/A)", "scale"
-        ),
-        "help": "An estimate that can be trusted does not depend on the range that it is made from.",
-    }
-
-
-def wilson_plot(plot: WilsonPlot) -> dict:
-    """ln of mean |F|^2 over expectation against q^2, and the line through it."""
-    good = (plot.mean > 0) & (plot.expected > 0)
-    x = plot.q[good] ** 2
-    y = np.log(plot.mean[good] / plot.expected[good])
-    points = _line("mean |F|^2 / sum f^2", x, y, mode="markers")
-    points["error_y"] = {
-        "type": "data",
-        "array": [float(f"{e:.4g}") for e in plot.error[good] / plot.mean[good]],
-    }
-    line = _line(
-        f"scale {plot.scale:.4g}, B {plot.b_factor:.1f} A^2",
-        x,
-        -np.log(plot.scale) - plot.b_factor * x / 2,
+        rows = [row for row in e.scan if not low_varies or row[1] == full_end]
+        x = [row[0] if low_varies else row[1] for row in rows]
+        name = f"{_NAMES[e.name]} ({'from' if low_varies else 'to'})"
+        traces.append(_line(name, x, [row[2] for row in rows], mode="lines+markers"))
+    return plot(
+        traces,
+        axes("Scale against the range of |q|", "begin or end of the range (1/A)", "scale"),
+        "A reliable estimate does not depend on its range of |q|.",
     )
-    return {
-        "data": [points, line],
-        "layout": _axes("Wilson plot", "|q|^2 (1/A^2)", "ln(mean |F|^2 / sum f^2)"),
-        "help": "Bragg intensities integrated over the reciprocal cell of each node, in the unit of the map.",
-    }
 
 
-def report_sections(
-    inventory: UnitCellInventory,
-    profile: RadialProfile,
-    total: TotalScattering | None,
-    estimates: list[Estimate],
-    wilson: WilsonPlot | None,
-    absolute: AbsoluteScale,
-    summary: list[list[str]],
-    warnings: list[str],
-) -> list[ReportSection]:
-    """The sections of the HTML report."""
-    text = f"From {inventory.source}. Matthews coefficient {inventory.matthews:.2f} A^3/Da, solvent {100 * inventory.solvent_content:.0f} %."
-    sections = [
-        ReportSection("Summary", " ".join(warnings), tables=[summary]),
-        ReportSection("Contents of the unit cell", text, tables=[inventory.as_rows()]),
-    ]
-    plots = {}
-    if total is not None:
-        plots["absolute_profiles"] = profile_plot(profile, total, absolute)
-        plots["absolute_ratio"] = ratio_plot(profile, total, absolute)
-    if estimates:
-        plots["absolute_scan"] = scan_plot(estimates)
-    if wilson is not None:
-        plots["wilson"] = wilson_plot(wilson)
-    if plots:
-        tables = [estimate_rows(estimates, absolute.method), scan_rows(estimates)]
-        sections.append(ReportSection("Absolute scale", tables=tables, plots=plots))
-    return sections
+def wilson_plot(wilson: WilsonPlot) -> dict:
+    """ln of mean |F|^2 over expectation against q^2, and the line through it."""
+    good = (wilson.mean > 0) & (wilson.expected > 0)
+    x = wilson.q[good] ** 2
+    y = np.log(wilson.mean[good] / wilson.expected[good])
+    errors = _error_bars(wilson.error[good] / wilson.mean[good])
+    name = f"scale {wilson.scale:.4g}, B {wilson.b_factor:.1f} A^2"
+    fitted = -np.log(wilson.scale) - wilson.b_factor * x / 2
+    return plot(
+        [
+            _line("mean |F|^2 / sum f^2", x, y, mode="markers", errors=errors),
+            _line(name, x, fitted),
+        ],
+        axes("Wilson plot", "|q|^2 (1/A^2)", "ln(mean |F|^2 / sum f^2)"),
+        "Bragg intensities integrated over the reciprocal cell of each node, in the unit of the map.",
+    )

@@ -1,26 +1,42 @@
-"""Absolute scale from Bragg intensities, by Wilson statistics.
+"""The absolute scale from Bragg intensities, by Wilson statistics.
 
-Integrated Bragg counts and diffuse photons per solid angle are different units. Here Bragg intensities come from
-the same observations as the map: the intensity above the diffuse level, averaged over the reciprocal cell of a node, is
-|F|^2 in the unit of the map, for a peak holds |F|^2/V and the cell has the volume 1/V.
+ln(<|F|^2> / sum f^2) = -ln S - B q^2/2 (Wilson, Nature 150 (1942) 152). Integrated Bragg counts and
+diffuse photons per solid angle are different units. Here Bragg intensities are taken from the
+observations of the map: a peak holds |F|^2/V and the reciprocal cell of its node has the volume 1/V, so
+that the mean intensity above the diffuse level over the cell is |F|^2 in the unit of the map.
 """
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from dials_diffuse.absolute.composition import UnitCellInventory
-from dials_diffuse.absolute.form_factors import AtomicTables
+from cctbx import miller
+
+from dials_diffuse.absolute.contents.form_factors import AtomicTables
+from dials_diffuse.absolute.contents.inventory import UnitCellInventory
+from dials_diffuse.absolute.estimate import Estimate, scan_deviation
 from dials_diffuse.absolute.profile import usable_rows
-from dials_diffuse.absolute.total_scattering import Estimate, neglected_structure
+from dials_diffuse.absolute.theory import neglected_structure
 from dials_diffuse.adapters.tables import as_numpy, miller_index_column
 from dials_diffuse.grid.expand import pack_voxels, unpack_voxels
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 
-logger = logging.getLogger("dials.diffuse.absolute.wilson")
+# Shells of equal volume of the Wilson plot, and the |q| (1/Angstrom) where they begin
+_N_SHELLS, _FIRST_Q = 24, 0.05
+
+
+@dataclass(frozen=True)
+class WilsonSettings:
+    """The scope wilson of phil/absolute.py, which describes the fields."""
+
+    scope: ClassVar[str] = "absolute.wilson"
+    q_min: float
+    q_max: float | None
+    reflections: str | None
+    min_partiality: float
 
 
 @dataclass
@@ -45,22 +61,16 @@ class Nodes:
 class NodeIntegrator:
     """Integrates the reciprocal cell around every node of the unmasked grid, table by table."""
 
-    def __init__(self):
-        self.grid: VoxelGrid | None = None
-        self._keys = np.empty(0, dtype=np.int64)
-        # signal and weight of all rows, of those off the peaks, and photons
-        self._sums = np.empty((0, 5))
-
-    def start(self, grid: VoxelGrid) -> None:
-        """Called with the grid of the data before the first table"""
+    def __init__(self, grid: VoxelGrid):
         self.grid = grid
+        self._keys = np.empty(0, dtype=np.int64)
+        # signal and weight of all rows, signal and weight of the rows off the peaks, and photons
+        self._sums = np.empty((0, 5))
 
     def add(self, stills, table) -> None:
         """Add the observations of some stills (rows of diffuse_scaled.refl)."""
         if table.size() == 0:
             return
-        from cctbx import miller
-
         keep = usable_rows(table)
         exposure = as_numpy(table["exposure"])[keep]
         bragg = as_numpy(table["bragg"]).astype(bool)[keep]
@@ -89,14 +99,13 @@ class NodeIntegrator:
     def nodes(self) -> Nodes:
         """Intensities of nodes whose cell has rows off the peak; none if there is not one peak.
 
-        A cell that was only cut beside its peak counts as 0: to leave such cells out would choose
-        those that were cut where they are bright.
+        A cell without rows on its peak counts as 0: without such cells the mean would be too high.
         """
         signal, weight, off_signal, off_weight, photons = self._sums.T
         index = unpack_voxels(self._keys)
         q = np.linalg.norm(self.grid.q_of_voxel(index * np.array(self.grid.subdivide)), axis=1)
         good = off_weight > 0
-        # of cells across the limits, the node itself may be left out
+        # a cell may extend across the limits while its node lies beyond them
         if self.grid.d_min:
             good &= q <= 1 / self.grid.d_min
         if self.grid.d_max:
@@ -120,10 +129,10 @@ def _sum_by(group: np.ndarray, columns, n: int) -> np.ndarray:
 
 @dataclass
 class WilsonPlot:
-    """Mean |F|^2 against q^2.
+    """Mean |F|^2 in N shells against q^2, and the line through it.
 
     Attributes:
-        q: of the shells (N,)
+        q: of the shells (N,), 1/Angstrom
         mean: (N,) mean |F|^2 in the unit of the map
         error: (N,) of the mean, from the spread of the nodes
         expected: (N,) sum f^2 and pairs of the ordered atoms, electrons^2
@@ -140,90 +149,105 @@ class WilsonPlot:
     b_factor: float
 
 
-def wilson_scale(
-    nodes: Nodes,
-    inventory: UnitCellInventory,
-    tables: AtomicTables = AtomicTables(),
-    q_min: float = 0.3,
-    q_max: float | None = None,
-    n_shells: int = 24,
-) -> tuple[Estimate, WilsonPlot]:
-    """Scale and B from ln(<|F|^2> / sum f^2) = -ln S - B q^2/2 (Wilson 1942).
+class _Shells(NamedTuple):
+    """Shells of nodes: |q|, mean |F|^2, its error and its expectation, (N,) each."""
 
-    sum f^2 is that of the ordered atoms, their neighbours' interference included where it is known. A shell's mean
-    weighs nodes by exposure: each is sampled where the Ewald spheres happened to cut it, so it is the shell that is right,
-    not the node.
+    q: np.ndarray
+    mean: np.ndarray
+    error: np.ndarray
+    expected: np.ndarray
+
+
+class _Line(NamedTuple):
+    """Straight line of a Wilson plot: scale, B, error of the scale, and the shells used (N,)."""
+
+    scale: float
+    b_factor: float
+    error: float
+    used: np.ndarray
+
+
+def wilson_scale(
+    nodes: Nodes, inventory: UnitCellInventory, tables: AtomicTables, settings: WilsonSettings
+) -> tuple[Estimate, WilsonPlot]:
+    """Scale and B from a Wilson plot.
+
+    sum f^2 is that of the ordered atoms, with the interference of their neighbours where it is known.
 
     Raises:
         ValueError: too few nodes, or no Bragg intensity, in the range.
     """
+    q_min = settings.q_min
     if len(nodes.q) == 0:
         raise ValueError(
             "No Bragg peak was observed: the scaled table has no rows under the Bragg mask"
         )
-    stop = nodes.q.max() if q_max is None else q_max
+    stop = nodes.q.max() if settings.q_max is None else settings.q_max
     if stop < q_min + 0.1:
         raise ValueError(
             f"Bragg peaks reach |q| = {stop:.2f}/A: a Wilson plot needs a range of 0.1/A from {q_min:.2f}/A on"
         )
-    # shells of equal volume
-    edges = np.linspace(0.05**3, stop**3, n_shells + 1) ** (1 / 3)
-    first = np.linspace(0.05, edges[1], 4)
-    edges = np.concatenate([first, edges[2:]])
-    shell = np.digitize(nodes.q, edges) - 1
-    inside = (shell >= 0) & (shell < len(edges) - 1)
-    n = len(edges) - 1
-    shell, weight = shell[inside], nodes.weight[inside]
-    value, q = nodes.intensity[inside], nodes.q[inside]
-    total = np.maximum(np.bincount(shell, weight, n), 1e-300)
-    number = np.bincount(shell, minlength=n)
-    mean = np.bincount(shell, weight * value, n) / total
-    q_mean = np.sqrt(np.bincount(shell, weight * q**2, n) / total)
-    error = np.sqrt(np.bincount(shell, (weight * (value - mean[shell])) ** 2, n)) / total
-    filled = number > 10
-    mean, q_mean, error = mean[filled], q_mean[filled], error[filled]
-    expected = inventory.sum_f_squared(q_mean, tables, ordered=True)
-    if inventory.has_pairs:
-        expected = expected + inventory.pair_sum(q_mean, tables, ordered=True)
-
-    lost = (mean < 4 * error) & (q_mean > q_min)
-
-    def fit(low, high):
-        # up to the first shell that is lost in noise: picking shells beyond would pick the high ones
-        used = (q_mean >= low) & (q_mean <= high) & (np.cumsum(lost) == 0)
-        if used.sum() < 3:
-            return None
-        y = np.log(mean[used] / expected[used])
-        sigma = np.hypot(error[used] / mean[used], neglected_structure(q_mean[used]))
-        design = np.stack([np.ones(used.sum()), -(q_mean[used] ** 2) / 2], axis=1) / sigma[:, None]
-        solution, *_ = np.linalg.lstsq(design, y / sigma, rcond=None)
-        chi2 = (((design @ solution) - y / sigma) ** 2).sum() / max(used.sum() - 2, 1)
-        covariance = np.linalg.inv(design.T @ design) * max(chi2, 1.0)
-        scale = float(np.exp(-solution[0]))
-        return scale, float(solution[1]), scale * float(np.sqrt(covariance[0, 0])), used
-
-    found = fit(q_min, stop)
-    if found is None:
+    shells, number = _mean_in_shells(nodes, inventory, tables, stop)
+    # the fit ends at the first shell that is lost in noise: shells beyond it that stand out are too high
+    lost = (shells.mean < 4 * shells.error) & (shells.q > q_min)
+    significant = np.cumsum(lost) == 0
+    line = _fit_line(shells, significant, q_min, stop)
+    if line is None:
         raise ValueError(
             f"Bragg intensities stand out from the diffuse scattering in less than 3 shells of |q| beyond {q_min:.2f}/A: no Wilson plot"
         )
-    scale, b_factor, fit_error, used = found
-    reach = float(q_mean[used].max())
+    reach = float(shells.q[line.used].max())
     scan = []
     for low in (q_min - 0.05, q_min, q_min + 0.05, q_min + 0.1):
         for high in (reach + 1e-6, 0.9 * reach):
-            other = fit(low, high)
+            other = _fit_line(shells, significant, low, high)
             if other is not None:
-                scan.append((float(low), float(min(high, reach)), other[0]))
-    spread = float(np.sqrt(np.mean([(row[2] - scale) ** 2 for row in scan]))) if scan else 0.0
-    parts = {"fit": fit_error, "range": spread}
-    estimate = Estimate(
-        "wilson",
-        scale,
-        float(np.hypot(fit_error, spread)),
-        (q_min, reach),
-        scan,
-        parts,
-        {"b_factor": b_factor, "nodes": float(inside.sum())},
-    )
-    return estimate, WilsonPlot(q_mean, mean, error, expected, used, scale, b_factor)
+                scan.append((float(low), float(min(high, reach)), other.scale))
+    parts = {"fit": line.error, "range": scan_deviation(scan, line.scale)}
+    error = float(np.hypot(parts["fit"], parts["range"]))
+    details = {"b_factor": line.b_factor, "nodes": float(number)}
+    estimate = Estimate("wilson", line.scale, error, (q_min, reach), scan, parts, details)
+    return estimate, WilsonPlot(*shells, line.used, line.scale, line.b_factor)
+
+
+def _mean_in_shells(
+    nodes: Nodes, inventory: UnitCellInventory, tables: AtomicTables, stop: float
+) -> tuple[_Shells, int]:
+    """Mean intensity of the shells with more than 10 nodes, and the number of nodes in all shells.
+
+    Nodes are weighted by exposure. The Ewald spheres sample each at random, so that the mean of a shell
+    is right while that of a node is not.
+    """
+    edges = np.linspace(_FIRST_Q**3, stop**3, _N_SHELLS + 1) ** (1 / 3)
+    edges = np.concatenate([np.linspace(_FIRST_Q, edges[1], 4), edges[2:]])
+    n = len(edges) - 1
+    shell = np.digitize(nodes.q, edges) - 1
+    inside = (shell >= 0) & (shell < n)
+    shell, weight = shell[inside], nodes.weight[inside]
+    value, q = nodes.intensity[inside], nodes.q[inside]
+    total = np.maximum(np.bincount(shell, weight, n), 1e-300)
+    mean = np.bincount(shell, weight * value, n) / total
+    q_mean = np.sqrt(np.bincount(shell, weight * q**2, n) / total)
+    error = np.sqrt(np.bincount(shell, (weight * (value - mean[shell])) ** 2, n)) / total
+    filled = np.bincount(shell, minlength=n) > 10
+    q_mean = q_mean[filled]
+    expected = inventory.sum_f_squared(q_mean, tables, ordered=True)
+    if inventory.has_pairs:
+        expected = expected + inventory.pair_sum(q_mean, tables, ordered=True)
+    return _Shells(q_mean, mean[filled], error[filled], expected), int(inside.sum())
+
+
+def _fit_line(shells: _Shells, significant: np.ndarray, low: float, high: float) -> _Line | None:
+    """Fit the Wilson plot between two |q|, None with fewer than 3 shells."""
+    used = (shells.q >= low) & (shells.q <= high) & significant
+    if used.sum() < 3:
+        return None
+    q, mean, error, expected = (values[used] for values in shells)
+    y = np.log(mean / expected)
+    sigma = np.hypot(error / mean, neglected_structure(q))
+    design = np.stack([np.ones(len(q)), -(q**2) / 2], axis=1) / sigma[:, None]
+    solution, *_ = np.linalg.lstsq(design, y / sigma, rcond=None)
+    chi2 = (((design @ solution) - y / sigma) ** 2).sum() / max(len(q) - 2, 1)
+    covariance = np.linalg.inv(design.T @ design) * max(chi2, 1.0)
+    scale = float(np.exp(-solution[0]))
+    return _Line(scale, float(solution[1]), scale * float(np.sqrt(covariance[0, 0])), used)

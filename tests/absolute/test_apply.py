@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import synthetic_crystal
+import unit_cells
 from synthetic_scaling import model_factors
 
 from cctbx import crystal
@@ -16,15 +17,15 @@ from dials_diffuse.absolute.apply import (
     fold_into_models,
     incoherent_of_voxels,
 )
-from dials_diffuse.absolute.composition import inventory_from_formula
-from dials_diffuse.absolute.form_factors import AtomicTables
 from dials_diffuse.adapters.tables import as_numpy
 
 
 @pytest.fixture(scope="module")
 def inventory():
     symmetry = crystal.symmetry(synthetic_crystal.CELL, "P41212")
-    return inventory_from_formula(synthetic_crystal.FORMULA, synthetic_crystal.COPIES, symmetry)
+    return unit_cells.inventory(
+        symmetry, formula=synthetic_crystal.FORMULA, copies=synthetic_crystal.COPIES
+    )
 
 
 @pytest.fixture
@@ -34,19 +35,23 @@ def data():
 
 @pytest.fixture
 def absolute(inventory):
-    return AbsoluteScale.of(5.0, 0.1, "fit", inventory, AtomicTables(), 0.8)
+    return AbsoluteScale.from_inventory(5.0, 0.1, "fit", inventory, unit_cells.tables(), 0.8)
 
 
 def test_table_of_incoherent_scattering(inventory, absolute):
     q = np.linspace(0.02, 0.81, 1000)
-    assert absolute.incoherent_at(q) == pytest.approx(inventory.incoherent(q), rel=2e-4)
+    assert absolute.incoherent_at(q) == pytest.approx(
+        inventory.incoherent(q, unit_cells.tables()), rel=2e-4
+    )
     again = AbsoluteScale.from_dict(json.loads(json.dumps(absolute.to_dict())))
     assert (again.incoherent_at(q) == absolute.incoherent_at(q)).all()
     assert (again.scale, again.error, again.method) == (5.0, 0.1, "fit")
 
 
 def test_scale_by_hand_has_no_error(inventory):
-    absolute = AbsoluteScale.of(2.0, float("nan"), "by hand", inventory, AtomicTables(), 0.5)
+    absolute = AbsoluteScale.from_inventory(
+        2.0, float("nan"), "by hand", inventory, unit_cells.tables(), 0.5
+    )
     # plain JSON has no nan
     again = AbsoluteScale.from_dict(json.loads(json.dumps(absolute.to_dict(), allow_nan=False)))
     assert np.isnan(again.error)
@@ -55,7 +60,7 @@ def test_scale_by_hand_has_no_error(inventory):
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_impossible_scale(inventory, scale):
     with pytest.raises(ValueError, match="must be positive"):
-        AbsoluteScale.of(scale, 0.1, "fit", inventory, AtomicTables(), 0.5)
+        AbsoluteScale.from_inventory(scale, 0.1, "fit", inventory, unit_cells.tables(), 0.5)
 
 
 def test_map(data, absolute):

@@ -93,7 +93,6 @@ def test_exposure_times_from_the_observations(data):
     table["exposure"] = double_column(np.where(bragg, 7.0, TIMES[ids]) * exposure)
     table["excluded"] = bool_column(ids == 3)
     times = ExposureTimes()
-    times.start(data.grid)
     stills = stills_of(data.experiments)
     for start in range(0, table.size(), 700):
         times.add(stills, table[start : start + 700])
@@ -156,7 +155,7 @@ def test_reflections_of_other_stills(data, integrated):
         merge(data, table)
 
 
-def test_partiality_of_ones_is_told(data, integrated):
+def test_partiality_of_ones_is_reported(data, integrated):
     table, _, _ = integrated
     table["partiality"] = flex.double(table.size(), 1.0)
     assert merge(data, table, 0.5)[1] == "all 1"

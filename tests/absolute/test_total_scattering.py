@@ -6,14 +6,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+import unit_cells
 
-from dials_diffuse.absolute.composition import (
-    inventory_from_formula,
-    inventory_from_model,
-    read_model,
-)
+import iotbx.pdb
+from cctbx import crystal
+
+from dials_diffuse.absolute.contents.atomic_model import read_model
 from dials_diffuse.absolute.profile import RadialProfile
-from dials_diffuse.absolute.total_scattering import Settings, find_scale
+from dials_diffuse.absolute.total_scattering import TotalScatteringSettings, find_scale
+from dials_diffuse.phil.defaults import default_settings
 
 SCALE = 37.0
 B_FACTOR = 18.0
@@ -27,8 +28,6 @@ def crystal_profile(extra_data):
     |F|^2 by direct summation in cctbx, all atoms with one B. If they move independently, the diffuse
     scattering is sum f^2 (1 - exp(-B q^2/2)) exactly, which is b_relative = B.
     """
-    import iotbx.pdb
-
     path = extra_data / "models" / "1stn.pdb"
     if not path.is_file():
         pytest.skip(f"{path} is not there")
@@ -41,7 +40,9 @@ def crystal_profile(extra_data):
     intensity = np.abs(np.array(f_calc.data())) ** 2
     q_node = 1 / np.array(f_calc.d_spacings().data())
     symmetry = read_model(path).symmetry
-    inventory = inventory_from_model(path, symmetry, solvent_content=0.0, add_hydrogens=False)
+    inventory = unit_cells.inventory(
+        symmetry, model=str(path), solvent_content=0.0, hydrogens="as_is"
+    )
 
     def profile(q_min, q_max, background=0.0, width=0.01, b_relative=B_FACTOR):
         edges = np.arange(round(q_min / width), round(q_max / width) + 1) * width
@@ -50,10 +51,10 @@ def crystal_profile(extra_data):
         summed, _ = np.histogram(q_node, edges, weights=multiplicity * intensity)
         bragg = summed / number
         # what pairs of atoms scatter if they stood still, damped by their relative motion
-        f_squared = inventory.sum_f_squared(q)
+        f_squared = inventory.sum_f_squared(q, unit_cells.tables())
         pairs = bragg * np.exp(B_FACTOR * q**2 / 2) - f_squared
         total = f_squared + pairs * np.exp(-b_relative * q**2 / 2)
-        diffuse = total - bragg + inventory.incoherent(q)
+        diffuse = total - bragg + inventory.incoherent(q, unit_cells.tables())
         measured = (bragg + diffuse) / SCALE
         measured = measured + background * measured[-1]
         return RadialProfile(
@@ -69,6 +70,11 @@ def crystal_profile(extra_data):
     return inventory, profile
 
 
+def scale_of(profile, inventory, **settings):
+    settings = default_settings(TotalScatteringSettings, **settings)
+    return find_scale(profile, inventory, unit_cells.tables(), settings)
+
+
 def by_name(found):
     return {estimate.name: estimate for estimate in found.estimates}
 
@@ -79,9 +85,9 @@ def covers(estimate):
 
 def test_all_the_way(crystal_profile):
     inventory, profile = crystal_profile
-    found = find_scale(profile(0.04, 0.83), inventory)
+    found = scale_of(profile(0.04, 0.83), inventory)
     estimates = by_name(found)
-    assert found.chosen == "high_q" and found.scale == estimates["high_q"].scale
+    assert found.used.name == "high_q" and found.used.scale == estimates["high_q"].scale
     assert estimates["high_q"].scale == pytest.approx(SCALE, rel=0.005)
     assert estimates["krogh_moe"].scale == pytest.approx(SCALE, rel=0.01)
     assert estimates["fit"].scale == pytest.approx(SCALE, rel=0.01)
@@ -94,8 +100,8 @@ def test_all_the_way(crystal_profile):
 @pytest.mark.parametrize("q_max", [0.7, 0.6, 0.5])
 def test_ends_early(crystal_profile, q_max):
     inventory, profile = crystal_profile
-    found = find_scale(profile(0.04, q_max), inventory)
-    assert found.chosen == "fit"
+    found = scale_of(profile(0.04, q_max), inventory)
+    assert found.used.name == "fit"
     estimates = by_name(found)
     assert estimates["krogh_moe"].scale == pytest.approx(SCALE, rel=0.025)
     assert estimates["fit"].scale == pytest.approx(SCALE, rel=0.005)
@@ -106,11 +112,11 @@ def test_ends_early(crystal_profile, q_max):
 def test_motion_of_pairs(crystal_profile):
     inventory, profile = crystal_profile
     # atoms that move independently damp their pair by half of B from each
-    free = find_scale(profile(0.04, 0.83), inventory)
+    free = scale_of(profile(0.04, 0.83), inventory)
     assert free.b_relative == pytest.approx(B_FACTOR, abs=1.5)
-    known = find_scale(profile(0.04, 0.83), inventory, settings=Settings(b_relative=B_FACTOR))
+    known = scale_of(profile(0.04, 0.83), inventory, b_relative=B_FACTOR)
     assert by_name(known)["krogh_moe"].scale == pytest.approx(SCALE, rel=0.01)
-    rigid = find_scale(profile(0.04, 0.83), inventory, settings=Settings(b_relative=0.0))
+    rigid = scale_of(profile(0.04, 0.83), inventory, b_relative=0.0)
     chi_squared = [by_name(found)["fit"].details["chi_squared"] for found in (free, rigid)]
     assert chi_squared[1] > 5 * chi_squared[0]
 
@@ -120,7 +126,7 @@ def test_motion_of_pairs(crystal_profile):
 def test_neighbours_that_move_together(crystal_profile, q_max, b_relative):
     """As in a real crystal: then their interference lasts, and all of the neighbourhood matters."""
     inventory, profile = crystal_profile
-    found = find_scale(profile(0.04, q_max, b_relative=b_relative), inventory)
+    found = scale_of(profile(0.04, q_max, b_relative=b_relative), inventory)
     assert found.b_relative == pytest.approx(b_relative, abs=0.6)
     estimates = by_name(found)
     assert estimates["fit"].scale == pytest.approx(SCALE, rel=0.01)
@@ -130,32 +136,32 @@ def test_neighbours_that_move_together(crystal_profile, q_max, b_relative):
 
 
 @pytest.mark.parametrize("background", [0.1, 0.3])
-def test_background_left_in_is_told(crystal_profile, background):
+def test_background_left_in_is_reported(crystal_profile, background):
     inventory, profile = crystal_profile
     left = profile(0.04, 0.83, background)
-    found = find_scale(left, inventory)
-    assert abs(found.scale / SCALE - 1) > 0.05
+    found = scale_of(left, inventory)
+    assert abs(found.used.scale / SCALE - 1) > 0.05
     assert any("background" in warning.lower() for warning in found.warnings)
-    fitted = find_scale(left, inventory, settings=Settings(estimate="fit", background="constant"))
-    assert fitted.scale == pytest.approx(SCALE, rel=0.04)
-    assert abs(fitted.scale / SCALE - 1) < 0.4 * abs(found.scale / SCALE - 1)
+    fitted = scale_of(left, inventory, estimate="fit", background="constant")
+    assert fitted.used.scale == pytest.approx(SCALE, rel=0.04)
+    assert abs(fitted.used.scale / SCALE - 1) < 0.4 * abs(found.used.scale / SCALE - 1)
 
 
-def test_air_at_low_q_is_told(crystal_profile):
+def test_air_at_low_q_is_reported(crystal_profile):
     inventory, profile = crystal_profile
     measured = profile(0.04, 0.83)
     # scattering by air is strong at low |q| only: the scale at high |q| does not feel it
     air = 12 * measured.total[-1] * np.exp(-(measured.q**2) / (2 * 0.12**2))
     left = dataclasses.replace(measured, total=measured.total + air, groups=measured.groups + air)
-    found = find_scale(left, inventory)
-    assert found.scale == pytest.approx(SCALE, rel=0.01)
+    found = scale_of(left, inventory)
+    assert found.used.scale == pytest.approx(SCALE, rel=0.01)
     assert any("krogh_moe" in warning and "ackground" in warning for warning in found.warnings)
 
 
 def test_cap_is_reported(crystal_profile):
     inventory, profile = crystal_profile
-    small = by_name(find_scale(profile(0.04, 0.8), inventory))["krogh_moe"]
-    large = by_name(find_scale(profile(0.15, 0.8), inventory))["krogh_moe"]
+    small = by_name(scale_of(profile(0.04, 0.8), inventory))["krogh_moe"]
+    large = by_name(scale_of(profile(0.15, 0.8), inventory))["krogh_moe"]
     assert small.details["cap_share"] < 0.01 < large.details["cap_share"]
     assert large.parts["cap"] > 2 * small.parts["cap"]
     assert covers(large)
@@ -164,29 +170,27 @@ def test_cap_is_reported(crystal_profile):
 def test_too_short(crystal_profile):
     inventory, profile = crystal_profile
     with pytest.raises(ValueError, match="too short a range"):
-        find_scale(profile(0.04, 0.35), inventory)
+        scale_of(profile(0.04, 0.35), inventory)
     with pytest.raises(ValueError, match="estimate=high_q needs"):
-        find_scale(profile(0.04, 0.6), inventory, settings=Settings(estimate="high_q"))
+        scale_of(profile(0.04, 0.6), inventory, estimate="high_q")
     with pytest.raises(ValueError, match="too short a range"):
-        find_scale(profile(0.04, 0.8), inventory, settings=Settings(q_max=0.3))
+        scale_of(profile(0.04, 0.8), inventory, q_max=0.3)
 
 
 def test_more_background_than_signal(crystal_profile):
     inventory, profile = crystal_profile
     with pytest.raises(ValueError, match="not positive"):
-        find_scale(profile(0.04, 0.8, background=-1.2), inventory)
+        scale_of(profile(0.04, 0.8, background=-1.2), inventory)
 
 
 def test_formula_has_no_pairs(crystal_profile):
     inventory, profile = crystal_profile
     atoms = " ".join(f"{e} {n / 4}" for e, n in inventory.atoms.items())
-    from cctbx import crystal
-
     symmetry = crystal.symmetry((48.5, 48.5, 63.5, 90, 90, 90), "P41")
-    formula = inventory_from_formula(atoms, 4, symmetry)
-    found = find_scale(profile(0.04, 0.83), formula)
+    formula = unit_cells.inventory(symmetry, formula=atoms, copies=4)
+    found = scale_of(profile(0.04, 0.83), formula)
     # where interference has died out the formula is enough
-    assert found.scale == pytest.approx(SCALE, rel=0.01)
+    assert found.used.scale == pytest.approx(SCALE, rel=0.01)
     assert any("neighbours" in warning for warning in found.warnings)
     krogh_moe = by_name(found)["krogh_moe"]
     assert krogh_moe.scale < 0.96 * SCALE and covers(krogh_moe)

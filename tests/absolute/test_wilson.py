@@ -3,17 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import synthetic_crystal
-import xraylib
+import unit_cells
 
 from cctbx import crystal, miller
 
 from dials.array_family import flex
 
-from dials_diffuse.absolute.composition import inventory_from_formula
-from dials_diffuse.absolute.profile import ProfileAccumulator, usable_rows
-from dials_diffuse.absolute.wilson import NodeIntegrator, Nodes, wilson_scale
+from dials_diffuse.absolute.wilson import NodeIntegrator, Nodes, WilsonSettings, wilson_scale
 from dials_diffuse.adapters.stills import stills_of
 from dials_diffuse.adapters.tables import as_numpy, bool_column, miller_index_column
+from dials_diffuse.phil.defaults import default_settings
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +23,17 @@ def data():
 @pytest.fixture(scope="module")
 def inventory():
     symmetry = crystal.symmetry(synthetic_crystal.CELL, "P41212")
-    return inventory_from_formula(synthetic_crystal.FORMULA, synthetic_crystal.COPIES, symmetry)
+    return unit_cells.inventory(
+        symmetry, formula=synthetic_crystal.FORMULA, copies=synthetic_crystal.COPIES
+    )
+
+
+def estimated(nodes, inventory):
+    return wilson_scale(nodes, inventory, unit_cells.tables(), default_settings(WilsonSettings))
 
 
 def integrate(data, part=None):
-    integrator = NodeIntegrator()
-    integrator.start(data.grid)
+    integrator = NodeIntegrator(data.grid)
     stills = stills_of(data.experiments)
     step = part or data.table.size()
     for start in range(0, data.table.size(), step):
@@ -38,7 +42,7 @@ def integrate(data, part=None):
 
 
 def test_scale_and_b_of_wilsons_statistics(data, inventory):
-    estimate, plot = wilson_scale(integrate(data), inventory)
+    estimate, plot = estimated(integrate(data), inventory)
     assert estimate.scale == pytest.approx(5.0, rel=0.05)
     assert abs(estimate.scale - 5.0) < 2.5 * estimate.error
     assert plot.b_factor == pytest.approx(12.0, abs=1.5)
@@ -54,7 +58,7 @@ def test_cells_cut_beside_their_peaks_count(inventory):
     data.table = data.table.select(bool_column(rows))
     nodes = integrate(data)
     assert 0.2 < (nodes.intensity == 0).mean() < 0.5
-    estimate, _ = wilson_scale(nodes, inventory)
+    estimate, _ = estimated(nodes, inventory)
     assert estimate.scale == pytest.approx(5.0, rel=0.12)
 
 
@@ -74,8 +78,7 @@ def test_nodes_of_a_large_cell_keep_their_indices(data):
     table = data.table.select(flex.size_t([int(row) for row in first]))
     # the second and the third index beyond 2048
     table["voxel"] = miller_index_column([[2, 5000, 6000]] * 2)
-    integrator = NodeIntegrator()
-    integrator.start(data.grid.replace(d_min=None))
+    integrator = NodeIntegrator(data.grid.replace(d_min=None))
     integrator.add(stills_of(data.experiments), table)
     assert {
         tuple(sorted(abs(i) for i in index)) for index in integrator.nodes().miller_index.tolist()
@@ -107,17 +110,16 @@ def test_range_too_short(inventory):
     q = rng.uniform(0.1, 0.3, 500)
     nodes = Nodes(np.zeros((500, 3), int), np.ones(500), np.ones(500), np.ones(500), q)
     with pytest.raises(ValueError, match="needs a range"):
-        wilson_scale(nodes, inventory)
+        estimated(nodes, inventory)
 
 
 def test_no_bragg_peaks(data, inventory):
     table = data.table.copy()
     table["bragg"] = bool_column(np.zeros(table.size(), dtype=bool))
-    integrator = NodeIntegrator()
-    integrator.start(data.grid)
+    integrator = NodeIntegrator(data.grid)
     integrator.add(stills_of(data.experiments), table)
     with pytest.raises(ValueError, match="No Bragg peak"):
-        wilson_scale(integrator.nodes(), inventory)
+        estimated(integrator.nodes(), inventory)
 
 
 def test_bragg_that_does_not_stand_out(inventory):
@@ -127,41 +129,4 @@ def test_bragg_that_does_not_stand_out(inventory):
         np.zeros((n, 3), int), rng.normal(size=n), np.ones(n), np.ones(n), rng.uniform(0.1, 0.8, n)
     )
     with pytest.raises(ValueError, match="less than 3 shells"):
-        wilson_scale(nodes, inventory)
-
-
-def test_profile_against_the_truth(data):
-    accumulator = ProfileAccumulator(0.02, 0.82)
-    accumulator.add(stills_of(data.experiments), data.table)
-    accumulator.count(len(data.experiments))
-    profile = accumulator.profile(d_min=data.grid.d_min)
-    expected = sum(
-        synthetic_crystal.sum_over_atoms(function, profile.q, power)
-        for function, power in ((xraylib.FF_Rayl, 2), (xraylib.SF_Compt, 1))
-    )
-    high = profile.q > 0.3
-    assert 5.0 * profile.total[high].sum() == pytest.approx(expected[high].sum(), rel=0.01)
-    pull = (5.0 * profile.total - expected) / (5.0 * np.sqrt(profile.variance))
-    # the variance is that of the scatter between stills, Bragg peaks hit or missed included
-    assert 0.4 < pull[high].std() < 2.0
-    assert (profile.diffuse < profile.total)[profile.q < 0.4].all()
-    assert profile.edges[-1] == pytest.approx(0.8)
-
-
-def test_columns_missing(data):
-    table = data.table.copy()
-    del table["inverse_scale_factor"]
-    with pytest.raises(ValueError, match="lack the columns inverse_scale_factor"):
-        usable_rows(table)
-
-
-def test_outliers_and_excluded_rows(data):
-    table = data.table[:1000]
-    bragg = as_numpy(table["bragg"]).astype(bool)
-    flag = np.zeros(1000, dtype=bool)
-    flag[:500] = True
-    table["outlier"] = bool_column(flag)
-    # a strong Bragg peak is no outlier of total scattering
-    assert (usable_rows(table) == (~flag | bragg)).all()
-    table["excluded"] = bool_column(np.arange(1000) % 2 == 0)
-    assert not usable_rows(table)[::2].any()
+        estimated(nodes, inventory)

@@ -101,8 +101,7 @@ def test_sequence_longer_than_a_file_name(files):
 
 def integrated_reflections(data, n):
     """The first nodes of the grid as if they had been integrated on the first still"""
-    integrator = NodeIntegrator()
-    integrator.start(data.grid)
+    integrator = NodeIntegrator(data.grid)
     integrator.add(stills_of(data.experiments), data.table)
     nodes = integrator.nodes()
     rows = np.flatnonzero((nodes.q > 0.35) & (nodes.intensity > 0))[:n]

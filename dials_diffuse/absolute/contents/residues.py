@@ -1,13 +1,15 @@
-"""Covalent structure of amino acids, nucleotides and water, enough to count hydrogens and to
-know bonded and 1-3 distances without coordinates.
+"""Templates of the amino acids: hydrogens of each heavy atom, and bonds.
 
-Each residue: its heavy atoms with the number of hydrogens each carries (at neutral pH), and its bonds. Names
-are those of the PDB.
+cctbx finds these in the monomer library of CCP4 or Phenix, which Debian's packages do not have, so
+the templates stand here. They serve to count hydrogens, and to find bonded and 1-3 distances without
+coordinates. Hydrogens are those at neutral pH. Names of atoms are those of the PDB.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from iotbx.pdb import amino_acid_codes
 
 
 @dataclass(frozen=True)
@@ -63,26 +65,9 @@ _SIDE_CHAINS = {
 }
 
 ONE_LETTER = {
-    "A": "ALA",
-    "R": "ARG",
-    "N": "ASN",
-    "D": "ASP",
-    "C": "CYS",
-    "Q": "GLN",
-    "E": "GLU",
-    "G": "GLY",
-    "H": "HIS",
-    "I": "ILE",
-    "L": "LEU",
-    "K": "LYS",
-    "M": "MET",
-    "F": "PHE",
-    "P": "PRO",
-    "S": "SER",
-    "T": "THR",
-    "W": "TRP",
-    "Y": "TYR",
-    "V": "VAL",
+    letter: name
+    for letter, name in amino_acid_codes.three_letter_given_one_letter.items()
+    if name in _SIDE_CHAINS
 }
 
 

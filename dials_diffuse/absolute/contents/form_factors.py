@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+import xraylib
+from scipy.interpolate import PchipInterpolator
 
 from cctbx.eltbx import henke, sasaki, tiny_pse, xray_scattering
 
@@ -25,25 +28,36 @@ _SF_START, _SF_FINE, _SF_CURVED, _SF_STEP = 0.001, 0.001, 0.05, 0.005
 
 
 @dataclass(frozen=True)
-class AtomicTables:
-    """Which tables, and at which wavelength.
+class TableSettings:
+    """Which tables of atomic scattering are used; see phil/absolute.py.
 
     Attributes:
         form_factor: "it1992" (International Tables C, 6.1.1.4; to |q| = 4/A) or "wk1995"
             (Waasmaier & Kirfel 1995; to 12/A)
         anomalous: "none", "sasaki" or "henke": source of f' and f''
-        wavelength: Angstrom; needed for anomalous and recoil only
-        recoil: exponent of the Breit-Dirac factor (E'/E)^n of incoherent scattering: 0 none,
-            2 for detectors that count photons, 3 for those that integrate energy
+        recoil: exponent n of the Breit-Dirac factor (E'/E)^n of incoherent scattering
             (International Tables C, 7.4.3)
         threshold: energy in keV below which the detector does not count a photon
     """
 
-    form_factor: str = "it1992"
-    anomalous: str = "none"
-    wavelength: float = 1.0
-    recoil: int = 0
-    threshold: float = 0.0
+    scope: ClassVar[str] = "absolute.tables"
+    form_factor: str
+    anomalous: str
+    recoil: int
+    threshold: float
+
+
+@dataclass(frozen=True)
+class AtomicTables:
+    """Tables of atomic scattering at one wavelength.
+
+    Attributes:
+        settings: which tables
+        wavelength: Angstrom; the anomalous terms and the recoil depend on it
+    """
+
+    settings: TableSettings
+    wavelength: float
 
 
 def check_element(symbol: str) -> str:
@@ -56,23 +70,22 @@ def check_element(symbol: str) -> str:
     if name == "D":
         return "H"
     try:
-        found = tiny_pse.table(name, True)
+        return tiny_pse.table(name, True).symbol()
     except (RuntimeError, ValueError):
         raise ValueError(f"Unknown element {symbol!r} in the composition") from None
-    return found.symbol()
 
 
 def atomic_number(element: str) -> int:
-    """Z"""
+    """Number of electrons of the neutral atom."""
     return tiny_pse.table(element, True).atomic_number()
 
 
 def atomic_weight(element: str) -> float:
-    """Da"""
+    """Atomic weight in Da."""
     return tiny_pse.table(element, True).weight()
 
 
-def form_factor(element: str, q: np.ndarray, tables: AtomicTables = AtomicTables()) -> np.ndarray:
+def form_factor(element: str, q: np.ndarray, tables: AtomicTables) -> np.ndarray:
     """f0 + f' + i f'' of a free neutral atom, complex (N,), electrons.
 
     Args:
@@ -80,53 +93,43 @@ def form_factor(element: str, q: np.ndarray, tables: AtomicTables = AtomicTables
         q: |q| (N,), 1/Angstrom
 
     Raises:
-        ValueError: the tables don't know the element.
+        ValueError: the tables lack the element.
     """
     q = np.atleast_1d(np.asarray(q, dtype=float))
     lookup = {"it1992": xray_scattering.it1992, "wk1995": xray_scattering.wk1995}
     try:
-        gaussians = lookup[tables.form_factor](element, True).fetch()
+        gaussians = lookup[tables.settings.form_factor](element, True).fetch()
     except ValueError as error:
-        raise ValueError(f"No form factor of {element} in {tables.form_factor}") from error
+        raise ValueError(f"No form factor of {element} in {tables.settings.form_factor}") from error
     f0 = np.array(gaussians.at_d_star_sq(flex.double(q**2)))
     return f0 + anomalous_terms(element, tables)
 
 
 def anomalous_terms(element: str, tables: AtomicTables) -> complex:
     """f' + i f'' at the wavelength, 0 for elements and energies outside the table."""
-    if tables.anomalous == "none" or atomic_number(element) < 3:
+    if tables.settings.anomalous == "none" or atomic_number(element) < 3:
         return 0j
-    table = {"sasaki": sasaki, "henke": henke}[tables.anomalous].table(element)
-    found = table.at_angstrom(tables.wavelength)
-    if not (found.is_valid_fp() and found.is_valid_fdp()):
+    table = {"sasaki": sasaki, "henke": henke}[tables.settings.anomalous].table(element)
+    terms = table.at_angstrom(tables.wavelength)
+    if not (terms.is_valid_fp() and terms.is_valid_fdp()):
         return 0j
-    return complex(found.fp(), found.fdp())
+    return complex(terms.fp(), terms.fdp())
 
 
 @functools.lru_cache(maxsize=None)
 def _incoherent_table(element: str, stop: float) -> tuple[np.ndarray, np.ndarray]:
-    import xraylib
-
     z = atomic_number(element)
-    s = np.concatenate(
-        [
-            np.arange(_SF_START, _SF_CURVED, _SF_FINE),
-            np.arange(_SF_CURVED, stop + _SF_STEP, _SF_STEP),
-        ]
-    )
+    fine = np.arange(_SF_START, _SF_CURVED, _SF_FINE)
+    s = np.concatenate([fine, np.arange(_SF_CURVED, stop + _SF_STEP, _SF_STEP)])
     values = [xraylib.SF_Compt(z, float(x)) for x in s]
     return np.concatenate([[0.0], s]), np.concatenate([[0.0], values])
 
 
-def incoherent_factor(
-    element: str, q: np.ndarray, tables: AtomicTables = AtomicTables()
-) -> np.ndarray:
+def incoherent_factor(element: str, q: np.ndarray, tables: AtomicTables) -> np.ndarray:
     """Incoherent (Compton) scattering S of an atom (N,), electrons^2: 0 at q = 0, Z at infinity.
 
     The table is that of Hubbell et al. (1975) as xraylib.SF_Compt gives it.
     """
-    from scipy.interpolate import PchipInterpolator
-
     q = np.atleast_1d(np.asarray(q, dtype=float))
     stop = float(np.ceil(max(q.max(initial=0.0) / 2, 1.0)))
     s, values = _incoherent_table(element, stop)
@@ -134,11 +137,11 @@ def incoherent_factor(
 
 
 def recoil_factor(q: np.ndarray, tables: AtomicTables) -> np.ndarray:
-    """What recoil and the detector's threshold leave of the incoherent scattering, (N,)."""
+    """The fraction of incoherent scattering that is counted with recoil and threshold, (N,)."""
     q = np.asarray(q, dtype=float)
-    if not tables.recoil and tables.threshold <= 0:
+    if not tables.settings.recoil and tables.settings.threshold <= 0:
         return np.ones(q.shape)
     energy = HC / tables.wavelength
     # 1 - cos(2 theta) = 2 sin^2(theta) = (lambda q)^2 / 2
     ratio = 1.0 / (1.0 + energy / ELECTRON_REST_ENERGY * (tables.wavelength * q) ** 2 / 2)
-    return ratio**tables.recoil * (ratio * energy >= tables.threshold)
+    return ratio**tables.settings.recoil * (ratio * energy >= tables.settings.threshold)

@@ -1,0 +1,1 @@
+"""The atoms of the unit cell and how they scatter."""
