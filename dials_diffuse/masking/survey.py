@@ -49,10 +49,10 @@ class PanelImage(NamedTuple):
     """One panel of an image.
 
     Attributes:
-        values: (n_slow, n_fast), ADU
+        values: (n_slow, n_fast) float64, ADU
         bad: (n_slow, n_fast) bool, True = bad in every image
         low, high: trusted values
-        ring: (n_slow, n_fast) int16, resolution ring of each pixel
+        ring: (n_slow, n_fast) uint8, resolution ring of each pixel
         mean, sigma: (N_RINGS,) of the pixels of a ring outside of Bragg spots, ADU
     """
 
@@ -234,6 +234,9 @@ def _compared_with_rings(values, bad, bragg, bounds, rings) -> PanelImage:
     of_ring = rings.number.ravel()[rings.samples]
     mean, sigma, _ = clipped_statistics(sampled[usable].astype(np.float32), of_ring[usable])
     mean = np.rint(mean / EXACT) * EXACT
+    # Of one type for all images: numba 0.56 may take one compiled function for another if it gets
+    # named tuples of several types. It costs 5 ms a panel of 6 Mpixel, of the surveyed images only
+    values = np.asarray(values, dtype=np.float64)
     return PanelImage(values, bad, low, high, rings.number, mean, sigma)
 
 

@@ -1,8 +1,8 @@
-"""Sums over images, pixel by pixel, that tell faulty and shadowed pixels."""
+"""Sums over images, pixel by pixel, from which faulty and shadowed pixels are found."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -17,8 +17,8 @@ class PixelSums:
         near: images in which a node close to the sphere was predicted at the pixel
         negative, overloaded: images below and above the trusted range
         total: sum of the valid values; expected: of the ring means, ADU
-        variance: sum of the rings' variances, ADU^2; all three exact (see EXACT), so that the order of
-            the images makes no difference
+        variance: sum of the rings' variances, ADU^2; all three are exact (see survey.EXACT), so that
+            the order of the images makes no difference
         least, most: range of the valid values
         images: number of images
     """
@@ -43,34 +43,18 @@ class PixelSums:
             return [np.full(size, value, dtype) for size in sizes]
 
         return cls(
-            arrays(np.uint16),
-            arrays(np.uint16),
-            arrays(np.uint16),
-            arrays(np.uint16),
-            arrays(np.uint16),
-            arrays(np.float64),
-            arrays(np.float64),
-            arrays(np.float64),
+            *(arrays(np.uint16) for _ in range(5)),
+            *(arrays(np.float64) for _ in range(3)),
             arrays(np.float32, np.inf),
             arrays(np.float32, -np.inf),
         )
 
     def add(self, other: PixelSums) -> None:
-        """Add the sums of other images."""
-        for name in (
-            "valid",
-            "high",
-            "near",
-            "negative",
-            "overloaded",
-            "total",
-            "expected",
-            "variance",
-        ):
-            for mine, theirs in zip(getattr(self, name), getattr(other, name)):
-                mine += theirs
-        for mine, theirs in zip(self.least, other.least):
-            np.minimum(mine, theirs, out=mine)
-        for mine, theirs in zip(self.most, other.most):
-            np.maximum(mine, theirs, out=mine)
+        """Add the sums of other images, in place."""
+        for field in fields(self):
+            if field.name == "images":
+                continue
+            combine = {"least": np.minimum, "most": np.maximum}.get(field.name, np.add)
+            for mine, theirs in zip(getattr(self, field.name), getattr(other, field.name)):
+                combine(mine, theirs, out=mine)
         self.images += other.images

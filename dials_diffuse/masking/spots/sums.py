@@ -1,4 +1,4 @@
-"""Sums over images around the nodes of crystals, that tell the size of Bragg spots."""
+"""Sums over images around the nodes of crystals, from which the size of Bragg spots is measured."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dials_diffuse.masking.spots.shape import SpotShape
 Q_BINS = 8
 EXCITATION_BINS = 40
 PLANE_BINS = 41
-# Nodes are looked at as far from the sphere as any usable crystal reaches
+# Sums are over nodes as far from the sphere as any usable crystal reaches
 WIDEST = SpotShape.isotropic(1e-3, 8e-3)
 WIDEST_SIGMA = 3.0
 
@@ -51,18 +51,10 @@ class SpotSums:
     stills: int = 0
 
     def add(self, other: SpotSums) -> None:
-        """Add the sums of other images (of the same q_max and window)."""
-        for name in (
-            "excess",
-            "pixels",
-            "level",
-            "plane_excess",
-            "plane_pixels",
-            "pixel_variance",
-            "nodes",
-            "strength",
-        ):
-            getattr(self, name).__iadd__(getattr(other, name))
+        """Add the sums of other images (of the same q_max and window), in place."""
+        for name, array in vars(self).items():
+            if isinstance(array, np.ndarray):
+                array += getattr(other, name)
         self.stills += other.stills
 
     def independent_spots(self) -> np.ndarray:
