@@ -11,6 +11,7 @@ from dials.util import tabulate
 
 from dials_diffuse.grid.expand import unpack_voxels
 from dials_diffuse.report.html import ReportSection
+from dials_diffuse.report.plotly import axes, line, plot, rounded
 from dials_diffuse.report.sections import section_plots
 from dials_diffuse.scaling.merging.statistics import Statistics
 from dials_diffuse.scaling.scale import Scaled
@@ -267,31 +268,8 @@ def numbers(scaled: Scaled) -> dict:
     }
 
 
-def rounded(values) -> list:
-    """Numbers with 5 significant digits; None for NaN, which JSON does not have."""
-    return [
-        None if not np.isfinite(v) else float(f"{v:.5g}")
-        for v in np.asarray(values, dtype=float).ravel()
-    ]
-
-
-def _plot(traces: list[dict], title: str, axes: tuple[str, str], text: str, **layout) -> dict:
-    x, y = axes
-    return {
-        "data": traces,
-        "layout": {
-            "title": {"text": title},
-            "xaxis": {"title": {"text": x}, **layout.pop("xaxis", {})},
-            "yaxis": {"title": {"text": y}, **layout.pop("yaxis", {})},
-            **layout,
-        },
-        "help": text,
-    }
-
-
-def _line(x, y, name: str, mode: str = "lines", **style) -> dict:
-    x, y = rounded(x), rounded(y)
-    return {"type": "scatter", "x": x, "y": y, "mode": mode, "name": name, **style}
+def _plot(traces: list[dict], title: str, titles: tuple[str, str], text: str, **layout) -> dict:
+    return plot(traces, axes(title, *titles, **layout), text)
 
 
 def still_plots(scaled: Scaled) -> dict[str, dict]:
@@ -300,8 +278,7 @@ def still_plots(scaled: Scaled) -> dict[str, dict]:
     used = np.flatnonzero(~scaled.merger.tables.excluded)
     components = [scaled.fit.models[i].components["scale"] for i in used]
     sigma = [c.parameter_esds[0] if c.parameter_esds else np.nan for c in components]
-    b = _line(used, [c.parameters[0] for c in components], "b", "markers")
-    b["error_y"] = {"type": "data", "array": rounded(sigma), "visible": True}
+    b = line("b", used, [c.parameters[0] for c in components], "markers", errors=sigma)
     return {
         "scale_b": _plot(
             [b],
@@ -311,14 +288,14 @@ def still_plots(scaled: Scaled) -> dict[str, dict]:
             "one standard deviation. Along a scan over one crystal b should vary smoothly.",
         ),
         "scale_still_cc": _plot(
-            [_line(used, result.still_cc[used], "CC", "markers")],
+            [line("CC", used, result.still_cc[used], "markers")],
             "Correlation of each still with the map of all others (anisotropic part)",
             ("still", "correlation"),
             "Without the mean of each shell. It is low for a weak still, and much lower than for stills of "
             "the same b for a still that is misindexed or misoriented.",
         ),
         "scale_still_chi2": _plot(
-            [_line(used, result.still_chi2[used], "chi2", "markers")],
+            [line("chi2", used, result.still_chi2[used], "markers")],
             "chi2 of the stills",
             ("still", "chi2"),
             "Mean square of residuals over their expected standard deviation. 1 is perfect; a still far "
@@ -336,8 +313,8 @@ def offset_plots(scaled: Scaled) -> dict[str, dict]:
     offset = scaled.merger.tables.offset
     q = offset.bin_centres()[::8]
     profile = scaled.merger.prior_of_q(q)
-    traces = [_line(q, scaled.merger.tables.c[i][::8], f"still {i}") for i in some]
-    traces.append(_line(q, profile, "mean intensity", line={"color": "black", "dash": "dot"}))
+    traces = [line(f"still {i}", q, scaled.merger.tables.c[i][::8]) for i in some]
+    traces.append(line("mean intensity", q, profile, line={"color": "black", "dash": "dot"}))
     plots = {
         "scale_offset": _plot(
             traces,
@@ -363,7 +340,7 @@ def _offsets_over_p_order(scaled: Scaled, used: np.ndarray) -> dict:
         "type": "heatmap",
         "x": rounded(scaled.merger.tables.offset.bin_centres()[::8]),
         "y": rounded(p_order[rows]),
-        "z": [rounded(row) for row in scaled.merger.tables.c[used[rows]][:, ::8]],
+        "z": rounded(scaled.merger.tables.c[used[rows]][:, ::8]),
         "colorscale": "Viridis",
     }
     return _plot(
@@ -382,7 +359,7 @@ def _image(values: np.ndarray, extent, title: str, text: str, low: float, high: 
         "type": "heatmap",
         "x": rounded(x0 + steps * (x1 - x0)),
         "y": rounded(y0 + steps * (y1 - y0)),
-        "z": [rounded(row) for row in values],
+        "z": rounded(values),
         "zmin": low,
         "zmax": high,
         "colorscale": "RdBu",
@@ -449,7 +426,7 @@ def detector_plots(scaled: Scaled) -> dict[str, dict]:
     )
     n_panels = scaled.overview.n_panels
     if n_panels > 1:
-        residuals = _line(np.arange(n_panels), result.panel_residual, "residual", "markers")
+        residuals = line("residual", np.arange(n_panels), result.panel_residual, "markers")
         plots["scale_residuals_panel"] = _plot(
             [residuals],
             "Residuals by panel",
@@ -465,7 +442,7 @@ def shell_plots(result: Statistics, unscaled: Statistics) -> dict[str, dict]:
 
     def curve(statistics: Statistics, name: str, title: str, **style) -> dict:
         values = [getattr(shell, name) for shell in statistics.shells]
-        return {**_line(range(len(labels)), values, title, **style), "x": labels}
+        return line(title, labels, values, **style)
 
     before = {"line": {"dash": "dot"}}
     return {
@@ -509,7 +486,7 @@ def normal_plot(result: Statistics, a: float) -> dict[str, dict]:
     normal = np.exp(-(z[shown] ** 2) / 2) / np.sqrt(2 * np.pi)
     return {
         "scale_normal": _plot(
-            [_line(z[shown], density, "observed", "markers"), _line(z[shown], normal, "normal")],
+            [line("observed", z[shown], density, "markers"), line("normal", z[shown], normal)],
             "Distribution of residuals over sigma",
             ("residual/sigma", "density"),
             "With few photons an observation the distribution is skewed as Poisson's; long tails on both "
@@ -537,8 +514,8 @@ def map_plots(scaled: Scaled) -> dict[str, dict]:
             )
             for intensity in (merged.intensity, scaled.merged_unscaled.intensity)
         )
-        for name, plot in after.items():
-            plots[name] = plot
+        for name, section_plot in after.items():
+            plots[name] = section_plot
             title = before[name]["layout"]["title"]
             title["text"] += ", before scaling"
             plots[f"{name}_before"] = before[name]

@@ -74,7 +74,3 @@ def test_sections_and_plots(scaled):
     np.testing.assert_allclose(b["y"], np.delete(scaled.merger.tables.b, 3), rtol=1e-4)
     assert "scale_offset" in plots and "scale_residuals_panel" in plots
     json.dumps(plots)
-
-
-def test_rounded_numbers():
-    assert report.rounded([1.234567, np.nan, np.inf, 0]) == [1.2346, None, None, 0]
