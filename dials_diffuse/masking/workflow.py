@@ -84,7 +84,7 @@ def run(inputs: Inputs, params) -> MaskResult | BatchMasks:
         )
     (pair,) = inputs.pairs
     params.output.mask = os.path.abspath(params.output.mask)
-    result = _mask_by_survey(pair, params) if params.survey else _mask_all(pair, params)
+    result = _mask_all(pair, params) if params.survey is None else _mask_by_survey(pair, params)
     if result.failures:
         logger.info("%d images or stills could not be used; see above", len(result.failures))
     return result
