@@ -22,14 +22,8 @@ Usage:
 
 from __future__ import annotations
 
-import logging
-
 from dials_diffuse.adapters.command import handle_errors, parse_command
-from dials_diffuse.io.atomic import replacing
-from dials_diffuse.io.json_file import write_json
 from dials_diffuse.phil.simulate import phil_scope
-
-logger = logging.getLogger("dials.diffuse.command_line.diffuse_simulate")
 
 
 @handle_errors()
@@ -38,38 +32,12 @@ def run(args: list[str] | None = None, phil=phil_scope) -> None:
     command = parse_command(
         args, phil=phil, usage="dials.diffuse_simulate [options]", epilog=__doc__, needs_input=False
     )
-    params = command.params
-    if command.inputs.pairs or command.inputs.others:
-        raise ValueError("dials.diffuse_simulate takes parameters only, no files")
     command.start_log()
 
-    # After the arguments are read: these import numba
-    from dials_diffuse.simulation import summary
-    from dials_diffuse.simulation.settings import settings_from_params
-    from dials_diffuse.simulation.simulate import simulate, truth_record
+    # After the arguments are read: this imports numba
+    from dials_diffuse.simulation import workflow
 
-    settings = settings_from_params(params)
-    result = simulate(settings, ".", images=params.output.images, save=False)
-    logger.info("\n%s\n", summary.overview(result))
-
-    logger.info("Saving experiments to %s", params.output.experiments)
-    with replacing(params.output.experiments) as name:
-        result.experiments.as_file(name)
-    logger.info("Saving reflections to %s", params.output.reflections)
-    with replacing(params.output.reflections) as name:
-        result.reflections.as_file(name)
-    if result.background is not None:
-        logger.info("Saving empty shots to %s", params.output.background)
-        with replacing(params.output.background) as name:
-            result.background.as_file(name)
-    if result.sequence is not None:
-        logger.info("Saving the rotation series to %s", params.output.sequence)
-        with replacing(params.output.sequence) as name:
-            result.sequence.as_file(name)
-    logger.info("Saving the truth to %s", params.output.truth)
-    write_json(params.output.truth, truth_record(result.simulator), indent=1)
-    if params.output.html or params.output.json:
-        summary.write(result, params.output.html, params.output.json)
+    workflow.run(command.inputs, command.params)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
-"""Parameters of dials.diffuse_simulate; names and defaults are those of
-`dials_diffuse.simulation.settings`."""
+"""Parameters of dials.diffuse_simulate; `dials_diffuse.simulation.settings` has a class a scope."""
 
 from __future__ import annotations
 

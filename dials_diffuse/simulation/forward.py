@@ -19,9 +19,9 @@ from scipy.ndimage import gaussian_filter
 
 from dials_diffuse.simulation import atoms, bragg, crystals
 from dials_diffuse.simulation.crystals import StillState, random_stream
-from dials_diffuse.simulation.detectors import make_beam, make_detector, moved_along_beam
-from dials_diffuse.simulation.pixels import PanelPixels, panel_pixels, rays_to_pixels
-from dials_diffuse.simulation.settings import Settings, TruthSettings
+from dials_diffuse.simulation.instrument.detectors import make_beam, make_detector, moved_along_beam
+from dials_diffuse.simulation.instrument.pixels import PanelPixels, panel_pixels, rays_to_pixels
+from dials_diffuse.simulation.settings import SimulationSettings, TruthSettings
 from dials_diffuse.simulation.truth import DiffuseTruth
 
 # Pixels of a panel that its mean dose is taken from, at least
@@ -80,7 +80,7 @@ class Simulator:
         ValueError: settings that contradict each other.
     """
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: SimulationSettings):
         self.settings = settings
         self.truth = DiffuseTruth(
             settings.crystal.unit_cell,
@@ -123,8 +123,6 @@ class Simulator:
         if settings.bragg.intensities == "wilson":
             seed = np.random.SeedSequence(settings.seed, spawn_key=(crystals.WILSON,))
             return bragg.wilson_intensities(self.truth, self.d_min, seed)
-        if settings.bragg.intensities != "model":
-            raise ValueError(f"unknown bragg.intensities {settings.bragg.intensities!r}")
         if not settings.bragg.model:
             raise ValueError("bragg.intensities=model needs bragg.model=, a PDB or mmCIF file")
         b_factor = settings.truth.b_factor if settings.bragg.uniform_b else None

@@ -121,8 +121,6 @@ class DiffuseTruth:
             raise ValueError(
                 f"crystal.unit_cell {self.unit_cell} does not fit space group {self.space_group}"
             )
-        if settings.envelope not in ("debye_waller", "gaussian", "constant"):
-            raise ValueError(f"unknown envelope {settings.envelope!r}")
         self.atoms = {
             element: number * settings.copies
             for element, number in atoms.parse_composition(settings.composition).items()

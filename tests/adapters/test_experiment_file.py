@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
+from simulations import simulate, simulation_settings
 
 from dials_diffuse.adapters.experiment_file import ExperimentFile
 from dials_diffuse.adapters.experiments import load_experiments
-from dials_diffuse.simulation.settings import Settings
-from dials_diffuse.simulation.simulate import simulate
 
 
 def test_experiments_a_few_at_a_time_are_the_same(tmp_path):
     simulate(
-        Settings.from_dict(
-            {
+        simulation_settings(
+            **{
                 "stills": 4,
                 "detector": {"image_size": [50, 50], "pixel_size": 2.0, "distance_jitter": 1.0},
                 "bragg": {"enabled": False},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from simulations import simulate, simulation_settings
 
 from dxtbx.format.image import ImageBool
 from dxtbx.imageset import ImageSet
@@ -24,13 +25,11 @@ from dials_diffuse.adapters.images import (
     trusted_bounds,
 )
 from dials_diffuse.adapters.tables import mask_as_flex
-from dials_diffuse.simulation.settings import Settings
-from dials_diffuse.simulation.simulate import simulate
 
 
 def settings(**changes):
-    return Settings.from_dict(
-        {
+    return simulation_settings(
+        **{
             "stills": 2,
             "bragg": {"enabled": False},
             "detector": {"image_size": [60, 50], "pixel_size": 2.0},

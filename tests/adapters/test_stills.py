@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from simulations import simulate, simulation_settings
 
 from dxtbx.model import (
     BeamFactory,
@@ -26,13 +27,11 @@ from dials_diffuse.adapters.stills import (
     stills_of,
 )
 from dials_diffuse.adapters.tables import as_numpy
-from dials_diffuse.simulation.settings import Settings
-from dials_diffuse.simulation.simulate import simulate
 
 
 def small(tmp_path_factory, name, **groups):
-    settings = Settings.from_dict(
-        {
+    settings = simulation_settings(
+        **{
             "stills": 3,
             "detector": {"image_size": [60, 60], "pixel_size": 2.0},
             "bragg": {"enabled": False},
@@ -50,8 +49,8 @@ def nexus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cbf_files(tmp_path_factory):
-    folder = small(tmp_path_factory, "cbf", format="cbf").directory
-    return sorted(str(path) for path in (folder / "images").iterdir())
+    experiments = small(tmp_path_factory, "cbf", format="cbf").experiments
+    return [experiment.imageset.get_path(0) for experiment in experiments]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from simulations import simulate, simulation_settings
 
 from dials_diffuse.adapters import stills_processor
 from dials_diffuse.adapters.stills_processor import (
@@ -10,8 +11,6 @@ from dials_diffuse.adapters.stills_processor import (
     process_stills,
     processing_parameters,
 )
-from dials_diffuse.simulation.settings import Settings
-from dials_diffuse.simulation.simulate import simulate
 
 
 def available() -> bool:
@@ -80,9 +79,9 @@ def test_real_stills_and_an_empty_shot(thaumatin_images, run_in_tmp_path):
 
 
 def test_images_of_a_file_are_counted(tmp_path):
-    settings = Settings(stills=3, nproc=1, format="nexus")
-    settings.detector.image_size = (60, 60)
-    settings.detector.pixel_size = 2.0
+    settings = simulation_settings(
+        stills=3, format="nexus", detector={"image_size": (60, 60), "pixel_size": 2.0}
+    )
     simulate(settings, tmp_path)
     (image,) = (tmp_path / "images").glob("*.nxs")
     assert count_images(image) == 3
@@ -95,10 +94,12 @@ def test_images_of_a_file_are_counted(tmp_path):
 @pytest.mark.skipif(not available(), reason="this DIALS cannot integrate stills")
 def test_part_of_a_file(tmp_path):
     """What is asked for is looked at, and no more: too faint to be indexed, so that all of it fails"""
-    settings = Settings(stills=3, nproc=1, format="nexus")
-    settings.detector.image_size = (60, 60)
-    settings.detector.pixel_size = 2.0
-    settings.bragg.enabled = False
+    settings = simulation_settings(
+        stills=3,
+        format="nexus",
+        detector={"image_size": (60, 60), "pixel_size": 2.0},
+        bragg={"enabled": False},
+    )
     simulate(settings, tmp_path)
     (image,) = (tmp_path / "images").glob("*.nxs")
     result = process_stills([image], part=(1, 3))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from simulations import simulate, simulation_settings
 
 from dials.array_family import flex
 
@@ -19,8 +20,6 @@ from dials_diffuse.command_line.diffuse_extract import run
 from dials_diffuse.grid.voxel_grid import grid_of
 from dials_diffuse.io import batches
 from dials_diffuse.io.pixel_file import read_pixels
-from dials_diffuse.simulation.settings import Settings
-from dials_diffuse.simulation.simulate import simulate
 
 COLUMNS = {
     "id": flex.int,
@@ -41,8 +40,8 @@ def masked(tmp_path_factory):
     """Four simulated stills with a lookup mask and one masked spot each."""
     folder = tmp_path_factory.mktemp("masked")
     simulate(
-        Settings.from_dict(
-            {
+        simulation_settings(
+            **{
                 "stills": 4,
                 "detector": {"image_size": [150, 150], "pixel_size": 0.8},
                 "background": {"flat": 0.5, "empty_shots": 2},

@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from simulations import simulate, simulation_settings
 
 from dxtbx.model.experiment_list import ExperimentList
 
@@ -17,15 +18,14 @@ from dials_diffuse.command_line.diffuse_mask import run
 from dials_diffuse.masking.bragg_mask_file import read_bragg_mask
 from dials_diffuse.masking.masker import RowMasker
 from dials_diffuse.masking.survey_file import MaskSurvey
-from dials_diffuse.simulation.settings import Settings
-from dials_diffuse.simulation.simulate import simulate
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
-    settings = Settings.from_dict({"detector": {"image_size": (150, 150), "pixel_size": 0.8}})
-    settings.stills = 5
+    settings = simulation_settings(
+        **{"detector": {"image_size": (150, 150), "pixel_size": 0.8}}, stills=5
+    )
     simulate(settings, folder)
     return folder
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import subprocess
@@ -12,8 +11,6 @@ from dxtbx.model import ExperimentList
 from dials.array_family import flex
 
 from dials_diffuse.command_line.diffuse_simulate import run
-from dials_diffuse.phil.simulate import phil_scope
-from dials_diffuse.simulation.settings import Settings, settings_from_params
 
 SMALL = [
     "stills=2",
@@ -22,23 +19,6 @@ SMALL = [
     "detector.pixel_size=2",
     "crystal.unit_cell=40,40,60,90,90,90",
 ]
-
-
-def test_defaults_of_parameters_are_those_of_the_settings():
-    settings = settings_from_params(phil_scope.extract())
-    settings.nproc = 1
-    assert settings == Settings()
-
-
-def test_every_setting_is_a_parameter():
-    def names(scope, group):
-        for item in dataclasses.fields(group):
-            value = getattr(group, item.name)
-            assert hasattr(scope, item.name), item.name
-            if dataclasses.is_dataclass(value):
-                names(getattr(scope, item.name), value)
-
-    names(phil_scope.extract(), Settings())
 
 
 def test_command_writes_all_files(run_in_tmp_path):

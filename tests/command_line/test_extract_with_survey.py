@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from simulations import simulate, simulation_settings
 
 from dxtbx.model import ExperimentList
 
@@ -15,8 +16,6 @@ from dials.array_family import flex
 from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.command_line import diffuse_extract, diffuse_mask
 from dials_diffuse.masking.lattices import select_stills
-from dials_diffuse.simulation.settings import Settings
-from dials_diffuse.simulation.simulate import simulate
 
 INPUT = ["simulated.expt", "simulated.refl", "output.html=None"]
 FILES = [
@@ -31,10 +30,9 @@ FILES = [
 def made(tmp_path_factory):
     """Four images of two lattices each; what two commands made of them is in the folder apart"""
     folder = tmp_path_factory.mktemp("made")
-    settings = Settings(stills=4, nproc=1)
-    settings.detector.image_size = (150, 150)
-    settings.detector.pixel_size = 0.8
-    settings.crystal.lattices = 2
+    settings = simulation_settings(
+        stills=4, detector={"image_size": (150, 150), "pixel_size": 0.8}, crystal={"lattices": 2}
+    )
     simulate(settings, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -221,19 +219,18 @@ def test_saved_shoeboxes(folder):
 
 
 def test_stills_of_another_detector_or_space_group(folder, tmp_path, monkeypatch):
-    settings = Settings(stills=1, nproc=1)
-    settings.detector.image_size = (100, 100)
-    settings.detector.pixel_size = 1.2
+    settings = simulation_settings(stills=1, detector={"image_size": (100, 100), "pixel_size": 1.2})
     other = tmp_path / "other"
     other.mkdir()
     simulate(settings, other)
     monkeypatch.chdir(other)
     with pytest.raises(SystemExit, match="not that of the survey"):
         diffuse_extract.run([*INPUT, f"survey={folder / 'survey.pickle'}"])
-    settings = Settings(stills=1, nproc=1)
-    settings.crystal.space_group = "P4"
-    settings.detector.image_size = (150, 150)
-    settings.detector.pixel_size = 0.8
+    settings = simulation_settings(
+        stills=1,
+        crystal={"space_group": "P4"},
+        detector={"image_size": (150, 150), "pixel_size": 0.8},
+    )
     simulate(settings, other)
     with pytest.raises(SystemExit, match="that of the survey"):
         diffuse_extract.run([*INPUT, f"survey={folder / 'survey.pickle'}"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from simulations import simulate, simulation_settings
 
 from dials.array_family import flex
 
@@ -11,8 +12,6 @@ from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.command_line.diffuse_extract import run as extract
 from dials_diffuse.command_line.diffuse_grid import run as grid
 from dials_diffuse.command_line.diffuse_mask import run as mask
-from dials_diffuse.simulation.settings import Settings
-from dials_diffuse.simulation.simulate import simulate
 
 
 def merged(folder, name, *arguments):
@@ -46,14 +45,14 @@ def merged(folder, name, *arguments):
 def test_merged_intensity_is_the_same_with_and_without_bragg_mask(
     run_in_tmp_path, photons, largest
 ):
-    settings = Settings.from_dict(
-        {
+    settings = simulation_settings(
+        **{
             "bragg": {"enabled": False},
             "exposure": {"mean_photons": photons},
             "scale": {"spread": 0.0},
-        }
+        },
+        stills=8,
     )
-    settings.stills = 8
     simulate(settings, run_in_tmp_path)
     without = merged(run_in_tmp_path, "without", "bragg.method=none")
     kept = merged(run_in_tmp_path, "with", "bragg.mosaicity=0.2", "bragg.domain_size=400")

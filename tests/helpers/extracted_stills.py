@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from simulations import simulate, simulation_settings
 
 from dials.array_family import flex
 
@@ -14,8 +15,7 @@ from dials_diffuse.extraction.processes import extract_pair
 from dials_diffuse.extraction.settings import ExtractionSettings
 from dials_diffuse.masking.masker import RowMasker
 from dials_diffuse.phil.defaults import default_settings
-from dials_diffuse.simulation.settings import Settings
-from dials_diffuse.simulation.simulate import simulate
+from dials_diffuse.simulation.settings import SimulationSettings
 
 UNIFORM = {
     "truth": {"envelope": "constant", "anisotropy": 0.0, "solvent": 0.0, "compton": False},
@@ -26,12 +26,12 @@ UNIFORM = {
 }
 
 
-def settings_of(*changes, **groups) -> Settings:
+def settings_of(*changes, **groups) -> SimulationSettings:
     values = {"stills": 2}
     for change in (*changes, groups):
         for name, value in change.items():
             values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
-    return Settings.from_dict(values)
+    return simulation_settings(**values)
 
 
 def bragg_rows(experiments, rows=()) -> flex.reflection_table:
@@ -52,7 +52,7 @@ def bragg_rows(experiments, rows=()) -> flex.reflection_table:
     return table
 
 
-def simulated(folder: Path, settings: Settings, rows=()):
+def simulated(folder: Path, settings: SimulationSettings, rows=()):
     """Make the stills; returns the simulator and the pair of files."""
     simulator = simulate(settings, folder).simulator
     experiments = load_experiments(folder / "simulated.expt")

@@ -6,12 +6,9 @@ import pytest
 @pytest.fixture(scope="session")
 def simulated(tmp_path_factory):
     """Four stills of 150 x 150 pixels, in a folder of their own."""
-    from dials_diffuse.simulation.settings import Settings
-    from dials_diffuse.simulation.simulate import simulate
+    from simulations import simulate, simulation_settings
 
-    settings = Settings(stills=4, nproc=1)
-    settings.detector.image_size = (150, 150)
-    settings.detector.pixel_size = 0.8
+    settings = simulation_settings(stills=4, detector={"image_size": (150, 150), "pixel_size": 0.8})
     folder = tmp_path_factory.mktemp("stills")
     simulate(settings, folder)
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from simulations import simulate, simulation_settings
 
 from dxtbx.model import ExperimentList
 
@@ -14,8 +15,6 @@ from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.command_line.diffuse_mask import run
 from dials_diffuse.masking.survey_file import MaskSurvey
 from dials_diffuse.pipeline.rearrange import split
-from dials_diffuse.simulation.settings import Settings
-from dials_diffuse.simulation.simulate import simulate
 
 OPTIONS = ["nproc=1", "output.html=None"]
 COLUMNS = ("panel", "miller_index", "xyzcal.px", "bbox", "mask.ellipse")
@@ -25,9 +24,7 @@ COLUMNS = ("panel", "miller_index", "xyzcal.px", "bbox", "mask.ellipse")
 def folder(tmp_path_factory):
     """Four stills in batches of two; masked.refl of all, and survey.pickle"""
     folder = tmp_path_factory.mktemp("batches")
-    settings = Settings(stills=4, nproc=1)
-    settings.detector.image_size = (150, 150)
-    settings.detector.pixel_size = 0.8
+    settings = simulation_settings(stills=4, detector={"image_size": (150, 150), "pixel_size": 0.8})
     simulate(settings, folder)
     names = [(folder / f"{i}.expt", folder / f"{i}.refl") for i in range(2)]
     split(DataPair(folder / "simulated.expt", folder / "simulated.refl"), 2, names)
@@ -61,9 +58,7 @@ def test_the_masks_are_those_of_all_stills_together(folder, run_in_tmp_path):
 
 
 def test_another_detector_or_file_is_refused(folder, run_in_tmp_path):
-    settings = Settings(stills=1, nproc=1)
-    settings.detector.image_size = (100, 100)
-    settings.detector.pixel_size = 1.2
+    settings = simulation_settings(stills=1, detector={"image_size": (100, 100), "pixel_size": 1.2})
     simulate(settings, run_in_tmp_path)
     with pytest.raises(SystemExit, match="not that of the survey"):
         run(["simulated.expt", "simulated.refl", *OPTIONS, f"survey={folder / 'survey.pickle'}"])

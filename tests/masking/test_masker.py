@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from simulations import simulate, simulation_settings
 
 from dials.array_family import flex
 
@@ -24,18 +25,15 @@ from dials_diffuse.masking.masker import (
 from dials_diffuse.masking.survey_file import MaskSurvey
 from dials_diffuse.masking.workflow import make_masks
 from dials_diffuse.phil.mask import phil_scope
-from dials_diffuse.simulation.settings import Settings
-from dials_diffuse.simulation.simulate import simulate
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """Stills of two lattices on two images, and the result of masking them"""
     folder = tmp_path_factory.mktemp("stills")
-    settings = Settings(stills=2, nproc=1)
-    settings.detector.image_size = (150, 150)
-    settings.detector.pixel_size = 0.8
-    settings.crystal.lattices = 2
+    settings = simulation_settings(
+        stills=2, detector={"image_size": (150, 150), "pixel_size": 0.8}, crystal={"lattices": 2}
+    )
     simulate(settings, folder)
     pair = DataPair(folder / "simulated.expt", folder / "simulated.refl")
     params = phil_scope.extract()

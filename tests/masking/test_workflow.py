@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from simulations import simulate, simulation_settings
 
 from dxtbx.model.experiment_list import ExperimentList
 
@@ -15,8 +16,6 @@ from dials_diffuse.masking.masker import RowMasker, complete_mask
 from dials_diffuse.masking.spots.shape import shape_of_model
 from dials_diffuse.masking.workflow import make_masks, run
 from dials_diffuse.phil.mask import phil_scope
-from dials_diffuse.simulation.settings import Settings
-from dials_diffuse.simulation.simulate import simulate
 
 
 def parameters(folder, **values):
@@ -33,9 +32,7 @@ def parameters(folder, **values):
 
 
 def settings_of(stills=6, **groups):
-    settings = Settings.from_dict(groups)
-    settings.stills = stills
-    return settings
+    return simulation_settings(**groups, stills=stills)
 
 
 def bragg_left(simulated, result, q_max=0.5):

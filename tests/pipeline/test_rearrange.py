@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from simulations import simulate, simulation_settings
 
 from dxtbx.model import ExperimentList
 
@@ -13,19 +14,18 @@ from dials.array_family import flex
 from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.pipeline.contents import batches_of, image_keys, read_contents
 from dials_diffuse.pipeline.rearrange import join, split, spread
-from dials_diffuse.simulation.settings import Settings
-from dials_diffuse.simulation.simulate import simulate
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     """Six lattices on three images"""
     folder = tmp_path_factory.mktemp("stills")
-    settings = Settings(stills=3, nproc=1)
-    settings.crystal.lattices = 2
-    settings.detector.image_size = (60, 60)
-    settings.detector.pixel_size = 2.0
-    settings.bragg.strong = 1.0
+    settings = simulation_settings(
+        stills=3,
+        crystal={"lattices": 2},
+        detector={"image_size": (60, 60), "pixel_size": 2.0},
+        bragg={"strong": 1.0},
+    )
     simulate(settings, folder)
     return DataPair(folder / "simulated.expt", folder / "simulated.refl")
 

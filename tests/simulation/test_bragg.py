@@ -8,9 +8,10 @@ from scitbx import matrix
 
 from dials.array_family import flex
 
+from dials_diffuse.phil.defaults import default_settings
 from dials_diffuse.simulation import bragg
-from dials_diffuse.simulation.detectors import make_beam, make_detector
-from dials_diffuse.simulation.pixels import panel_pixels, rays_to_pixels
+from dials_diffuse.simulation.instrument.detectors import make_beam, make_detector
+from dials_diffuse.simulation.instrument.pixels import panel_pixels, rays_to_pixels
 from dials_diffuse.simulation.settings import BeamSettings, DetectorSettings, TruthSettings
 from dials_diffuse.simulation.truth import DiffuseTruth
 
@@ -20,9 +21,11 @@ S0 = np.array((0.0, 0.0, -1.0))
 @pytest.fixture(scope="module")
 def flat():
     """A panel, its pixels, and its detector; wavelength 1 Angstrom."""
-    settings = DetectorSettings(parallax=False, thickness=0, distance=150, image_size=(200, 200))
+    settings = default_settings(
+        DetectorSettings, parallax=False, thickness=0, distance=150, image_size=(200, 200)
+    )
     detector = make_detector(settings, 1.0)
-    return panel_pixels(detector[0], make_beam(BeamSettings(), 1.0)), detector
+    return panel_pixels(detector[0], make_beam(default_settings(BeamSettings), 1.0)), detector
 
 
 def draw(flat, g, along, across, f_squared=1.0, volume=1.0):
@@ -128,7 +131,7 @@ def test_bandwidth_stretches_peaks_along_q():
 
 @pytest.fixture(scope="module")
 def truth():
-    return DiffuseTruth((40, 40, 60, 90, 90, 90), "P 43 21 2", TruthSettings(), 3)
+    return DiffuseTruth((40, 40, 60, 90, 90, 90), "P 43 21 2", default_settings(TruthSettings), 3)
 
 
 def test_wilson_intensities(truth):
@@ -181,7 +184,7 @@ def test_structure_factors_of_a_model(tmp_path, truth):
     assert factors(np.array([index]))[0] == pytest.approx(abs(total) ** 2, rel=1e-3)
     assert factors(np.array([[-5, -4, 3]])).shape == (1,)
 
-    other = DiffuseTruth((41, 41, 60, 90, 90, 90), "P 43 21 2", TruthSettings(), 3)
+    other = DiffuseTruth((41, 41, 60, 90, 90, 90), "P 43 21 2", default_settings(TruthSettings), 3)
     with pytest.raises(ValueError, match="has the symmetry"):
         bragg.model_intensities(str(path), other, 2.5)
     with pytest.raises(ValueError, match="no such file"):

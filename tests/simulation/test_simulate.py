@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from simulations import simulate, simulation_settings
 
 from dxtbx.model import ExperimentList
 from scitbx import matrix
@@ -12,12 +13,12 @@ from dials.array_family import flex
 
 from dials_diffuse.adapters.images import exposure_time, transmission
 from dials_diffuse.adapters.tables import as_numpy
-from dials_diffuse.simulation.settings import Settings
-from dials_diffuse.simulation.simulate import simulate, simulator_from_file
+from dials_diffuse.simulation.settings import SimulationSettings
+from dials_diffuse.simulation.simulate import simulator_from_file
 from dials_diffuse.simulation.truth import DiffuseTruth
 
 
-def settings_of(**groups) -> Settings:
+def settings_of(**groups) -> SimulationSettings:
     values = {
         "stills": 3,
         "detector": {"image_size": [100, 100], "pixel_size": 1.2},
@@ -25,7 +26,7 @@ def settings_of(**groups) -> Settings:
     }
     for name, value in groups.items():
         values[name] = {**values.get(name, {}), **value} if isinstance(value, dict) else value
-    return Settings.from_dict(values)
+    return simulation_settings(**values)
 
 
 def read(folder):
@@ -209,7 +210,7 @@ def test_truth_file_makes_the_simulation_again(tmp_path):
         assert (again.image(b)[0] == result.simulator.image(a)[0]).all()
     truth = DiffuseTruth.from_file(tmp_path / "truth.json")
     hkl = np.random.default_rng(0).uniform(-10, 10, (50, 3))
-    assert (truth.total(hkl) == result.truth.total(hkl)).all()
+    assert (truth.total(hkl) == result.simulator.truth.total(hkl)).all()
     record = json.loads((tmp_path / "truth.json").read_text())
     scales = [still["scales"][0] for still in record["stills"]]
     assert scales == [still.lattices[0].scale for still in result.simulator.stills]

@@ -8,6 +8,7 @@ import pytest
 from cctbx import sgtbx, uctbx
 from cctbx.eltbx import xray_scattering
 
+from dials_diffuse.phil.defaults import default_settings
 from dials_diffuse.simulation import atoms
 from dials_diffuse.simulation.settings import TruthSettings
 from dials_diffuse.simulation.truth import DiffuseTruth
@@ -23,7 +24,9 @@ CRYSTALS = {
 
 
 def make_truth(space_group, **settings):
-    return DiffuseTruth(CRYSTALS[space_group], space_group, TruthSettings(**settings), 11)
+    return DiffuseTruth(
+        CRYSTALS[space_group], space_group, default_settings(TruthSettings, **settings), 11
+    )
 
 
 @pytest.mark.parametrize("space_group", CRYSTALS)
@@ -131,7 +134,7 @@ def test_file_holds_all_that_is_needed(tmp_path):
 
 def test_bad_input_says_so(tmp_path):
     with pytest.raises(ValueError, match="does not fit space group"):
-        DiffuseTruth((40, 50, 60, 90, 90, 90), "P 43 21 2", TruthSettings(), 1)
+        DiffuseTruth((40, 50, 60, 90, 90, 90), "P 43 21 2", default_settings(TruthSettings), 1)
     with pytest.raises(ValueError, match="cannot be read"):
         atoms.parse_composition("C 6 + water")
     path = tmp_path / "truth.json"
@@ -151,6 +154,8 @@ def test_air_attenuation_agrees_with_nist():
 
 def test_friedels_law():
     """f' and f'' are not simulated: h and -h scatter alike, so they may be merged."""
-    truth = DiffuseTruth((40, 45, 60, 90, 100, 90), "P 1 21 1", TruthSettings(halo=0.5), 5)
+    truth = DiffuseTruth(
+        (40, 45, 60, 90, 100, 90), "P 1 21 1", default_settings(TruthSettings, halo=0.5), 5
+    )
     h = np.random.default_rng(6).uniform(-8, 8, (200, 3))
     np.testing.assert_allclose(truth.intensity(h), truth.intensity(-h), rtol=1e-10)

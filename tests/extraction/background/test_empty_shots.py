@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from simulations import simulate, simulation_settings
 
 from dials_diffuse.adapters.experiments import load_experiments
 from dials_diffuse.extraction.background import empty_shots
 from dials_diffuse.extraction.background.empty_shots import average_of_empty_shots
 from dials_diffuse.extraction.settings import ExtractionSettings
 from dials_diffuse.phil.defaults import default_settings
-from dials_diffuse.simulation.settings import Settings
-from dials_diffuse.simulation.simulate import simulate
 
 
 def average(experiments, smoothing):
@@ -24,8 +23,8 @@ def empties(tmp_path_factory):
     """Empty shots of twice the stills' exposure with a beam stop, and what they should average to."""
     folder = tmp_path_factory.mktemp("empties")
     result = simulate(
-        Settings.from_dict(
-            {
+        simulation_settings(
+            **{
                 "stills": 1,
                 "detector": {"type": "tilted", "image_size": [240, 240], "pixel_size": 0.5},
                 "bragg": {"enabled": False},

@@ -1,24 +1,22 @@
-"""What was simulated, in a table, plots and numbers."""
+"""Report of dials.diffuse_simulate: a table of numbers, the first image, profiles and scales."""
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 
-from dials.util import tabulate
-
-from dials_diffuse.io.json_file import write_json
-from dials_diffuse.report.html import ReportSection, plots_of, write_report
+from dials_diffuse.report.html import ReportSection
 from dials_diffuse.simulation.forward import COMPONENTS
 from dials_diffuse.simulation.simulate import SimulatedSet
 
-logger = logging.getLogger("dials.diffuse.simulation")
+
+def _scales(result: SimulatedSet) -> list[float]:
+    """Scale b of every experiment."""
+    return [lattice.scale for still in result.simulator.stills for lattice in still.lattices]
 
 
-def _rows(result: SimulatedSet) -> list[list]:
-    settings, simulator = result.settings, result.simulator
-    scales = [lattice.scale for still in simulator.stills for lattice in still.lattices]
+def rows(result: SimulatedSet) -> list[list]:
+    """The main numbers, each with its name."""
+    simulator, scales = result.simulator, _scales(result)
     flags = result.reflections.flags
     table = result.reflections
     strong = table.get_flags(flags.strong).count(True) if len(table) else 0
@@ -32,17 +30,12 @@ def _rows(result: SimulatedSet) -> list[list]:
         ["photons/(s sr) of one electron^2", f"{simulator.photons_per_electron2:.6g}"],
         ["scales b, lowest to highest", f"{min(scales):.3f} to {max(scales):.3f}"],
         ["reflections (strong)", f"{len(table)} ({strong})"],
-        ["seed", settings.seed],
+        ["seed", simulator.settings.seed],
     ]
 
 
-def overview(result: SimulatedSet) -> str:
-    """The main numbers as a table for the log."""
-    return tabulate(_rows(result))
-
-
 def _profiles(result: SimulatedSet) -> dict:
-    """Expected photons of the first still by cause, against |q|."""
+    """Plot of the expected photons of the first still by component, against |q|."""
     simulator = result.simulator
     still = simulator.stills[0]
     expected = simulator.expected(still)
@@ -70,16 +63,17 @@ def _profiles(result: SimulatedSet) -> dict:
             "xaxis": {"title": "|q| (1/A)"},
             "yaxis": {"title": "photons a pixel"},
         },
-        "help": "Mean over rings of the photons expected from each cause, before noise.",
+        "help": "Mean over rings of the expected photons of each component, before noise.",
     }
 
 
-def _section(result: SimulatedSet) -> ReportSection:
+def sections(result: SimulatedSet) -> list[ReportSection]:
+    """The report: one section with the table and three plots."""
     simulator = result.simulator
     image = simulator.image(simulator.stills[0])[0]
     top = float(np.percentile(image, 99)) or 1.0
     step = max(1, max(image.shape) // 400)
-    scales = [lattice.scale for still in simulator.stills for lattice in still.lattices]
+    scales = _scales(result)
     plots = {
         "simulated_image": {
             "data": [
@@ -96,7 +90,7 @@ def _section(result: SimulatedSet) -> ReportSection:
                 "xaxis": {"title": "fast (px)"},
                 "yaxis": {"title": "slow (px)", "autorange": "reversed"},
             },
-            "help": "Counts; the colours end at the brightest hundredth of the pixels.",
+            "help": "Counts; the colour scale ends at the 99th percentile.",
         },
         "simulated_profiles": _profiles(result),
         "simulated_scales": {
@@ -106,20 +100,13 @@ def _section(result: SimulatedSet) -> ReportSection:
                 "xaxis": {"title": "experiment"},
                 "yaxis": {"title": "b"},
             },
-            "help": "The scale factors that a reduction should find; their mean is 1.",
+            "help": "The true scale factors; their mean is 1.",
         },
     }
-    rows = [["", ""], *[[str(cell) for cell in row] for row in _rows(result)]]
-    return ReportSection(title="Simulated stills", tables=[rows], plots=plots)
+    table = [["", ""], *[[str(cell) for cell in row] for row in rows(result)]]
+    return [ReportSection(title="Simulated stills", tables=[table], plots=plots)]
 
 
-def write(result: SimulatedSet, html: str | None, json_file: str | None) -> None:
-    """Write the report and its numbers; None for not."""
-    sections = [_section(result)]
-    if html:
-        logger.info("Saving the report to %s", html)
-        write_report(html, "Simulated stills", sections)
-    if json_file:
-        logger.info("Saving its numbers to %s", json_file)
-        numbers = {str(name): value for name, value in _rows(result)}
-        write_json(json_file, {"summary": numbers, "plots": plots_of(sections)})
+def numbers(result: SimulatedSet) -> dict:
+    """The main numbers by name, for output.json."""
+    return {"summary": dict(rows(result))}

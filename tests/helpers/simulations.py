@@ -1,0 +1,39 @@
+"""Simulated sets for tests: settings by difference from the defaults, files by their usual names."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from dials_diffuse.phil.defaults import default_settings
+from dials_diffuse.phil.simulate import phil_scope
+from dials_diffuse.simulation import simulate as library
+from dials_diffuse.simulation.settings import SimulationSettings
+from dials_diffuse.simulation.workflow import save
+
+
+def simulation_settings(**changes) -> SimulationSettings:
+    """The default settings in one process, but for some.
+
+    Args:
+        changes: a field of the settings with its value, or one of its scopes with a dictionary of
+            the fields that change: stills=3, detector={"type": "tilted"}
+    """
+    settings = default_settings(SimulationSettings, nproc=1)
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            value = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+            value = dataclasses.replace(getattr(settings, name), **value)
+        settings = dataclasses.replace(settings, **{name: value})
+    return settings
+
+
+def simulate(settings: SimulationSettings, folder: Path) -> library.SimulatedSet:
+    """Simulate into a folder: images/, simulated.expt, simulated.refl, truth.json and so on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    result = library.simulate(settings, folder / "images")
+    output = phil_scope.extract().output
+    for name in ("experiments", "reflections", "truth", "background", "sequence"):
+        setattr(output, name, str(folder / getattr(output, name)))
+    save(result, output)
+    return result
