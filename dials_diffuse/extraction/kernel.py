@@ -93,12 +93,11 @@ def _row_keys(q, matrix, pixels, i, first, last, keys):
         pixels.raw[i, first:last],
     )
     low, high = pixels.trusted
-    half = matrix.dtype.type(0.5)
     for j in range(keys.size):
         x, y, z = qx[j], qy[j], qz[j]
-        h = np.int32(np.floor(m00 * x + m01 * y + m02 * z + half)) + _OFFSET
-        k = np.int32(np.floor(m10 * x + m11 * y + m12 * z + half)) + _OFFSET
-        l = np.int32(np.floor(m20 * x + m21 * y + m22 * z + half)) + _OFFSET
+        h = np.int32(np.floor(m00 * x + m01 * y + m02 * z + 0.5)) + _OFFSET
+        k = np.int32(np.floor(m10 * x + m11 * y + m12 * z + 0.5)) + _OFFSET
+        l = np.int32(np.floor(m20 * x + m21 * y + m22 * z + 0.5)) + _OFFSET
         key = np.int64(h) << _H | np.int64(k) << _K | np.int64(l) << _L | np.int64(bragg[j])
         # written so that NaN is not trusted
         good = use[j] & (raw[j] >= low) & (raw[j] <= high)
@@ -400,7 +399,7 @@ class VoxelSums:
             _prepared(pixels),
             geometry.planes,
             geometry.acceptance,
-            _rounded(matrix, geometry),
+            np.ascontiguousarray(matrix),
             self._dose,
             self._blocks,
             self._sums,
@@ -440,13 +439,6 @@ class VoxelSums:
         if not self._has_background:
             values["background"] = values["background.variance"] = 0.0
         return values
-
-
-def _rounded(matrix: np.ndarray, geometry: PanelGeometry) -> np.ndarray:
-    """In single precision where the indices have 30 bits or less."""
-    most = np.ceil(np.linalg.norm(matrix, axis=1) * geometry.largest_q + 0.5).astype(int) + 1
-    short = sum(int(2 * m).bit_length() for m in most) <= 30
-    return np.ascontiguousarray(matrix, dtype=np.float32 if short else np.float64)
 
 
 def _prepared(pixels: PanelPixels) -> PanelPixels:
