@@ -1,4 +1,4 @@
-"""The size of Bragg spots, measured on the images.
+"""Measure the size of Bragg spots on images.
 
 The scattering above its surroundings, summed over all nodes of many crystals, falls off
 with the nodes' distance from the Ewald sphere as the mean peak does in that direction,
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import nnls
@@ -24,6 +25,9 @@ logger = logging.getLogger("dials.diffuse.masking.spot_size")
 TAIL = 0.02
 # Fewer independent spots than this do not tell the width of their distribution
 MIN_SPOTS = 50
+# A bin of |q| needs as many nodes
+MIN_NODES = 20
+SMALLEST_VARIANCE = 1e-10  # 1/Angstrom^2
 
 
 @dataclass(frozen=True)
@@ -70,13 +74,13 @@ class ResidualLevel:
 
 @dataclass
 class SizeFit:
-    """What was measured and fitted.
+    """The size of spots as measured, and the shape fitted to it.
 
     Attributes:
         shape: the fitted one
         q: (N,) middle of the bins with a signal, 1/Angstrom
         radial, tangential, excitation: (N,) standard deviations, 1/Angstrom
-        nodes: (N,) number of nodes looked at
+        nodes: (N,) number of nodes
         contrast: (N,) height of the mean peak over the scattering around it
         level: (N,) mean of that scattering, ADU a pixel
         pixel: (N,) side of a pixel, 1/Angstrom
@@ -119,30 +123,14 @@ class SizeFit:
         left = left.sum(axis=1) / np.exp(-(x**2) / 2).sum()
         return float((photons * left).sum() / photons.sum())
 
-    def table(self) -> list[list]:
-        """Rows for log and report."""
-        rows = [
-            [
-                "|q| (1/A)",
-                "nodes",
-                "radial (1e-4/A)",
-                "tangential (1e-4/A)",
-                "along s1 (1e-4/A)",
-                "height",
-            ]
-        ]
-        for values in zip(
-            self.q, self.nodes, self.radial, self.tangential, self.excitation, self.contrast
-        ):
-            q, nodes, *sigmas, contrast = values
-            rows.append(
-                [
-                    f"{q:.3f}",
-                    f"{int(nodes)}",
-                    *(f"{1e4 * s:.2f}" for s in sigmas),
-                    f"{contrast:.2f}",
-                ]
-            )
+    def table(self) -> list[list[str]]:
+        """Rows for log and report, the first a header."""
+        sigmas = "radial (1e-4/A)", "tangential (1e-4/A)", "along s1 (1e-4/A)"
+        rows = [["|q| (1/A)", "nodes", *sigmas, "height"]]
+        columns = self.q, self.nodes, self.contrast, self.radial, self.tangential, self.excitation
+        for q, nodes, contrast, *sigmas in zip(*columns):
+            widths = [f"{1e4 * sigma:.2f}" for sigma in sigmas]
+            rows.append([f"{q:.3f}", f"{int(nodes)}", *widths, f"{contrast:.2f}"])
         return rows
 
 
@@ -184,9 +172,84 @@ def _linear(q, variance, number) -> tuple[float, float]:
     return a, b
 
 
-def _within_aperture() -> np.ndarray:
-    offset = (np.arange(PLANE_BINS) - PLANE_BINS // 2) / (PLANE_BINS / 2)
-    return offset[:, None] ** 2 + offset[None, :] ** 2 < 0.25
+class _Bin(NamedTuple):
+    """What the sums of one bin of |q| give.
+
+    Attributes:
+        q: its middle, 1/Angstrom
+        radial, tangential, excitation: variances, 1/Angstrom^2; the own variance of pixels is taken off
+        independent: number of independent spots
+        nodes, contrast, level, pixel: see SizeFit
+    """
+
+    q: float
+    radial: float
+    tangential: float
+    excitation: float
+    independent: float
+    nodes: float
+    contrast: float
+    level: float
+    pixel: float
+
+
+def _measure_bin(sums: SpotSums, i: int, independent: float) -> _Bin | None:
+    """Measure the mean spot of a bin of |q|; None without a significant signal."""
+    if sums.nodes[i] < MIN_NODES:
+        return None
+    excess = sums.excess[i] / np.maximum(sums.pixels[i], 1)
+    plane = sums.plane_excess[i] / np.maximum(sums.plane_pixels[i], 1)
+    centre, step = PLANE_BINS // 2, 2 * sums.window / PLANE_BINS
+    # Cuts through the middle, folded; the strips are as wide as a tenth of the window
+    strip = slice(centre - 2, centre + 3)
+    cuts = plane[:, strip].mean(axis=1), plane[strip, :].mean(axis=0)
+    offsets = np.arange(centre + 1) * step
+    excitation = profile_variance(sums.excitation_of_bins()[i], excess)
+    radial, tangential = (
+        profile_variance(offsets, (cut[centre:] + cut[centre::-1]) / 2) for cut in cuts
+    )
+    if not np.isfinite([excitation, radial, tangential]).all():
+        return None
+    # Height at the middle of a spot whose node is on the sphere
+    offset = (np.arange(PLANE_BINS) - centre) / (PLANE_BINS / 2)
+    aperture = plane[offset[:, None] ** 2 + offset[None, :] ** 2 < 0.25].mean()
+    on_sphere = excess[:3].mean() - np.median(excess[2 * EXCITATION_BINS // 3 :])
+    level = max(sums.level[i].sum() / sums.pixels[i].sum(), 1e-3)
+    contrast = on_sphere * max(plane[strip, strip].mean() / aperture, 1.0) / level
+    if not (np.isfinite(contrast) and contrast > 0):
+        return None
+    own = sums.pixel_variance[i] / sums.nodes[i] + step**2 / 12
+    return _Bin(
+        sums.q_of_bins()[i],
+        max(radial - own[0], SMALLEST_VARIANCE),
+        max(tangential - own[1], SMALLEST_VARIANCE),
+        excitation,
+        max(independent, 1.0),
+        sums.nodes[i],
+        contrast,
+        level,
+        np.sqrt(12 * (own - step**2 / 12).mean()),
+    )
+
+
+def _fit_shape(bins: _Bin, sums: SpotSums) -> SpotShape:
+    """Fit the parameters of a shape to the variances of bins (arrays)."""
+    radial_0, radial_q = _linear(bins.q, bins.radial, bins.independent)
+    tangential_0, tangential_q = _linear(bins.q, bins.tangential, bins.independent)
+    excitation_0, excitation_q = _linear(bins.q, bins.excitation, bins.independent)
+    # A small domain widens spots and peaks alike. What widens spots of all nodes further is the
+    # point spread of the detector (or the beam). Spots smaller than that can't be measured where
+    # pixels are large
+    constant = max(excitation_0, SMALLEST_VARIANCE)
+    in_plane = max((radial_0 + tangential_0) / 2 - constant, 0.0)
+    pixel_area = 12 * sums.pixel_variance.sum() / (2 * sums.nodes.sum())
+    return SpotShape(
+        constant * np.eye(3),
+        (tangential_q, 0.0, excitation_q),
+        along=float(np.sqrt(radial_q)),
+        point_spread=float(np.sqrt(in_plane / pixel_area)),
+        source="images",
+    )
 
 
 def fit_spot_size(sums: SpotSums) -> SizeFit | None:
@@ -195,12 +258,6 @@ def fit_spot_size(sums: SpotSums) -> SizeFit | None:
     Returns:
         None if fewer than two bins of |q| have a significant signal
     """
-    excess = sums.excess / np.maximum(sums.pixels, 1)
-    plane = sums.plane_excess / np.maximum(sums.plane_pixels, 1)
-    depth = sums.excitation_of_bins()
-    centre = PLANE_BINS // 2
-    step = 2 * sums.window / PLANE_BINS
-    offsets = np.arange(centre + 1) * step
     independent = sums.independent_spots()
     reliable = bool(independent.sum() >= MIN_SPOTS)
     if not reliable:
@@ -209,73 +266,20 @@ def fit_spot_size(sums: SpotSums) -> SizeFit | None:
             independent.sum(),
             MIN_SPOTS,
         )
-    found = []
-    for i, q in enumerate(sums.q_of_bins()):
-        if sums.nodes[i] < 20:
-            continue
-        excitation = profile_variance(depth[i], excess[i])
-        # A cut through the middle, folded; the strip is as wide as a tenth of the window
-        strip = slice(centre - 2, centre + 3)
-        radial = plane[i][:, strip].mean(axis=1)
-        tangential = plane[i][strip, :].mean(axis=0)
-        own = sums.pixel_variance[i] / sums.nodes[i] + step**2 / 12
-        folded = [
-            profile_variance(offsets, (line[centre:] + line[centre::-1]) / 2)
-            for line in (radial, tangential)
-        ]
-        if np.isfinite([excitation, *folded]).all():
-            smallest = 1e-10
-            # Height at the middle of a spot whose node is on the sphere
-            aperture = plane[i][_within_aperture()].mean()
-            middle = plane[i][centre - 2 : centre + 3, centre - 2 : centre + 3].mean()
-            outer = 2 * EXCITATION_BINS // 3
-            on_sphere = excess[i][:3].mean() - np.median(excess[i][outer:])
-            level = sums.level[i].sum() / sums.pixels[i].sum()
-            level = max(level, 1e-3)
-            contrast = on_sphere * max(middle / aperture, 1.0) / level
-            if not (np.isfinite(contrast) and contrast > 0):
-                continue
-            found.append(
-                (
-                    q,
-                    max(folded[0] - own[0], smallest),
-                    max(folded[1] - own[1], smallest),
-                    excitation,
-                    max(independent[i], 1.0),
-                    sums.nodes[i],
-                    contrast,
-                    level,
-                    np.sqrt(12 * (own - step**2 / 12).mean()),
-                )
-            )
-    if len(found) < 2:
+    measured = [_measure_bin(sums, i, number) for i, number in enumerate(independent)]
+    measured = [one for one in measured if one is not None]
+    if len(measured) < 2:
         return None
-    q, radial, tangential, excitation, number, nodes, contrast, level, pixel = np.array(found).T
-    radial_0, radial_q = _linear(q, radial, number)
-    tangential_0, tangential_q = _linear(q, tangential, number)
-    excitation_0, excitation_q = _linear(q, excitation, number)
-    # A small domain widens spots and peaks alike; what widens spots of all nodes further
-    # is the detector's (or the beam's) doing. Spots smaller than that cannot be measured
-    # where pixels are large
-    constant = max(excitation_0, 1e-10)
-    in_plane = max((radial_0 + tangential_0) / 2 - constant, 0.0)
-    pixel_area = 12 * sums.pixel_variance.sum() / (2 * sums.nodes.sum())
-    shape = SpotShape(
-        constant * np.eye(3),
-        (tangential_q, 0.0, excitation_q),
-        along=float(np.sqrt(radial_q)),
-        point_spread=float(np.sqrt(in_plane / pixel_area)),
-        source="images",
-    )
+    bins = _Bin(*np.array(measured).T)
     return SizeFit(
-        shape,
-        q,
-        np.sqrt(radial),
-        np.sqrt(tangential),
-        np.sqrt(excitation),
-        nodes,
-        contrast,
-        level,
-        pixel,
+        _fit_shape(bins, sums),
+        bins.q,
+        np.sqrt(bins.radial),
+        np.sqrt(bins.tangential),
+        np.sqrt(bins.excitation),
+        bins.nodes,
+        bins.contrast,
+        bins.level,
+        bins.pixel,
         reliable,
     )
