@@ -3,7 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dials_diffuse.masking.pixels.shadow import beam_stop_edge
+from dxtbx.model import BeamFactory, DetectorFactory
+
+from dials_diffuse.masking.pixels.shadow import beam_stop_edge, find_shadows, pixel_radius
+from dials_diffuse.masking.pixels.sums import PixelSums
 
 RADIUS = np.arange(200)
 
@@ -24,3 +27,38 @@ def test_empty_rings_at_a_few_photons_are_no_beam_stop():
     rng = np.random.default_rng(5)
     level = rng.poisson(0.01 * 72 * (RADIUS / 15) ** 2) / 72
     assert beam_stop_edge(level, 72) is None
+
+
+@pytest.fixture
+def models():
+    detector = DetectorFactory.simple(
+        "PAD", 200, (20, 16), "+x", "-y", (0.2, 0.2), (200, 160), trusted_range=(0, 1e6)
+    )
+    return detector, BeamFactory.simple(1.0)
+
+
+def test_radius_is_the_angle_in_pixels_of_the_middle(models):
+    (radius,) = pixel_radius(*models)
+    y, x = np.mgrid[:160, :200] + 0.5
+    expected = np.arctan(np.hypot(x - 100, y - 80) * 0.2 / 200) * 200 / 0.2
+    assert np.abs(radius - expected).max() < 0.1
+
+
+def test_beam_stop_and_its_arm_are_in_shadow_and_the_rest_is_not(models):
+    y, x = np.mgrid[:160, :200] + 0.5
+    radius = np.hypot(x - 100, y - 80)
+    mean = 20 * np.exp(-radius / 60)
+    shadow = (radius < 12) | ((abs(x - 100) < 5) & (y > 80))
+    mean[shadow] *= 0.02
+    sums = PixelSums.empty([mean.shape])
+    sums.images = 40
+    sums.valid[0][:] = 40
+    sums.total[0][:] = np.random.default_rng(2).poisson(40 * mean)
+    sums.variance[0][:] = 40 * mean
+    good = np.ones(mean.shape, bool)
+    good[:, 150] = False
+    (found,) = find_shadows(sums, [good], *models)
+    assert found[shadow & good].mean() > 0.99
+    # besides a rim of a few pixels
+    rim = (radius < 17) | ((abs(x - 100) < 10) & (y > 80))
+    assert not found[~rim].any() and not found[:, 150].any()

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dxtbx.imageset import ImageSetFactory
+from dxtbx.model import BeamFactory, DetectorFactory
+from iotbx.phil import parse
+
+from dials_diffuse.adapters.tables import mask_as_flex, mask_as_numpy
+from dials_diffuse.masking.pixels.static import (
+    check_same_panels,
+    lookup_masks,
+    parameter_mask,
+    set_lookup_mask,
+)
+from dials_diffuse.phil.mask import phil_scope
+
+SIZE = (30, 40)
+
+
+def imageset_of(size=SIZE):
+    """An image that is never read."""
+    imageset = ImageSetFactory.make_imageset(["image.cbf"], check_format=False)
+    imageset.set_beam(BeamFactory.simple(1.0))
+    imageset.set_detector(
+        DetectorFactory.simple(
+            "PAD", 100, (4, 3), "+x", "-y", (0.2, 0.2), size[::-1], trusted_range=(0, 1000)
+        )
+    )
+    return imageset
+
+
+def parameters(text):
+    return phil_scope.fetch(parse(text)).extract()
+
+
+def test_detectors_must_have_the_same_panels():
+    check_same_panels([imageset_of(), imageset_of()])
+    with pytest.raises(ValueError, match="differ in their panels"):
+        check_same_panels([imageset_of(), imageset_of((30, 41))])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("d_min=3\nd_max=2", "d_min=3.0 must be smaller than d_max=2.0"),
+        ("border=-1", "must not be negative"),
+        ("border=15", "border=15 leaves nothing of a panel of 30 pixels"),
+        ("resolution_range=2,2", "is empty"),
+        ("untrusted { panel=1 }", "the panels are numbered 0 to 0"),
+        ("untrusted { polygon=1 2 3 4 }", "three corners at least: 4 numbers"),
+        ("untrusted { pixel=30 5 }", "is not on the panel"),
+    ],
+)
+def test_parameters_that_make_no_sense_are_named(text, message):
+    with pytest.raises(ValueError, match=message):
+        parameter_mask(imageset_of(), parameters(text))
+
+
+def test_parameters_mask_pixels():
+    (good,) = parameter_mask(
+        imageset_of(), parameters("border=2\nuntrusted { rectangle=10 14 5 9 }")
+    )
+    expected = np.zeros(SIZE, bool)
+    expected[2:-2, 2:-2] = True
+    expected[5:9, 10:14] = False
+    assert np.array_equal(good, expected)
+    (nothing_given,) = parameter_mask(imageset_of(), parameters("border=0"))
+    assert nothing_given.all()
+
+
+def test_lookup_masks_of_all_imagesets_are_combined_and_set():
+    first, second, third = (imageset_of() for _ in range(3))
+    masks = np.ones((2, *SIZE), bool)
+    masks[0, 3, 4], masks[1, 5, 6] = False, False
+    set_lookup_mask([first], [masks[0]], "a.mask")
+    set_lookup_mask([second], [masks[1]], "b.mask")
+    (good,) = lookup_masks([first, second, third])
+    assert np.array_equal(good, masks.all(axis=0))
+    written = set_lookup_mask([first, third], [good], "all.mask")
+    assert np.array_equal(mask_as_numpy(written[0]), good)
+    for imageset in (first, third):
+        assert imageset.external_lookup.mask.filename == "all.mask"
+        assert np.array_equal(lookup_masks([imageset])[0], good)
+    assert written[0].all_eq(mask_as_flex(good))
