@@ -18,6 +18,7 @@ from dials_diffuse.masking.image_check import MANY_PANELS, ImageCheck, picture_s
 from dials_diffuse.masking.pixels.sums import PixelSums
 from dials_diffuse.masking.spots.prediction import detector_d_min
 from dials_diffuse.masking.spots.size import SizeFit
+from dials_diffuse.report import plotly
 from dials_diffuse.report.html import ReportSection
 from dials_diffuse.report.picture import image_with_masks
 
@@ -166,47 +167,32 @@ def _mean_image(sums: PixelSums, good: Sequence[np.ndarray]) -> ReportSection:
     )
 
 
-def _lines(x, named: dict[str, np.ndarray], mode: str) -> list[dict]:
-    """Lines of a plotly plot."""
-    return [
-        {
-            "type": "scatter",
-            "mode": mode,
-            "name": name,
-            "x": [round(float(value), 4) for value in x],
-            "y": [float(f"{value:.4g}") for value in y],
-        }
-        for name, y in named.items()
-    ]
+def _lines(x, named: dict[str, np.ndarray], mode: str = "lines") -> list[dict]:
+    """Lines over |q|, which is rounded to 1e-4/A."""
+    x = plotly.rounded(np.round(x, 4))
+    return [{**plotly.line(name, [], y, mode, digits=4), "x": x} for name, y in named.items()]
 
 
 def _size_plot(fit: SizeFit) -> dict:
     lines = {"radial": fit.radial, "tangential": fit.tangential, "along s1": fit.excitation}
-    return {
-        "data": _lines(fit.q, lines, "lines+markers"),
-        "layout": {
-            "title": "Standard deviation of Bragg spots",
-            "xaxis": {"title": "|q| (1/A)"},
-            "yaxis": {"title": "sigma (1/A)", "rangemode": "tozero"},
-        },
-        "help": "Radial and tangential: extent of spots on the Ewald sphere, with the errors of "
-        "their predicted positions. Along s1: distance of nodes from the sphere at which their "
-        "spots are still seen.",
-    }
+    title = "Standard deviation of Bragg spots"
+    return plotly.plot(
+        _lines(fit.q, lines, "lines+markers"),
+        plotly.axes(title, "|q| (1/A)", "sigma (1/A)", yaxis={"rangemode": "tozero"}),
+        "Radial and tangential: extent of spots on the Ewald sphere, with the errors of their "
+        "predicted positions. Along s1: distance of nodes from the sphere at which their spots are "
+        "still seen.",
+    )
 
 
 def _profile_plot(checks: Sequence[ImageCheck], q: np.ndarray) -> dict:
     # Rings without pixels on one of the images are left out
     profiles = np.mean([check.profiles for check in checks], axis=0)
     seen = np.isfinite(profiles).all(axis=0)
-    lines = dict(zip(("all good pixels", "Bragg masked"), profiles[:, seen]))
-    return {
-        "data": _lines(q[seen], lines, "lines"),
-        "layout": {
-            "title": "Radial profile before and after the Bragg mask",
-            "xaxis": {"title": "|q| (1/A)"},
-            "yaxis": {"title": "mean value of a pixel (ADU)"},
-        },
-        "help": "The mean of the images shown. The difference between the lines is Bragg "
-        "scattering. The lower line must be smooth.",
-    }
+    title = "Radial profile before and after the Bragg mask"
+    return plotly.plot(
+        _lines(q[seen], dict(zip(("all good pixels", "Bragg masked"), profiles[:, seen]))),
+        plotly.axes(title, "|q| (1/A)", "mean value of a pixel (ADU)"),
+        "The mean of the images shown. The difference between the lines is Bragg scattering. The "
+        "lower line must be smooth.",
+    )
