@@ -45,12 +45,12 @@ class StoredObservations(NamedTuple):
     """Where the observations of one still are in a ColumnScratch.
 
     Attributes:
-        place: of the rows
+        slot: of the rows
         n_rows: how many there are
         repeated: see StillObservations; these columns are not stored
     """
 
-    place: int
+    slot: int
     n_rows: int
     repeated: dict[str, float]
 

@@ -57,14 +57,14 @@ class ExtractedFiles:
     def _start(self) -> None:
         self._rows.close()
         self._experiments, self._spots = ExperimentList(), CollectedSpots()
-        self._places: list[int] = []
+        self._slots: list[int] = []
 
     def add(self, experiment, still: ExtractedStill) -> None:
         """Add a still; those that failed stay, without rows, so that ids are those of the input."""
         columns, stored, index = None, still.observations, len(self._experiments)
         if stored is not None:
-            columns = self._scratch.stored(stored.place, stored.n_rows, stored.repeated)
-            self._places.append(stored.place)
+            columns = self._scratch.stored(stored.slot, stored.n_rows, stored.repeated)
+            self._slots.append(stored.slot)
             if self._batch_size is None and not self._n_written:
                 self._batch_size = stills_a_file(stored.n_rows, self._n_stills)
         self._rows.append(numbered_rows(columns, index))
@@ -87,8 +87,8 @@ class ExtractedFiles:
             self._name(output.masked_reflections),
         )
         self._write_extracted(self._name(output.experiments), self._name(output.reflections))
-        for place in self._places:
-            self._scratch.free(place)
+        for slot in self._slots:
+            self._scratch.free(slot)
         self._n_written += 1
         self._start()
 

@@ -32,21 +32,21 @@ def _extract_image(task: tuple[int, list[int]]) -> tuple[list[ExtractedStill], l
     """Extract an image and store the observations of its stills.
 
     Args:
-        task: number of the image, and places in the scratch for its stills; none: the observations
+        task: number of the image, and slots in the scratch for its stills; none: the observations
             stay with the stills
 
     Returns:
-        the stills, and the places that were not used
+        the stills, and the slots that were not used
     """
-    number, places = task
+    number, slots = task
     stills, unused = _extractor.extract_image(number), []
-    for still, place in zip(stills, places):
+    for still, slot in zip(stills, slots):
         if still.observations is None:
-            unused.append(place)
+            unused.append(slot)
             continue
         observations = still.observations
-        n_rows = _scratch.store(place, observations.columns, observations.repeated)
-        still.observations = StoredObservations(place, n_rows, observations.repeated)
+        n_rows = _scratch.store(slot, observations.columns, observations.repeated)
+        still.observations = StoredObservations(slot, n_rows, observations.repeated)
     return stills, unused
 
 
@@ -95,9 +95,9 @@ def extract_pair(
         nproc = min(nproc, len(extractor.images))
         if nproc > 1:
             extractor.share_geometries()
-        # Made one by one as they are wanted, when places may have become free
+        # Made one by one as they are wanted, when slots may have become free
         tasks = (
-            (number, [scratch.place() for _ in stills] if scratch is not None else [])
+            (number, [scratch.reserve() for _ in stills] if scratch is not None else [])
             for number, stills in enumerate(extractor.images)
         )
         results = map_in_processes(
@@ -108,8 +108,8 @@ def extract_pair(
         order = iter(sorted(still.index for stills in extractor.images for still in stills))
         expected = next(order, None)
         for stills, unused in results:
-            for place in unused:
-                scratch.free(place)
+            for slot in unused:
+                scratch.free(slot)
             waiting.update((still.index, still) for still in stills)
             while expected in waiting:
                 yield extractor.experiments[expected], waiting.pop(expected)

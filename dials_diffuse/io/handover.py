@@ -1,4 +1,4 @@
-"""Large results on their way from one process to another."""
+"""Pass large results from one process to another through a file."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from dataclasses import dataclass
 
 from dials_diffuse.io.table_file import write_all
 
-# Where arrays begin in the file: compiled code relies on it
+# Arrays begin at multiples of this many bytes: compiled code relies on it
 _ALIGNED = 64
 
 
 @dataclass
 class Handover:
-    """An object to be pickled with its numpy arrays in a file, which who takes it maps into memory: through a
-    pipe, every byte would be copied five times.
+    """An object whose numpy arrays are in a file, to be pickled and sent to another process.
+
+    The receiver maps the file into memory. Through a pipe every byte would be copied five times.
 
     Attributes:
-        pickled: all but the arrays
+        pickled: the object without its arrays
         path: of the file
         sizes: bytes of each array
     """
@@ -31,14 +32,14 @@ class Handover:
     sizes: list[int]
 
     @classmethod
-    def of(cls, what, folder: str | os.PathLike) -> Handover:
-        """Put an object's arrays into a new file.
+    def store(cls, value, folder: str | os.PathLike) -> Handover:
+        """Write the arrays of an object to a new file.
 
         Raises:
             OSError: the disk is full; names the folder.
         """
         buffers: list[pickle.PickleBuffer] = []
-        pickled = pickle.dumps(what, protocol=5, buffer_callback=buffers.append)
+        pickled = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
         handle, path = tempfile.mkstemp(dir=folder, prefix="arrays-")
         try:
             with open(handle, "wb", buffering=0) as file:
@@ -50,7 +51,7 @@ class Handover:
         return cls(pickled, path, [buffer.raw().nbytes for buffer in buffers])
 
     def take(self):
-        """The object. The file is removed; its bytes stay for as long as somebody holds one of the arrays."""
+        """Restore the object, once. The file is removed; its bytes stay as long as one of the arrays is in use."""
         views = [memoryview(bytearray())] * len(self.sizes)
         if any(self.sizes):
             with open(self.path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Where worker processes leave columns for one process to write."""
+"""Temporary files in which worker processes store columns for one process to write."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from dials_diffuse.io.table_file import StoredColumn, write_all
 
 
 class ColumnScratch:
-    """Temporary files, one a column, that processes share: what one stores, another copies, and nothing
-    goes through a pipe.
+    """Temporary files, one for each column, that processes share, so that rows need not go through a pipe.
 
-    Rows lie in places of a fixed size; what a place does not fill takes no room on the disk. The
-    files have no names where the system can do without, so that nothing of them stays however
-    the processes end. Pickled, only the way to the files is carried.
+    A file consists of slots of a fixed size; the unused part of a slot takes no disk space. Where the
+    system allows it the files have no names, so that they vanish however the processes end. A pickled
+    object refers to the same files.
 
     Args:
         folder: for the files
         kinds: name of a column -> (type, shape of a row)
-        most_rows: that a place can hold
+        most_rows: number of rows that a slot can hold
     """
 
     def __init__(
@@ -32,6 +31,7 @@ class ColumnScratch:
         kinds: Mapping[str, tuple[type, Sequence[int]]],
         most_rows: int,
     ):
+        folder = os.fspath(folder)
         self._kinds = {
             name: (np.dtype(kind), tuple(shape)) for name, (kind, shape) in kinds.items()
         }
@@ -39,9 +39,9 @@ class ColumnScratch:
         self._files: dict[str, IO[bytes]] = {}
         self._paths: dict[str, str] = {}
         self._unused: list[int] = []
-        self._n_places = 0
+        self._n_slots = 0
         for name in self._kinds:
-            file = tempfile.TemporaryFile(dir=folder, prefix=".columns-", buffering=0)
+            file: IO[bytes] = tempfile.TemporaryFile(dir=folder, prefix=".columns-", buffering=0)
             path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
             if not os.path.exists(path):
                 file.close()
@@ -64,27 +64,29 @@ class ColumnScratch:
         for file in self._files.values():
             file.close()
 
-    def place(self) -> int:
-        """A place that is not in use."""
+    def reserve(self) -> int:
+        """Reserve a slot that is not in use."""
         if self._unused:
             return self._unused.pop()
-        self._n_places += 1
-        return self._n_places - 1
+        self._n_slots += 1
+        return self._n_slots - 1
 
-    def free(self, place: int) -> None:
-        """What is stored there is not needed any more."""
-        self._unused.append(place)
+    def free(self, slot: int) -> None:
+        """Release a slot whose rows are not needed any more."""
+        self._unused.append(slot)
 
     def store(
-        self, place: int, columns: Mapping[str, np.ndarray], repeated: Collection[str] = ()
+        self, slot: int, columns: Mapping[str, np.ndarray], repeated: Collection[str] = ()
     ) -> int:
-        """Store rows; returns how many.
+        """Store rows in a slot; returns their number.
 
         Args:
+            slot: where to store them
             columns: name -> (N,) or (N, 2 or 3)
-            repeated: names of those whose rows are all alike: they are left out
+            repeated: names of columns whose rows are all equal; these are not stored
 
         Raises:
+            ValueError: a column of another shape, or more rows than a slot can hold.
             OSError: the disk is full.
         """
         n_rows = 0
@@ -97,27 +99,29 @@ class ColumnScratch:
                 continue
             if name not in self._files:
                 self._files[name] = open(self._paths[name], "r+b", buffering=0)
-            write_all(self._files[name], array, self._offset(name, place))
+            write_all(self._files[name], array, self._offset(name, slot))
         return n_rows
 
     def stored(
-        self, place: int, n_rows: int, repeated: Mapping[str, float] | None = None
+        self, slot: int, n_rows: int, repeated: Mapping[str, float] | None = None
     ) -> dict[str, StoredColumn | np.ndarray]:
-        """The rows that a place holds; each column can be copied once.
+        """The rows in a slot; each column can be copied once.
 
         Args:
-            repeated: names of columns that were left out, and the value of all their rows
+            slot: where they are stored
+            n_rows: their number, as store() returned it
+            repeated: names of columns that were not stored -> value of all their rows
         """
         repeated = repeated or {}
         return {
             name: np.broadcast_to(kind.type(repeated[name]), (n_rows, *shape))
             if name in repeated
             else StoredColumn(
-                kind, (n_rows, *shape), self._files[name], self._offset(name, place), temporary=True
+                kind, (n_rows, *shape), self._files[name], self._offset(name, slot), temporary=True
             )
             for name, (kind, shape) in self._kinds.items()
         }
 
-    def _offset(self, name: str, place: int) -> int:
+    def _offset(self, name: str, slot: int) -> int:
         kind, shape = self._kinds[name]
-        return place * self._most_rows * kind.itemsize * int(np.prod(shape, dtype=int))
+        return slot * self._most_rows * kind.itemsize * int(np.prod(shape, dtype=int))

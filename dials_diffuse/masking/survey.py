@@ -305,7 +305,7 @@ def _survey_share(task):
         else:
             spots.append(summer.add(raw, bounds, lattices))
     share = summer.pixels, spots, failures
-    return share if folder is None else Handover.of(share, folder)
+    return share if folder is None else Handover.store(share, folder)
 
 
 def run_survey(

@@ -46,7 +46,7 @@ def test_the_extractor_travels_as_the_names_of_its_files(pair):
             assert np.array_equal(column, other.observations.columns[name])
 
 
-def test_observations_are_stored_and_places_of_failures_are_free(pair, tmp_path):
+def test_observations_are_stored_and_slots_of_failures_are_free(pair, tmp_path):
     experiments = load_experiments(pair.experiments, check_format=False)
     missing = experiments[2].imageset.get_path(0)
     image = tmp_path / "image"
@@ -63,12 +63,12 @@ def test_observations_are_stored_and_places_of_failures_are_free(pair, tmp_path)
             failed = [bool(still.summary.error) for _, still in found]
             on_missing = [e.imageset.get_path(0) == missing for e in experiments]
             assert failed == on_missing and sum(failed) == 2
-            places = [still.observations.place for _, still in found if still.observations]
-            assert len(set(places)) == 4
-            assert scratch.place() not in places
+            slots = [still.observations.slot for _, still in found if still.observations]
+            assert len(set(slots)) == 4
+            assert scratch.reserve() not in slots
             stored = found[0][1].observations
             assert isinstance(stored, StoredObservations)
-            columns = scratch.stored(stored.place, stored.n_rows, stored.repeated)
+            columns = scratch.stored(stored.slot, stored.n_rows, stored.repeated)
             assert set(columns) == set(COLUMNS)
             assert np.array_equal(columns["background"], alone["background"][alone["id"] == 0])
     finally:

@@ -18,7 +18,7 @@ class Sums:
 
 def handed_over(what, folder):
     """What another process gets"""
-    return pickle.loads(pickle.dumps(Handover.of(what, folder))).take()
+    return pickle.loads(pickle.dumps(Handover.store(what, folder))).take()
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,6 @@ def test_what_is_taken_is_what_was_handed_over(tmp_path, arrays):
 
 
 def test_arrays_go_through_the_file(tmp_path):
-    handover = Handover.of(Sums("x", [np.ones(100_000)]), tmp_path)
+    handover = Handover.store(Sums("x", [np.ones(100_000)]), tmp_path)
     assert len(pickle.dumps(handover)) < 1000
     assert os.path.getsize(handover.path) == 800_000

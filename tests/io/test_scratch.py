@@ -26,17 +26,17 @@ def rows(number: int) -> dict[str, np.ndarray]:
 
 
 def store(task) -> int:
-    scratch, place, number = task
-    return scratch.store(place, rows(number))
+    scratch, slot, number = task
+    return scratch.store(slot, rows(number))
 
 
 @pytest.mark.parametrize("nproc", [1, 2])
 def test_rows_that_others_stored_are_written(tmp_path, nproc):
     with ColumnScratch(tmp_path, KINDS, 11) as scratch, ColumnWriter(tmp_path) as writer:
-        # not in the order of the places
-        tasks = [(scratch, scratch.place(), 19 - number) for number in range(20)]
-        for (_, place, _), n_rows in zip(tasks, map_in_processes(store, tasks, nproc)):
-            writer.append(scratch.stored(place, n_rows))
+        # not in the order of the slots
+        tasks = [(scratch, scratch.reserve(), 19 - number) for number in range(20)]
+        for (_, slot, _), n_rows in zip(tasks, map_in_processes(store, tasks, nproc)):
+            writer.append(scratch.stored(slot, n_rows))
         writer.write(tmp_path / "table.refl", {})
     assert [path.name for path in tmp_path.iterdir()] == ["table.refl"]
     found = read_columns(tmp_path / "table.refl", list(KINDS))
@@ -55,13 +55,13 @@ def test_columns_that_are_left_out(tmp_path):
     assert np.array_equal(found["voxel"], rows(3)["voxel"])
 
 
-def test_places_are_used_again(tmp_path):
+def test_slots_are_used_again(tmp_path):
     with ColumnScratch(tmp_path, KINDS, 11) as scratch:
-        first, second = scratch.place(), scratch.place()
+        first, second = scratch.reserve(), scratch.reserve()
         assert first != second
         scratch.free(first)
-        assert scratch.place() == first
-        assert scratch.place() not in (first, second)
+        assert scratch.reserve() == first
+        assert scratch.reserve() not in (first, second)
 
 
 def test_files_without_names_where_the_system_has_them(tmp_path):
@@ -95,9 +95,9 @@ def test_rows_that_do_not_fit(tmp_path):
 def test_what_is_copied_takes_no_room_any_more(tmp_path):
     n = 1_000_000
     with ColumnScratch(tmp_path, {"counts": (np.float64, ())}, n) as scratch:
-        place = scratch.place()
-        scratch.store(place, {"counts": np.ones(n)})
-        column = scratch.stored(place, n)["counts"]
+        slot = scratch.reserve()
+        scratch.store(slot, {"counts": np.ones(n)})
+        column = scratch.stored(slot, n)["counts"]
         before = os.stat(column.file.fileno()).st_blocks * 512
         with open(tmp_path / "out", "wb", buffering=0) as out:
             column.copy_to(out)

@@ -197,7 +197,7 @@ def _write_dense(
         part = with_empty[rows[block]]
         chunk[tuple(slice(n) for n in part.shape)] = part
         shuffled = np.ascontiguousarray(chunk.reshape(-1, 1).view(np.uint8).T)
-        return zlib.compress(shuffled, EFFORT)
+        return zlib.compress(shuffled.data, EFFORT)
 
     for block, chunk in zip(blocks, map_in_threads(compressed, blocks, n_threads)):
         dataset.id.write_direct_chunk(tuple(part.start for part in block), chunk)
