@@ -16,6 +16,9 @@ from dials_diffuse.absolute.profile import RadialProfile
 from dials_diffuse.absolute.total_scattering import TotalScatteringSettings, find_scale
 from dials_diffuse.phil.defaults import default_settings
 
+# the direct summation of structure factors takes 10 s; by FFT they are not accurate enough
+pytestmark = pytest.mark.slow
+
 SCALE = 37.0
 B_FACTOR = 18.0
 Q_MAX = 0.84
