@@ -22,7 +22,7 @@ _HOME = {
     "TaskError": "tasks",
     "TaskResult": "tasks",
     "folder_lock": "state",
-    "parameters": "steps",
+    "parameters": "step_parameters",
     "write_summary": "report",
 }
 __all__ = sorted(_HOME)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dials_diffuse.pipeline.steps import Files
+from dials_diffuse.pipeline.step_parameters import Files
 from dials_diffuse.pipeline.tasks import TaskResult
 
 

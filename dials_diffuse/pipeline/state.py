@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dials_diffuse.io.atomic import remove_leftovers
 from dials_diffuse.io.json_file import write_json
-from dials_diffuse.pipeline.steps import STEP_FILES, Files
+from dials_diffuse.pipeline.step_parameters import STEP_FILES, Files
 from dials_diffuse.pipeline.tasks import Task, TaskResult, identity_of
 
 logger = logging.getLogger("dials.diffuse.pipeline.state")

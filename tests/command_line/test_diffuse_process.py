@@ -184,6 +184,7 @@ def test_from_stills_to_a_map(reference):
     assert_no_half_files(reference)
 
 
+@pytest.mark.slow
 @needs_proc
 def test_one_batch_gives_the_same_map_though_a_worker_is_killed(stills, reference, tmp_path):
     noticed = "one of its worker processes was killed, trying again"
@@ -224,6 +225,7 @@ def test_one_batch_gives_the_same_map_though_a_worker_is_killed(stills, referenc
     assert "extract_diffuse" in page and "dials.diffuse_scale" in page
 
 
+@pytest.mark.slow
 @needs_proc
 def test_killed_batch_then_killed_run_then_resume(stills, reference, tmp_path):
     run = start(stills, tmp_path)
@@ -278,6 +280,7 @@ def test_killed_batch_then_killed_run_then_resume(stills, reference, tmp_path):
     assert [steps[step]["stills"] for step in ("mask", "extract", "grid", "scale")] == [4] * 4
 
 
+@pytest.mark.slow
 def test_unreadable_images(stills, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(stills, data)
@@ -328,6 +331,7 @@ def small_disk(tmp_path):
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_full_disk(stills, reference, small_disk):
     folder = small_disk("size=12m")
     result = process(stills, folder)
@@ -375,6 +379,7 @@ def test_bad_input_ends_with_one_line(stills, tmp_path, options, message):
     assert last.startswith("Sorry: ") and message in last
 
 
+@pytest.mark.slow
 @needs_proc
 def test_dask_with_a_killed_worker(stills, reference, tmp_path):
     pytest.importorskip("distributed")
@@ -439,6 +444,7 @@ def as_sweep(stills, step):
     table.as_file(str(stills / "sweep.refl"))
 
 
+@pytest.mark.slow
 def test_a_sweep_gives_the_observations_of_its_images_as_stills(tmp_path):
     data = tmp_path / "data"
     data.mkdir()

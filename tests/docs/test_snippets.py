@@ -49,6 +49,7 @@ def columns(name: str) -> set[str]:
     return set(flex.reflection_table.from_file(name).keys())
 
 
+@pytest.mark.slow
 def test_examples(run_in_tmp_path):
     from dials_diffuse.command_line import diffuse_extract, diffuse_scale, diffuse_simulate
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from cctbx import sgtbx
 from dxtbx.model.experiment_list import ExperimentList
@@ -34,6 +35,7 @@ def setting(experiment):
     return np.array(experiment.crystal.get_A()).reshape(3, 3)
 
 
+@pytest.mark.slow
 def test_half_of_the_stills_of_a_p4_crystal_indexed_the_other_way(tmp_path):
     run(
         tmp_path,

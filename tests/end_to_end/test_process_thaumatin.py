@@ -16,7 +16,7 @@ from dials_diffuse.adapters.stills_processor import check_available
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.pipeline.rearrange import spread
 
-pytestmark = pytest.mark.regression
+pytestmark = [pytest.mark.regression, pytest.mark.slow]
 
 # A map of half the resolution, to be quick
 OPTIONS = ["d_min=2.5", "mp.nproc=2", "output.json=run.json"]

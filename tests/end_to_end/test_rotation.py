@@ -24,6 +24,7 @@ def run(folder, module, *arguments):
     assert result.returncode == 0, (result.stdout + result.stderr)[-2000:]
 
 
+@pytest.mark.slow
 def test_a_crystal_that_turns_gives_the_map_that_noise_allows(tmp_path):
     run(
         tmp_path,

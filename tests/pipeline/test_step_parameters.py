@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from dials_diffuse.phil.process import STEP_SCOPES, phil_scope
-from dials_diffuse.pipeline import Pipeline, parameters
-from dials_diffuse.pipeline.steps import STEPS, index_phil, step_phil, with_short_forms
+from dials_diffuse.pipeline import parameters
+from dials_diffuse.pipeline.step_parameters import index_phil, step_phil, with_short_forms
 
 
 def phil_of(step, folder, *assignments):
@@ -88,19 +88,3 @@ def test_cell_and_symmetry_for_images(tmp_path):
     assert params.spotfinder.filter.min_spot_size == 7
     assert params.indexing.known_symmetry.unit_cell.parameters() == (58, 58, 150, 90, 90, 90)
     assert str(params.indexing.known_symmetry.space_group) == "P 41 21 2"
-
-
-def test_input_that_makes_no_sense(tmp_path):
-    with pytest.raises(ValueError, match="No .expt file and no image"):
-        Pipeline([], parameters(), tmp_path)
-    with pytest.raises(ValueError, match="not both"):
-        Pipeline([("a.expt", "a.refl")], parameters(), tmp_path, images=["a.cbf"])
-    with pytest.raises(ValueError, match="no .refl file for a.expt"):
-        Pipeline([("a.expt", None)], parameters(), tmp_path)
-
-
-def test_without_a_composition_the_map_stays_relative(tmp_path):
-    pipeline = Pipeline([("a.expt", "a.refl")], parameters(), tmp_path)
-    assert pipeline.steps == ["mask", "extract", "grid", "scale"]
-    pipeline = Pipeline([("a.expt", "a.refl")], parameters("composition.formula=C 1"), tmp_path)
-    assert pipeline.steps == [step for step in STEPS if step != "index"]
