@@ -85,7 +85,7 @@ def bright_groups(pixels, use, ring, centres) -> BrightGroups:
 
     Args:
         pixels: (n_slow, n_fast) values
-        use: (n_slow, n_fast) bool, pixels to look at
+        use: (n_slow, n_fast) bool, pixels that are used
         ring: (n_slow, n_fast) resolution ring of each
         centres: (N, 2) predicted positions of nodes, fast, slow
     """

@@ -161,7 +161,7 @@ def bright_regions(
     """Bright regions of one panel.
 
     Args:
-        raw, blocked: (n_slow, n_fast) values, pixels not to look at
+        raw, blocked: (n_slow, n_fast) values, and bool: pixels that are not used
         rings: resolution rings of the panel
         low, high: trusted values
         gain: ADU of a photon

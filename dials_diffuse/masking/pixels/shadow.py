@@ -1,8 +1,8 @@
-"""Beam stop and shadows, found on the mean image.
+"""Find the beam stop and shadows on the mean image.
 
-A shadow is a region, many pixels wide, that is much darker than the rest of its
-resolution ring. Around the beam the stop darkens whole rings: there the edge gives it
-away, a step in the radial profile that no scattering makes within a few pixels.
+A shadow is a region, many pixels wide, that is much darker than the rest of its resolution ring. The
+beam stop darkens whole rings around the beam. It is found by its edge, a step in the radial profile
+that is steeper than scattering can be.
 """
 
 from __future__ import annotations
@@ -16,19 +16,17 @@ logger = logging.getLogger("dials.diffuse.masking.shadow")
 
 # Darker than this part of the ring's bright quarter is shadow
 DARK = 0.3
-# Regions that do not touch the beam stop must be darker still: diffuse scattering has
-# minima too
+# Regions that do not touch the beam stop must be darker still, as diffuse scattering has minima too
 BLACK = 0.1
-# Pixels below this part belong to it within PENUMBRA pixels; anisotropic diffuse
-# scattering reaches down to it too, so no further
+# Pixels below this part belong to a shadow within PENUMBRA pixels, but no further: anisotropic
+# diffuse scattering may be as dark
 DIM = 0.5
 PENUMBRA = 2
-# The profile's step at the edge of a beam stop, at least, over STEP_PIXELS; and what rises
-# from the beam like a power of the radius lower than this has no edge: diffuse scattering
-# begins with q^2
+# The profile rises by this factor at least within STEP_PIXELS at the edge of a beam stop, and faster
+# than this power of the radius: diffuse scattering begins with q^2
 STEP = 2.5
 POWER = 4
-# Without an edge there would be as many counts inside, or nothing can be said
+# An edge is certain only where so many counts would be expected inside without one
 LEAST_COUNTS = 9
 STEP_PIXELS = 6
 SMOOTH = 3
@@ -64,7 +62,7 @@ def find_shadows(sums, good, detector, beam) -> list[np.ndarray]:
 
     Args:
         sums: PixelSums of a survey
-        good: pixels to look at, a (n_slow, n_fast) bool array a panel
+        good: pixels that are used, a (n_slow, n_fast) bool array a panel
         detector, beam: dxtbx models
 
     Returns:
@@ -77,7 +75,7 @@ def find_shadows(sums, good, detector, beam) -> list[np.ndarray]:
         weight = uniform_filter(np.where(use, valid, 0).astype(np.float32), SMOOTH, mode="constant")
         mean = uniform_filter(np.where(use, total, 0), SMOOTH, mode="constant")
         spread = uniform_filter(np.where(use, variance, 0), SMOOTH, mode="constant")
-        # Between spots that hide a pixel most of the time there is nothing to judge
+        # Pixels that spots hide most of the time are not judged
         some = weight > 0.3 * sums.images
         smooth.append(np.where(some, mean / np.maximum(weight, 1e-6), np.nan))
         noise.append(np.sqrt(np.maximum(spread, 0)) / np.maximum(weight, 1e-6) / SMOOTH)

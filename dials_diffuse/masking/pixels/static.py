@@ -1,4 +1,4 @@
-"""Pixels that are bad in every image, by geometry and by what the user knows."""
+"""Pixels that are bad in every image: by lookup masks, and by parameters of the user."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_same_panels(imagesets) -> None:
 
 
 def check_mask_parameters(params, detector) -> None:
-    """Validate the scope of dials.util.masking before it meets assertions.
+    """Validate the parameters of dials.util.masking, whose own checks are assertions.
 
     Raises:
         ValueError: names the parameter.
@@ -62,25 +62,17 @@ def check_mask_parameters(params, detector) -> None:
 
 
 def parameter_mask(imageset, params) -> list[np.ndarray]:
-    """What dials.util.masking's parameters mask, one (n_slow, n_fast) array a panel, True = good.
+    """The mask by the parameters of dials.util.masking, a (n_slow, n_fast) array a panel, True = good.
 
     Raises:
         ValueError: parameters that make no sense.
     """
-    # An extract of the bare scope holds one region that says nothing
+    # An extract of the bare scope holds one region without any value
+    names = ("panel", "circle", "rectangle", "polygon", "pixel")
     params.untrusted = [
         region
         for region in params.untrusted
-        if any(
-            value is not None
-            for value in (
-                region.panel,
-                region.circle,
-                region.rectangle,
-                region.polygon,
-                region.pixel,
-            )
-        )
+        if any(getattr(region, name) is not None for name in names)
     ]
     check_mask_parameters(params, imageset.get_detector())
     return [mask_as_numpy(mask) for mask in dials.util.masking.generate_mask(imageset, params)]
