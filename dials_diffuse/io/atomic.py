@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Write files atomically: under a temporary name that is replaced when the file is complete."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
     except OSError as error:
         raise ValueError(f"Can't write {path}: {error.strerror}") from error
     os.close(handle)
-    # Who writes it makes it anew: ext4 waits for the disk when a file is closed that was cut to nothing
+    # The writer creates the file: ext4 waits for the disk when an existing file that was truncated is closed
     os.unlink(temporary)
     try:
         yield temporary
@@ -39,9 +39,9 @@ def replacing(path: str | os.PathLike) -> Iterator[str]:
 
 
 def remove_leftovers(path: str | os.PathLike) -> None:
-    """Remove temporary files that a killed process has left of `replacing(path)`.
+    """Remove temporary files that `replacing(path)` left behind in a killed process.
 
-    Only where no other process can be writing to path.
+    To be called only when no other process can be writing to path.
     """
     path = Path(path)
     for leftover in path.parent.glob(f".{path.stem}-{'?' * 8}{path.suffix}"):

@@ -1,20 +1,20 @@
-"""Names of the files of a batch."""
+"""Names of the files of batches of stills, and the number of stills in a file."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-MOST_ROWS = 40_000_000  # observations; a column of a .refl file ends at four times as many
+MOST_ROWS = 40_000_000  # observations; a column of a .refl file can hold four times as many
 
 
 def batch_name(name: str | os.PathLike, number: int, n_batches: int | None) -> str:
-    """name for a single batch, else name_0001, name_0002 ... before its suffix.
+    """File name of a batch: name itself for a single one, else name_0001, name_0002 ... with its suffix.
 
     Args:
-        name: the name asked for
+        name: output file name that the user gave
         number: 0-based
-        n_batches: how many there are; None: many, the number is not known yet
+        n_batches: number of batches; None: several, not known yet
     """
     if n_batches == 1:
         return os.fspath(name)
@@ -23,12 +23,11 @@ def batch_name(name: str | os.PathLike, number: int, n_batches: int | None) -> s
 
 
 def stills_a_file(n_rows: int, n_stills: int) -> int | None:
-    """How many stills go to a file if nobody says so: all of them, None, as long as that is a file that
-    the next steps can load.
+    """Default number of stills in a file: None (all of them) if the next steps can load such a file.
 
     Args:
         n_rows: observations of one still
-        n_stills: how many there are
+        n_stills: number of stills
     """
     if n_rows * n_stills <= MOST_ROWS:
         return None

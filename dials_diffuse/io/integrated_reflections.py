@@ -1,8 +1,8 @@
-"""Integrated Bragg reflections of the stills, for those who compare or scale with them.
+"""Read integrated Bragg reflections of stills, for scaling and for absolute units.
 
-A reflection's integrated counts are I = p t P QE b J: its partiality p, exposure time t, polarisation and
-efficiency take the part that the exposure plays for diffuse observations, b is the scale of the still, and J
-the full intensity. A still has no Lorentz factor besides partiality.
+The integrated counts of a reflection are I = p t P QE b J, with partiality p, exposure time t, polarisation P,
+quantum efficiency QE, scale b of the still and full intensity J. The product p t P QE corresponds to the
+exposure of diffuse observations. In a still, partiality takes the place of the Lorentz factor.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from dials_diffuse.grid.voxel_grid import VoxelGrid
 
 @dataclass(frozen=True)
 class IntegratedReflections:
-    """The reflections of a table that can be used.
+    """The usable reflections of a table.
 
     Attributes:
         rows: (N,) of the table
         still: (N,) index of the experiment
         miller_index: (N, 3) int32, in the asymmetric unit of the grid's Laue group
         counts, variance: (N,) as integrated, not corrected
-        exposure: (N,) what counts are to be divided by: partiality x relative exposure time x
+        exposure: (N,) divisor of the counts: partiality x relative exposure time x
             polarisation x efficiency
-        partiality: what is known of it: "used", "absent" or "all 1"
+        partiality: whether the table has it: "used", "absent" or "all 1"
     """
 
     rows: np.ndarray
@@ -43,13 +43,13 @@ class IntegratedReflections:
 
 
 def relative_times(exposure: np.ndarray, n_pixels: np.ndarray) -> np.ndarray:
-    """Exposure times of stills over their mean, from their observations outside the Bragg mask.
+    """Exposure times of stills relative to their mean, from observations outside the Bragg mask.
 
-    The exposure (s sr) of a pixel is the same in all stills but for the time, if the detector is.
+    With the same detector, exposures (s sr) of a pixel differ between stills only by the exposure time.
 
     Args:
         exposure: (S,) sum over a still
-        n_pixels: (S,) number of pixels that it is of
+        n_pixels: (S,) number of pixels in that sum
 
     Returns:
         (S,), NaN for stills without observations
@@ -68,18 +68,17 @@ def read_integrated(
     relative_time: np.ndarray,
     min_partiality: float,
 ) -> IntegratedReflections:
-    """The usable reflections of a table of DIALS integration.
+    """Select and correct the usable reflections of a table that DIALS integrated.
 
     Counts are corrected for polarisation and sensor efficiency where the table has lp and qe.
 
     Args:
-        table: with the experiment identifiers that the experiments have; what it has of others
-            is left out
+        table: reflections with experiment identifiers; rows of other experiments are left out
         name: of the table, for messages
-        experiments: of dials.diffuse_grid or later
-        grid: theirs
+        experiments: written by dials.diffuse_grid or a later step
+        grid: of the experiments
         relative_time: (S,) see relative_times; the reflections of a still with NaN are left out
-        min_partiality: those below are left out
+        min_partiality: reflections below it are left out
 
     Raises:
         ValueError: columns missing, or none of these experiments.
@@ -116,7 +115,7 @@ def read_integrated(
     usable &= np.isfinite(exposure) & (exposure > 0) & (partiality >= min_partiality)
     rows = np.flatnonzero(usable & (still >= 0) & (hkl != 0).any(axis=1))
     indices = miller_index_column(as_gridded(hkl[rows], still[rows], experiments))
-    # Friedel mates together, whatever the grid does
+    # Friedel mates are merged even if the grid keeps them apart
     miller.map_to_asu(grid.laue_group.type(), False, indices)
     return IntegratedReflections(
         rows, still[rows], as_numpy(indices), counts[rows], variance[rows], exposure[rows], known
@@ -124,10 +123,10 @@ def read_integrated(
 
 
 def _stills_of(table, experiments: Sequence) -> np.ndarray:
-    """(N,) index of the experiment of each row, -1 for another one's"""
+    """(N,) index of the experiment of each row, -1 for an unknown experiment"""
     number_of = {experiment.identifier: i for i, experiment in enumerate(experiments)}
     ids = as_numpy(table["id"])
-    # the last place is for the id -1
+    # The last element is for the id -1
     number_of_id = np.full(max(int(ids.max(initial=-1)), 0) + 2, -1)
     names = table.experiment_identifiers()
     for local, identifier in zip(names.keys(), names.values()):

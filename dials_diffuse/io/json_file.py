@@ -1,4 +1,4 @@
-"""JSON files: whole or not at all, and without the NaN that is no JSON."""
+"""Write JSON files atomically, with null for NaN, which JSON does not have."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_json(path: str | os.PathLike, contents, indent: int | None = None) -> 
 
 
 def _finite(value):
-    """JSON has no NaN: None instead, all the way down"""
+    """A copy with None for numbers that are not finite, at all levels"""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

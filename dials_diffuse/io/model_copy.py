@@ -1,4 +1,4 @@
-"""The JSON copy of grid and scaling models, for when a .expt has lost them."""
+"""JSON copies of grid and scaling models, which restore a .expt file that has lost them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def models_to_json(experiments) -> dict:
 
 
 def restore_models(experiments, path: str | os.PathLike) -> int:
-    """Give experiments without a scaling model the one of their identifier in a JSON
-    written by a dials.diffuse_* command (its part "models"). Returns how many were given.
+    """Restore missing scaling models, by experiment identifier, from the "models" of a JSON file that a
+    dials.diffuse_* command wrote. Returns the number of models restored.
 
     Raises:
         ValueError: not such a file.

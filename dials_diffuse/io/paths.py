@@ -1,4 +1,4 @@
-"""Parameters that are a file's name or a value themselves."""
+"""Parameters that hold either a file name or a value."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def names_a_file(text: str | os.PathLike) -> bool:
-    """Whether a text is the name of a file that there is, and not a value itself."""
+    """Whether a text is the name of an existing file."""
     try:
         return Path(text).is_file()
-    except OSError:  # a protein's sequence is longer than a name may be
+    except OSError:  # too long for a file name, such as the sequence of a protein
         return False

@@ -1,4 +1,4 @@
-"""Files of corrected diffuse pixels: HDF5, one group a still.
+"""Read and write corrected diffuse pixels in HDF5 files with a group for each still.
 
 Layout (version 1)::
 

@@ -1,4 +1,4 @@
-"""Maps as CCP4/MRC files."""
+"""Write maps as CCP4/MRC files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _header(
         mean = np.average(found, weights=times)
         real[19:22] = found.min(), found.max(), mean
         real[54] = np.sqrt(np.average((found - mean) ** 2, weights=times))
-    else:  # how the format says that they are not known
+    else:  # the values by which the format marks them as unknown
         real[19:22], real[54] = (0, -1, -2), -1
     header[22] = 1  # space group P1: the box does not repeat by symmetry
     header[27] = 20140  # version of the format

@@ -1,4 +1,4 @@
-"""Maps as text, a line a voxel."""
+"""Write maps as text with a line for each voxel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROWS_AT_ONCE = 100_000
 def write_hkl(path: str | os.PathLike, merged: MergedMap) -> None:
     """Write h, k, l (r.l.u., voxel centres) and all columns ("nan" where a half set is absent).
 
-    Lines that begin with # say what the grid is; numpy.loadtxt passes over them.
+    Lines that begin with # describe the grid; numpy.loadtxt ignores them.
 
     Args:
         path: file to write

@@ -32,7 +32,7 @@ from dials_diffuse.io.atomic import replacing
 
 # Edge of a chunk of the file
 CHUNK = 32
-# Of gzip: counts repeat, the digits of floats don't; more takes longer and saves a tenth
+# Level of gzip; higher levels take longer and save a tenth
 EFFORT = 2
 
 _LONG_NAMES = {
@@ -125,7 +125,7 @@ def write_map(
         title: what the map shows
         units: unit of intensity, sigma, half sets and incoherent part
         expand: write the whole sphere; else only the voxels of the table
-        n_threads: that compress; the file is the same for any number
+        n_threads: threads for compression; the file does not depend on their number
 
     Raises:
         ValueError: empty or unmerged table, no intensity, folder not writable.
@@ -175,8 +175,8 @@ def _write_dense(
 ) -> None:
     """values[rows], with NaN or 0 where rows is -1, block by block.
 
-    Compressing takes longer than all else, and the HDF5 library has one thread: it gets the chunks as it would have
-    made them.
+    Compression takes most of the time, and HDF5 compresses in one thread. Therefore chunks are compressed here, as
+    HDF5 would do it.
     """
     empty = np.nan if values.dtype.kind == "f" else 0
     shape = tuple(min(n, CHUNK) for n in rows.shape)
@@ -237,7 +237,7 @@ def read_map(path: str | os.PathLike, names: list[str] | None = None) -> Diffuse
 
     Args:
         path: file
-        names: the columns wanted ("intensity" always comes, "sigma" is the standard
+        names: columns to read ("intensity" always comes, "sigma" is the standard
             deviation); None for all
 
     Raises:

@@ -1,4 +1,4 @@
-"""A merged table with all that is needed to write it in any format."""
+"""A merged map with its grid, units and title, from which all formats are written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dials_diffuse.grid.shells import isotropic_part
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
 from dials_diffuse.io.model_copy import restore_models
 
-# In the order in which formats that have one show them; others of a table are left out
+# In the order in which they are written; other columns of a table are left out
 COLUMNS = ("intensity", "sigma", "n_obs", "n_stills", "half_1", "half_2", "exposure", "incoherent")
 
 
@@ -141,7 +141,7 @@ def is_merged(table) -> bool:
 
 
 def check_grid(table, grid: VoxelGrid) -> None:
-    """Whether a merged table was made on this grid: its own hkl and d, where it has them, are those of the voxels.
+    """Check that a merged table was made on this grid: that hkl and d, if it has them, fit its voxels.
 
     Raises:
         ValueError: it was made on another.
@@ -161,11 +161,11 @@ def read_merged_map(
     reflections: Sequence[str | os.PathLike],
     model_copies: Iterable[str | os.PathLike] = (),
 ) -> tuple[MergedMap, str | os.PathLike]:
-    """The one merged table among some .refl files, on the grid of the .expt files.
+    """Read the merged table among some .refl files, on the grid of the .expt files.
 
     Args:
         experiments: .expt files
-        reflections: .refl files; observations among them are passed over
+        reflections: .refl files; those that hold observations are ignored
         model_copies: JSON files to take lost scaling models from
 
     Returns:
@@ -189,7 +189,7 @@ def read_merged_map(
             "No .refl file in the input: give diffuse_merged.refl or diffuse_absolute.refl"
         )
     merged = []
-    # as a rule the merged table is the last one
+    # The merged table is usually the last one
     for path in reversed(reflections):
         table = load_reflections(path)
         if is_merged(table):

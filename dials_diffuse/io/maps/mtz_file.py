@@ -1,4 +1,4 @@
-"""Maps as MTZ files: voxels are the Miller indices of a supercell."""
+"""Write maps as MTZ files, in which voxels are the Miller indices of a supercell."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OTHERS = {"half_1": "IHALF1", "half_2": "IHALF2", "incoherent": "INCOH"}
 def acentric_group(laue_group: sgtbx.space_group) -> sgtbx.space_group:
     """The rotations of a Laue group: a space group that a protein crystal can have.
 
-    Programs that read MTZ files expect one, and to them both mean the same intensities.
+    Programs that read MTZ files expect such a group; merged intensities have the same symmetry in both.
     """
     return laue_group.build_derived_acentric_group()
 

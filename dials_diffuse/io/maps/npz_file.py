@@ -1,4 +1,4 @@
-"""Maps as numpy archives."""
+"""Write maps as numpy archives."""
 
 from __future__ import annotations
 
