@@ -16,11 +16,13 @@ distribution whose covariance at node g is
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from cctbx import crystal, miller
+from scitbx.array_family import flex
 
 from dials_diffuse.simulation.truth import DiffuseTruth
 
@@ -73,8 +75,6 @@ def wilson_intensities(truth: DiffuseTruth, d_min: float, seed) -> StructureFact
     epsilon = np.array(unique.epsilons().data())
     q = 1.0 / np.array(unique.d_spacings().data())
     values = np.where(is_centric, centric, acentric) * epsilon * truth.bragg_envelope(q)
-    from scitbx.array_family import flex
-
     return StructureFactors(unique.array(data=flex.double(values)))
 
 
@@ -206,39 +206,41 @@ def towards_sphere(s0: np.ndarray, domain_size, mosaicity, bandwidth):
     return reach
 
 
+class PeakShapes(NamedTuple):
+    """Peaks to draw, arrays of N.
+
+    Attributes:
+        centre: (N, 2) fast, slow in pixels, where the peak is expected.
+        half: (N,) half-width of the window to draw in, pixels.
+        g: (N, 3) nodes, lab frame, 1/Angstrom.
+        along, across: (N,) standard deviations along g and across it, 1/Angstrom.
+        weight: (N,) |F|^2 times the volume of the reciprocal cell.
+    """
+
+    centre: np.ndarray
+    half: np.ndarray
+    g: np.ndarray
+    along: np.ndarray
+    across: np.ndarray
+    weight: np.ndarray
+
+
 @numba.njit(cache=True)
-def draw_peaks(
-    centre,
-    half,
-    g,
-    along,
-    across,
-    weight,
-    extent,
-    directions,
-    step_fast,
-    step_slow,
-    s0,
-    wavelength,
-    image,
-):
-    """Add peaks to an image of mean intensity per pixel.
+def draw_peaks(peaks, extent, directions, step_fast, step_slow, s0, wavelength, image):
+    """Add peaks to an image of mean intensity per pixel; changes the image in place.
 
     The density is evaluated on a grid within the pixel, finer than the
     narrower standard deviation of the peak, and averaged.
 
     Args:
-        centre: (N, 2) fast, slow in pixels, where the peak is expected.
-        half: (N,) half-width of the window to draw in, pixels.
-        g: (N, 3) nodes, lab frame, 1/Angstrom.
-        along, across: (N,) standard deviations, 1/Angstrom.
-        weight: (N,) |F|^2 times the volume of the reciprocal cell.
+        peaks: PeakShapes.
         extent: standard deviations out to which peaks are drawn.
         directions, step_fast, step_slow: (S, F, 3) of `PanelPixels`.
         s0: (3,) incident beam, 1/Angstrom.
         wavelength: Angstrom.
-        image: (S, F), changed in place.
+        image: (S, F).
     """
+    centre, half, g, along, across, weight = peaks
     n_slow, n_fast = image.shape
     for n in range(g.shape[0]):
         gx, gy, gz = g[n, 0], g[n, 1], g[n, 2]

@@ -11,7 +11,6 @@ cell, K photons/(s sr) that one electron^2 gives, B background (photons/s).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -363,20 +362,8 @@ class Simulator:
         # one pixel spans at least (pixel / ray length) * cos(obliquity) of direction
         cosine = np.abs(np.einsum("ni,ni->n", s1, normals)) * still.wavelength
         pixels_per_q = still.wavelength * distances / (sizes * cosine**2)
-        arrays = (
-            hkl,
-            g,
-            excitation,
-            sigma,
-            along,
-            across,
-            intensity,
-            panel,
-            pixel,
-            millimetre,
-            s1,
-            pixels_per_q,
-        )
+        shape_of_peaks = (excitation, sigma, along, across, intensity)
+        arrays = (hkl, g, *shape_of_peaks, panel, pixel, millimetre, s1, pixels_per_q)
         return Peaks(*(np.ascontiguousarray(array[keep]) for array in arrays))
 
     def _draw(self, still, lattice, peaks: Peaks, number: int, pixels: PanelPixels) -> np.ndarray:
@@ -386,13 +373,11 @@ class Simulator:
         half = self.settings.bragg.extent * widest * peaks.pixels_per_q[here] + 1.5
         # the volume of the reciprocal cell of this lattice, not of the mean one
         weight = peaks.intensity[here] * abs(np.linalg.det(lattice.setting))
+        shapes = bragg.PeakShapes(
+            peaks.pixel[here], half, peaks.g[here], peaks.along[here], peaks.across[here], weight
+        )
         bragg.draw_peaks(
-            peaks.pixel[here],
-            half,
-            peaks.g[here],
-            peaks.along[here],
-            peaks.across[here],
-            weight,
+            shapes,
             float(self.settings.bragg.extent),
             pixels.directions,
             pixels.step_fast,
@@ -439,8 +424,3 @@ class Simulator:
             adu = np.where(self.defects["negative"][number], -2, adu)
             images.append(np.clip(np.rint(adu), -(2**31), 2**31 - 1).astype(np.int32))
         return images
-
-    def images(self) -> Iterator[tuple[StillState, list[np.ndarray]]]:
-        """Every still with its image."""
-        for still in self.stills:
-            yield still, self.image(still)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from commands import run_command
 
 from cctbx import sgtbx
 from dxtbx.model.experiment_list import ExperimentList
@@ -22,13 +20,8 @@ STILLS = 40
 
 
 def run(folder, command, *arguments):
-    result = subprocess.run(
-        [sys.executable, "-m", f"dials_diffuse.command_line.diffuse_{command}", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0 and not result.stderr, result.stdout[-2000:] + result.stderr
+    result = run_command(folder, f"dials.diffuse_{command}", *arguments)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr
 
 
 def setting(experiment):

@@ -36,12 +36,14 @@ def draw(flat, g, along, across, f_squared=1.0, volume=1.0):
     _, centre, _ = rays_to_pixels(detector, s1)
     image = np.zeros(pixels.shape)
     bragg.draw_peaks(
-        centre,
-        np.array([60.0]),
-        g,
-        np.array([along]),
-        np.array([across]),
-        np.array([f_squared * volume]),
+        bragg.PeakShapes(
+            centre,
+            np.array([60.0]),
+            g,
+            np.array([along]),
+            np.array([across]),
+            np.array([f_squared * volume]),
+        ),
         6.0,
         pixels.directions,
         pixels.step_fast,
