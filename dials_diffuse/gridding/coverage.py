@@ -20,6 +20,26 @@ _PHOTONS, _EXPOSURE, _N_OBS, _N_STILLS, _LAST_STILL = range(5)
 
 
 @njit(cache=True, nogil=True)
+def _hash_shift(table):
+    """Number of bits that a hash of 64 bits is shifted by for a table (2^n, 2): 64 - n."""
+    return np.uint64(64 - np.int64(np.log2(table.shape[0]) + 0.5))
+
+
+@njit(cache=True, nogil=True)
+def _slot_of(table, shift, key):
+    """The slot of a key in a hash table, or the empty one where it belongs (linear probing).
+
+    Args:
+        table: (2^n, 2) see _add_rows; at least one slot is empty
+        shift: see _hash_shift
+    """
+    slot = (np.uint64(key) * _GOLDEN) >> shift
+    while table[slot, 1] != 0 and table[slot, 0] != key:
+        slot = (slot + _ONE) & np.uint64(table.shape[0] - 1)
+    return slot
+
+
+@njit(cache=True, nogil=True)
 def _add_rows(voxel, still, first, bragg, counts, background, exposure, start, table, sums, size):
     """Add rows, all of a still one after the other, to the sums of their voxels; see VoxelAccumulator.
 
@@ -31,17 +51,12 @@ def _add_rows(voxel, still, first, bragg, counts, background, exposure, start, t
     Returns:
         (first row that there was no room for or the number of rows, size)
     """
-    shift, mask = (
-        np.uint64(64 - np.int64(np.log2(table.shape[0]) + 0.5)),
-        np.uint64(table.shape[0] - 1),
-    )
+    shift = _hash_shift(table)
     for i in range(start, still.size):
         if bragg[i] or not exposure[i] > 0:
             continue
         key = pack_voxel(voxel[i, 0], voxel[i, 1], voxel[i, 2])
-        slot = (np.uint64(key) * _GOLDEN) >> shift
-        while table[slot, 1] != 0 and table[slot, 0] != key:
-            slot = (slot + _ONE) & mask
+        slot = _slot_of(table, shift, key)
         at = np.uint64(table[slot, 1])
         if at == 0:
             if size == sums.shape[0]:
@@ -64,15 +79,10 @@ def _add_rows(voxel, still, first, bragg, counts, background, exposure, start, t
 @njit(cache=True, nogil=True)
 def _refill(table, larger):
     """Put the keys of a table into a larger one."""
-    shift, mask = (
-        np.uint64(64 - np.int64(np.log2(larger.shape[0]) + 0.5)),
-        np.uint64(larger.shape[0] - 1),
-    )
+    shift = _hash_shift(larger)
     for old in range(table.shape[0]):
         if table[old, 1] != 0:
-            slot = (np.uint64(table[old, 0]) * _GOLDEN) >> shift
-            while larger[slot, 1] != 0:
-                slot = (slot + _ONE) & mask
+            slot = _slot_of(larger, shift, table[old, 0])
             larger[slot, 0], larger[slot, 1] = table[old, 0], table[old, 1]
 
 
