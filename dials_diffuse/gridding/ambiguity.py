@@ -257,7 +257,7 @@ class _Reference:
 
     @classmethod
     def from_sums(
-        cls, sums: list[tuple[np.ndarray, ...]], setting_of: dict[int, int]
+        cls, sums: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], setting_of: dict[int, int]
     ) -> _Reference:
         """Add up (keys, num, den) of files or stills; see _sums."""
         keys, inverse = np.unique(np.concatenate([s[0] for s in sums]), return_inverse=True)

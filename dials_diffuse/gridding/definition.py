@@ -83,7 +83,8 @@ def load_experiment_lists(
         raise ValueError(
             "No .refl file in the input: dials.diffuse_grid needs the observations of dials.diffuse_extract"
         )
-    lists, seen = [], {}
+    lists: list[ExperimentList] = []
+    seen: dict[str, object] = {}
     for pair in pairs:
         experiments = load_experiments(pair.experiments, check_format=False)
         check_given_once(experiments, pair.experiments, seen)

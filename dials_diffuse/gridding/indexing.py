@@ -57,7 +57,8 @@ def possible_settings(
     lattice = lattice_symmetry.group(
         symmetry.unit_cell().change_basis(to_minimum), max_delta=max_delta
     ).change_basis(to_minimum.inverse())
-    own = [index_matrix(op) for op in grid.laue_group.build_derived_laue_group().all_ops()]
+    laue_group = grid.laue_group.build_derived_laue_group()
+    own = [m for m in map(index_matrix, laue_group.all_ops()) if m is not None]
     settings = [Setting(sgtbx.change_of_basis_op(), np.eye(3, dtype=np.int64))]
     taken = {matrix.tobytes() for matrix in own}
     for op in lattice.all_ops():

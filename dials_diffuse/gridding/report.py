@@ -69,8 +69,8 @@ def log_cells(definition: GridDefinition) -> None:
             logger.info("... and %d more", len(rows) - 1 - _MOST_OUTLIERS)
 
 
-def _coverage_table(rows: list[CoverageRow]) -> list[list[str]]:
-    table = [
+def _coverage_table(rows: list[CoverageRow]) -> list[list]:
+    table: list[list] = [
         [
             "d (A)",
             "voxels",
@@ -214,7 +214,7 @@ def _ambiguity_numbers(resolution: Resolution) -> dict:
 
 
 def _ambiguity_section(resolution: Resolution) -> ReportSection:
-    rows = [["setting", "stills"]]
+    rows: list[list] = [["setting", "stills"]]
     for number, setting in enumerate(resolution.settings):
         rows.append([setting.name, int((resolution.chosen == number).sum())])
     counts, edges = np.histogram(resolution.gain, 50)

@@ -73,7 +73,8 @@ def _write_files(
 ) -> GriddingResult:
     """Write the gridded files; all get their final names when all are complete."""
     n_threads = min(resolve_nproc(params.nproc), MOST_THREADS)
-    output, sums, n_pairs, models = params.output, VoxelAccumulator(), len(pairs), {}
+    output, sums, n_pairs = params.output, VoxelAccumulator(), len(pairs)
+    models: dict[str, dict] = {}
     with contextlib.ExitStack() as files:
         new_expts = []
         for number, pair in enumerate(pairs):
@@ -92,14 +93,14 @@ def _write_files(
                 write_derived_columns(new_refl, experiments, definition.grid)
         # The range of the voxels is known now, and goes into every .expt
         grid = with_index_range(definition.grid, sums)
-        rows = coverage(sums, grid)
-        report.log_coverage(rows)
+        shells = coverage(sums, grid)
+        report.log_coverage(shells)
         for experiments, (expt, new_expt) in zip(definition.experiments, new_expts):
             attach_grid(experiments, grid)
             logger.info("Saving %d experiments to %s", len(experiments), expt)
             experiments.as_file(new_expt)
             models |= models_to_json(experiments)
-    return GriddingResult(definition, resolution, grid, sums, rows, models)
+    return GriddingResult(definition, resolution, grid, sums, shells, models)
 
 
 def _identifiers(experiments) -> dict[int, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -158,9 +159,9 @@ def check_grid(table, grid: VoxelGrid) -> None:
 
 def read_merged_map(
     experiments: Iterable[str | os.PathLike],
-    reflections: Sequence[str | os.PathLike],
+    reflections: Sequence[Path],
     model_copies: Iterable[str | os.PathLike] = (),
-) -> tuple[MergedMap, str | os.PathLike]:
+) -> tuple[MergedMap, Path]:
     """Read the merged table among some .refl files, on the grid of the .expt files.
 
     Args:
