@@ -126,3 +126,15 @@ def test_not_a_map(tmp_path):
         handle["entry/data"] = 1
     with pytest.raises(ValueError, match="not a map"):
         read_map(tmp_path / "other.h5")
+
+
+def test_h5_by_nexusformat(merged, tmp_path):
+    nexus = pytest.importorskip("nexusformat.nexus")
+    write_map(
+        tmp_path / "map.h5", merged.voxel, merged.columns, merged.grid, merged.title, merged.units
+    )
+    data = nexus.nxload(str(tmp_path / "map.h5")).get_default()
+    assert [axis.nxname for axis in data.nxaxes] == ["h", "k", "l"]
+    assert data.nxsignal.nxname == "intensity"
+    assert data.nxerrors is not None
+    assert data.nxsignal.shape == tuple(len(axis) for axis in data.nxaxes)
