@@ -94,19 +94,6 @@ def test_coarse_voxels_are_where_the_point_would_have_gone(fine, coarse):
         assert np.array_equal(coarser_voxels(voxel, fine // coarse), direct)
 
 
-def test_subdivisions_that_can_not_be_had():
-    for extracted, wanted in (
-        ((3, 3, 3), (2, 2, 2)),
-        ((4, 4, 4), (2, 2, 2)),
-        ((3, 3, 3), (6, 6, 6)),
-        ((6, 6, 3), (3, 3, 3)),
-    ):
-        with pytest.raises(ValueError, match="can't be made of the extracted"):
-            coarsening(extracted, wanted)
-    with pytest.raises(ValueError, match="a: 15 or 5 or 3 or 1, b: 6 or 2, c: 1"):
-        coarsening((15, 6, 1), (15, 6, 2))
-
-
 def test_coarse_rows_are_sums_of_fine_ones():
     table, fine, coarse = observations(), grid_with((3, 3, 3)), grid_with((1, 1, 1))
     columns = as_arrays(table)
