@@ -13,7 +13,6 @@ import pytest
 
 from libtbx import Auto
 
-from dials_diffuse.adapters.parameters import settings_from
 from dials_diffuse.phil.defaults import default_scope, default_settings
 
 LIBRARY = Path(__file__).resolve().parent.parent / "dials_diffuse"
@@ -95,22 +94,3 @@ def test_settings_are_filled_by_name(kind):
         assert value == (
             None if given is Auto else tuple(given) if isinstance(given, list) else given
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class Inner:
-    width: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Outer:
-    inner: Inner
-    names: tuple[str, ...]
-
-
-def test_scopes_auto_and_lists():
-    extract = types.SimpleNamespace(inner=types.SimpleNamespace(width=Auto), names=["a"], more=1)
-    assert settings_from(Outer, extract) == Outer(Inner(None), ("a",))
-    assert settings_from(Outer, extract, names=()) == Outer(Inner(None), ())
-    with pytest.raises(AttributeError, match="names"):
-        settings_from(Outer, types.SimpleNamespace(inner=extract.inner))

@@ -280,20 +280,6 @@ def test_bragg_photons_of_a_strong_peak():
     assert image.sum() == pytest.approx(expected, rel=0.02)
 
 
-def test_orientations():
-    generator = np.random.default_rng(1)
-    rotations = np.array([crystals.random_rotation(generator) for _ in range(3000)])
-    assert np.allclose(np.linalg.det(rotations), 1)
-    assert np.allclose(rotations @ rotations.transpose(0, 2, 1), np.eye(3))
-    # uniform: any vector ends anywhere, the trace has mean 0
-    assert np.abs(rotations.mean(axis=0)).max() < 0.05
-    series = small(stills=3, crystal={"orientation": "rotation", "rotation_step": 2.0})
-    settings = [still.lattices[0].setting for still in Simulator(series).stills]
-    turn = settings[2] @ np.linalg.inv(settings[0])
-    assert np.degrees(np.arccos((np.trace(turn) - 1) / 2)) == pytest.approx(4.0)
-    assert turn[0] == pytest.approx([1, 0, 0], abs=1e-9)
-
-
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from cctbx import sgtbx, uctbx
-from cctbx.eltbx import xray_scattering
 
 from dials_diffuse.phil.defaults import default_settings
-from dials_diffuse.simulation import atoms
 from dials_diffuse.simulation.settings import TruthSettings
 from dials_diffuse.simulation.truth import DiffuseTruth
 
@@ -89,18 +87,6 @@ def test_halo_width_is_in_reciprocal_angstrom():
     assert found == pytest.approx(np.exp(-0.5 * (step / 0.002) ** 2), rel=0.03)
 
 
-def test_form_factors_agree_with_cctbx():
-    q = np.array([0.0, 0.1, 0.4, 0.8, 1.1])
-    for element in ("C", "N", "O", "S"):
-        gaussians = xray_scattering.wk1995(element).fetch()
-        expected = np.array([gaussians.at_stol(x / 2) for x in q])
-        found = np.sqrt(atoms.sum_f_squared({element: 1.0}, q))
-        assert np.abs(found - expected).max() < 0.02 * expected[0]
-    # the hydrogen atom has a formula; a0 = 0.529177 Angstrom
-    exact = (1 + (np.pi * 0.529177 * q) ** 2) ** -2
-    assert np.abs(np.sqrt(atoms.sum_f_squared({"H": 1.0}, q)) - exact).max() < 2e-3
-
-
 def test_compton_goes_from_nothing_to_the_number_of_electrons():
     truth = make_truth("P 1", composition="C 10 O 2", copies=3)
     q = np.array([0.0, 0.05, 0.5, 1.0, 2.2])
@@ -135,21 +121,10 @@ def test_file_holds_all_that_is_needed(tmp_path):
 def test_bad_input_says_so(tmp_path):
     with pytest.raises(ValueError, match="does not fit space group"):
         DiffuseTruth((40, 50, 60, 90, 90, 90), "P 43 21 2", default_settings(TruthSettings), 1)
-    with pytest.raises(ValueError, match="cannot be read"):
-        atoms.parse_composition("C 6 + water")
     path = tmp_path / "truth.json"
     path.write_text("{}")
     with pytest.raises(ValueError, match="holds no simulated truth"):
         DiffuseTruth.from_file(path)
-
-
-def test_composition_is_read_with_and_without_spaces():
-    assert atoms.parse_composition("C 6 H12O6 Cl C") == {"C": 7, "H": 12, "O": 6, "Cl": 1}
-
-
-def test_air_attenuation_agrees_with_nist():
-    # NIST's table of dry air: mu/rho 5.120 cm^2/g at 10 keV, density 1.205e-3 g/cm^3
-    assert atoms.air_attenuation(12.398419843 / 10) == pytest.approx(5.120 * 1.205e-4, rel=0.02)
 
 
 def test_friedels_law():
