@@ -21,7 +21,7 @@ from dials.util.version import dials_version
 
 import dials_diffuse
 from dials_diffuse.adapters.inputs import DataPair, Inputs
-from dials_diffuse.adapters.system import one_thread_of_algebra
+from dials_diffuse.adapters.system import keep_freed_memory, one_thread_of_algebra
 
 logger = logging.getLogger("dials.diffuse")
 
@@ -155,6 +155,9 @@ def parse_command(
         Sorry: unknown argument or parameter, bad value, missing file, .expt and .refl that
             can't be paired.
     """
+    if args is None:
+        # the process is ours, and nobody else's work suffers
+        keep_freed_memory()
     parser = ArgumentParser(usage=usage, phil=phil, epilog=epilog)
     try:
         params, options, names = parser.parse_args(

@@ -56,21 +56,27 @@ def one_thread_of_algebra() -> contextlib.AbstractContextManager:
     return threadpool_limits(limits=1, user_api="blas")
 
 
+# Of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 # Of linux/falloc.h
 _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 
 
-def free_range(descriptor: int, offset: int, size: int) -> None:
-    """Give back the disk and the memory of a part of a file, which then reads as zeros (Linux only).
+def keep_freed_memory() -> None:
+    """Let this process keep the memory of arrays that were freed, where the C library can (glibc).
 
-    It is not for speed: without it, rows that are copied from a temporary file are on the disk twice
-    until the table is written.
-
-    Args:
-        descriptor: of the file, open for writing
-        offset: first byte of the part
-        size: number of bytes
+    Every image needs the same hundred megabytes again, and to get them from the system page by page
+    takes longer than to read the image. For processes of our own: it can't be undone.
     """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_MMAP_MAX, 0)
+
+
+def free_range(descriptor: int, offset: int, size: int) -> None:
+    """Give back the disk and the memory of a part of a file, which then reads as zeros, where the
+    system can (Linux)."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
         fallocate = ctypes.CDLL(None).fallocate
         fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
@@ -87,6 +93,7 @@ def _start_worker(function: Callable, initializer: Callable | None, initargs: tu
     # Ctrl-C goes to all processes of a terminal; the one that started the workers ends them
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     one_thread_of_algebra()
+    keep_freed_memory()
     if initializer is not None:
         initializer(*initargs)
 

@@ -13,6 +13,8 @@ import sys
 import threading
 import time
 
+from dials_diffuse.adapters.system import keep_freed_memory
+
 # Exit codes, as in sysexits.h
 KILLED_WORKER = 75  # EX_TEMPFAIL: a worker process was killed
 NOTHING_LEFT = 65  # EX_DATAERR: not one still of the input could be used
@@ -53,6 +55,7 @@ def main(argv: list[str]) -> None:
     # Only where this process leads its group: others in the group are not ours to end
     if os.getpgrp() == os.getpid():
         threading.Thread(target=_follow, args=(int(parent),), daemon=True).start()
+    keep_freed_memory()
     sys.argv = [module.rsplit(".", 1)[-1], *args]
     try:
         importlib.import_module(module).run(args)

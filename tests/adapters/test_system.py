@@ -5,6 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import os
+import platform
+import subprocess
+import sys
 
 import pytest
 from threadpoolctl import threadpool_info
@@ -134,3 +137,23 @@ def test_linear_algebra_has_one_thread():
         assert algebra_threads() <= {1}
     for threads in map_in_processes(algebra_threads, [0, 1], nproc=2):
         assert threads <= {1}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc only")
+def test_memory_of_arrays_is_kept():
+    code = """
+import resource
+import numpy
+from dials_diffuse.adapters.system import keep_freed_memory
+keep_freed_memory()
+numpy.ones(10_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    numpy.ones(10_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    # of 4 kbyte; 80 Mbyte are 20,000
+    assert int(result.stdout) < 1000
