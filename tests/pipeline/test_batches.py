@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
+from pipelines import write_contents
 
 from dxtbx.model import BeamFactory, Crystal, DetectorFactory, Experiment
 
@@ -71,18 +70,6 @@ def test_small_files_are_joined_and_large_ones_split(numbers, size, expected):
 def test_lattices_of_an_image_are_in_one_batch():
     (portion,) = plan_portions([["a", "a", "a", "b"]], 2)
     assert portion.batches == [3, 1]
-
-
-def write_contents(path, identifiers, images, n_fast=10):
-    contents = {
-        "experiment": [
-            {"identifier": name, "imageset": i, "detector": 0} for i, name in enumerate(identifiers)
-        ],
-        "imageset": [{"images": [image]} for image in images],
-        "detector": [{"panels": [{"image_size": [n_fast, 10]}]}],
-    }
-    path.write_text(json.dumps(contents))
-    return (path.name, f"{path.stem}.refl")
 
 
 def test_stills_of_files(tmp_path):

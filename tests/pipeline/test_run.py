@@ -3,43 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from pipelines import make_run
 
-from dials_diffuse.pipeline import PipelineResult, TaskResult, parameters
-from dials_diffuse.pipeline.run import Run
-from dials_diffuse.pipeline.step_parameters import STEPS
 from dials_diffuse.pipeline.steps.masking import JOINED
-from dials_diffuse.pipeline.tasks import identity_of
-
-
-class Executor:
-    """Writes the outputs of tasks instead of running them, except of those that are empty."""
-
-    def __init__(self, empty=()):
-        self.empty, self.names = empty, []
-
-    def processes_for(self, n_tasks):
-        return max(1, 4 // n_tasks)
-
-    def run(self, tasks):
-        for task in tasks:
-            self.names.append(task.name)
-            if task.name in self.empty:
-                yield TaskResult(task.name, empty=True, reason="no photons")
-                continue
-            for name in task.outputs:
-                task.path(name).write_text("x")
-            written = {name: identity_of(task.path(name))[1:] for name in task.outputs}
-            yield TaskResult(task.name, outputs=written)
-
-
-@pytest.fixture
-def make_run(tmp_path):
-    def make(*assignments, empty=()):
-        params = parameters(*assignments)
-        phil = dict.fromkeys(STEPS, ("", ()))
-        return Run(params, tmp_path, STEPS, [], phil, Executor(empty), PipelineResult())
-
-    return make
 
 
 def batches_of(run, n=3):
@@ -51,8 +17,8 @@ def batches_of(run, n=3):
     ]
 
 
-def test_a_command_for_all_stills_and_one_for_a_batch(make_run):
-    run = make_run()
+def test_a_command_for_all_stills_and_one_for_a_batch(tmp_path):
+    run = make_run(tmp_path)
     (whole,) = batches_of(run, 1)
     assert whole.name == "mask" and whole.log == "dials.diffuse_mask.log" and whole.nproc == 4
     assert whole.outputs == ("diffuse_masked.expt", "diffuse_masked.refl")
@@ -63,30 +29,30 @@ def test_a_command_for_all_stills_and_one_for_a_batch(make_run):
     assert first.may_be_empty and "output.html=None" in first.arguments
 
 
-def test_finished_tasks_are_not_run_again(make_run, tmp_path):
-    first = make_run()
+def test_finished_tasks_are_not_run_again(tmp_path):
+    first = make_run(tmp_path)
     first.execute("mask", batches_of(first))
     (tmp_path / "batches/diffuse_masked_0002.refl").write_text("changed")
-    resumed = make_run("resume=True")
+    resumed = make_run(tmp_path, "resume=True")
     results = resumed.execute("mask", batches_of(resumed))
     assert resumed.executor.names == ["mask_0002"]
     assert [results[f"mask_000{i}"].skipped for i in (1, 2, 3)] == [True, False, True]
     assert resumed.summary("mask").stills == 15
-    again = make_run()
+    again = make_run(tmp_path)
     again.execute("mask", batches_of(again))
     assert len(again.executor.names) == 3
 
 
-def test_batches_without_a_usable_still_are_left_out(make_run):
-    run = make_run(empty=("mask_0001",))
+def test_batches_without_a_usable_still_are_left_out(tmp_path):
+    run = make_run(tmp_path, empty=("mask_0001",))
     usable = run.execute_batches("mask", batches_of(run), "Nothing is left")
     assert [task.name for task in usable] == ["mask_0002", "mask_0003"]
     assert run.result.empty == {"mask_0001": "no photons"}
-    run = make_run(empty=("mask_0001", "mask_0002"))
+    run = make_run(tmp_path, empty=("mask_0001", "mask_0002"))
     with pytest.raises(ValueError, match="Nothing is left: no photons"):
         run.execute_batches("mask", batches_of(run, 2), "Nothing is left")
 
 
-def test_files_are_joined_by_one_task(make_run):
-    task = make_run().rearrangement("join", "mask", ["a.expt", "a.refl"], JOINED)
+def test_files_are_joined_by_one_task(tmp_path):
+    task = make_run(tmp_path).rearrangement("join", "mask", ["a.expt", "a.refl"], JOINED)
     assert task.arguments == ("--output", *JOINED) and task.outputs == JOINED

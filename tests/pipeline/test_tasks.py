@@ -1,33 +1,11 @@
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-import sys
-import textwrap
-import time
 
 import pytest
 
-from dials_diffuse.pipeline.executors import DaskExecutor, LocalExecutor
-from dials_diffuse.pipeline.tasks import Children, Task, TaskError, run_task
-
-
-@pytest.fixture
-def make_task(tmp_path, monkeypatch):
-    """make_task(body of run(args)) is a task whose command is that"""
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-
-    def make(body, name="step", **more):
-        module = f"command_of_{name}"
-        text = "import os, pathlib, signal, sys, time\ndef run(args):\n" + textwrap.indent(
-            textwrap.dedent(body), "    "
-        )
-        (tmp_path / f"{module}.py").write_text(text)
-        return Task(name, "mask", module, str(tmp_path), (), (f"{name}.out",), **more)
-
-    return make
-
+from dials_diffuse.pipeline.tasks import Children, TaskError, run_task
 
 WRITES = "pathlib.Path(f'{__name__[11:]}.out').write_text(' '.join(args))"
 
@@ -92,33 +70,6 @@ def test_nothing_left_is_an_error_only_where_it_may_not_be(make_task):
         run_task(dataclasses.replace(task, may_be_empty=False))
 
 
-def dask_executor(nproc):
-    pytest.importorskip("distributed")
-    return DaskExecutor(None, nproc)
-
-
-@pytest.mark.parametrize("executor_of", [LocalExecutor, dask_executor])
-def test_the_first_error_ends_the_others(make_task, tmp_path, executor_of):
-    slow = make_task("open('pid', 'w').write(str(os.getpid())); time.sleep(60)", name="slow")
-    bad = make_task(
-        "\nwhile not os.path.exists('pid'): time.sleep(.01)\nraise SystemExit('Sorry: bad')",
-        name="bad",
-    )
-    with contextlib.closing(executor_of(2)) as executor:
-        start = time.monotonic()
-        with pytest.raises(TaskError, match="bad"):
-            list(executor.run([slow, bad]))
-        pid = int((tmp_path / "pid").read_text())
-        while time.monotonic() - start < 45:
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
-                break
-            time.sleep(0.05)
-        else:
-            raise AssertionError("the other task goes on")
-
-
 def test_nothing_starts_after_a_stop(make_task):
     children = Children()
     children.stop()
@@ -140,38 +91,3 @@ def test_key_follows_inputs_and_parameters(make_task, tmp_path):
     assert changed != key
     (tmp_path / "input").unlink()
     assert task.key() not in (key, changed)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
-def test_children_end_with_their_parent(make_task, tmp_path):
-    """Also when the parent is killed, and with workers that they have started"""
-    import signal
-    import subprocess
-
-    make_task(
-        "child = os.fork()\nopen(f'pid{child > 0}', 'w').write(str(os.getpid()))\ntime.sleep(60)",
-        name="slow",
-    )
-    program = (
-        "from dials_diffuse.pipeline.tasks import Task, run_task\n"
-        f"run_task(Task('slow', 'mask', 'command_of_slow', {str(tmp_path)!r}, (), ()))"
-    )
-    parent = subprocess.Popen([sys.executable, "-c", program])
-    end = time.monotonic() + 60
-    names = [tmp_path / "pidTrue", tmp_path / "pidFalse"]
-    while not all(path.is_file() and path.read_text() for path in names) and time.monotonic() < end:
-        time.sleep(0.02)
-    pids = [int(path.read_text()) for path in names]
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-
-    def alive(pid):
-        try:
-            with open(f"/proc/{pid}/stat") as handle:
-                return handle.read().rsplit(")", 1)[1].split()[0] != "Z"
-        except OSError:
-            return False
-
-    while any(map(alive, pids)) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert not any(map(alive, pids))
