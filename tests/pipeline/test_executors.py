@@ -60,9 +60,3 @@ def test_tasks_run_at_the_same_time(make_task, executor_of):
 def test_processes_are_shared_by_the_tasks_that_run_together():
     executor = LocalExecutor(8)
     assert [executor.processes_for(n) for n in (0, 1, 3, 8, 100)] == [8, 8, 2, 1, 1]
-
-
-def test_a_scheduler_that_is_not_there():
-    pytest.importorskip("distributed")
-    with pytest.raises(ValueError, match="No dask scheduler answers at nonsense://"):
-        DaskExecutor("nonsense://here:1", 1)
