@@ -2,7 +2,8 @@
 
 Every import counts, also those inside functions. A name of the table is a package of
 dials_diffuse, or a wing of one ("masking/spots"). A file belongs to the longest name that it lies
-under; what it imports must be its own package, or one that its row names.
+under; what it imports must be its own package, or one that its row names. Every module has a test
+of its own.
 """
 
 from __future__ import annotations
@@ -189,3 +190,20 @@ def test_no_folder_is_too_big():
         folder = below.rpartition("/")[0]
         counts[folder] = counts.get(folder, 0) + 1
     assert max(counts.values()) <= 14, counts
+
+
+# Plain dataclasses, which tests/test_settings.py and the tests of their steps use
+NEED_NO_TEST = {"__init__.py", "result.py", "settings.py"}
+
+
+def test_every_module_has_its_test():
+    """dials_diffuse/a/b.py is tested by tests/a/test_b.py."""
+    library, tests = ROOT / "dials_diffuse", ROOT / "tests"
+    missing = []
+    for path in sorted(library.rglob("*.py")):
+        below = path.relative_to(library)
+        if path.name in NEED_NO_TEST:
+            continue
+        if not (tests / below).with_name(f"test_{path.name}").is_file():
+            missing.append(below.as_posix())
+    assert not missing
