@@ -48,7 +48,8 @@ class PanelGeometry:
     @property
     def shape(self) -> tuple[int, int]:
         """(n_slow, n_fast)"""
-        return self.acceptance.shape
+        n_slow, n_fast = self.acceptance.shape
+        return n_slow, n_fast
 
     @property
     def nbytes(self) -> int:

@@ -37,7 +37,7 @@ def _map_rows(indices, start, forms, operator_of_signs, operators, out):
     """
     for row in range(start, indices.shape[0]):
         h, k, l = np.int64(indices[row, 0]), np.int64(indices[row, 1]), np.int64(indices[row, 2])
-        code = 0
+        code = np.int64(0)
         for f in range(forms.shape[0]):
             value = forms[f, 0] * h + forms[f, 1] * k + forms[f, 2] * l
             code = 3 * code + 1 + np.int64(value > 0) - np.int64(value < 0)

@@ -32,7 +32,7 @@ class ColumnScratch:
         most_rows: int,
     ):
         folder = os.fspath(folder)
-        self._kinds = {
+        self._kinds: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
             name: (np.dtype(kind), tuple(shape)) for name, (kind, shape) in kinds.items()
         }
         self._most_rows = most_rows

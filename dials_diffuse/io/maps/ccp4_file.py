@@ -15,7 +15,7 @@ from dials_diffuse.io.maps.merged_map import MergedMap
 SCALE = 1000.0
 
 
-def map_cell(grid: VoxelGrid, shape: tuple[int, int, int]) -> tuple[float, ...]:
+def map_cell(grid: VoxelGrid, shape: tuple[int, ...]) -> tuple[float, ...]:
     """The header's cell: edges of the whole box in 0.001/A, reciprocal angles in degrees."""
     a, b, c, *angles = grid.unit_cell.reciprocal_parameters()
     edges = (SCALE * edge * n / step for edge, n, step in zip((a, b, c), shape, grid.subdivide))

@@ -175,7 +175,7 @@ def read_merged_map(
     Raises:
         ValueError: no experiments; none or several merged tables; the grid is lost, or another one.
     """
-    everything = []
+    everything: list = []
     for path in experiments:
         part = load_experiments(path, check_format=False)
         for copy in model_copies:
