@@ -13,10 +13,10 @@ class Estimate:
     """An estimate of the absolute scale.
 
     Attributes:
-        name: "high_q", "krogh_moe", "fit" or "wilson"
+        name: "high_q" (Norman), "krogh_moe", "fit" (of the whole profile to theory) or "wilson"
         scale: electrons^2 per unit cell for one unit of the scaled data
         error: standard error of scale, its dependence on the range included
-        q_range: used, 1/Angstrom
+        q_range: (low, high) of |q| = 1/d that was used, 1/Angstrom
         scan: rows (q_low, q_high, scale) for other ranges
         parts: contributions to the error: name -> standard error
         details: further numbers

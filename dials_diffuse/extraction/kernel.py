@@ -376,11 +376,12 @@ class VoxelSums:
         """Sum the pixels of a panel by the voxel that they fall into.
 
         Args:
-            number: of the panel; each may come once a still
-            pixels: of the panel; those under a Bragg spot are kept in rows of their own
-            geometry: of the panel
-            matrix: (3, 3) from q in 1/Angstrom to fine-grid coordinates: diag(n) A^-1; the voxel is
-                floor(matrix q + 1/2)
+            number: of the panel; at most once for each still
+            pixels: of the panel; a voxel has two rows if some of its pixels are under a Bragg spot
+                and some are not
+            geometry: of the panel, see compute_panel
+            matrix: (3, 3) diag(n) A^-1, with n subdivisions of a reciprocal cell edge and A = U B of the
+                still; the voxel of a pixel is floor(matrix q + 1/2), with q = s1 - s0 in 1/Angstrom
 
         Raises:
             ValueError: voxel indices beyond +-2^19.

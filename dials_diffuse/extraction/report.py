@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dials_diffuse.extraction.result import ExtractionResult, StillSummary
+from dials_diffuse.report import plotly
 from dials_diffuse.report.html import ReportSection
 
 _MOST_CURVES = 12
@@ -25,25 +26,13 @@ def _selection(stills: Sequence[StillSummary]) -> list[tuple[int, StillSummary]]
     return [good[i] for i in chosen]
 
 
-def _profile_plot(stills, kind: str, title: str, help_text: str) -> dict:
-    return {
-        "data": [
-            {
-                "x": _plain(still.profile.q),
-                "y": _plain(getattr(still.profile, kind)),
-                "type": "scatter",
-                "mode": "lines",
-                "name": f"still {number}",
-            }
-            for number, still in _selection(stills)
-        ],
-        "layout": {
-            "title": title,
-            "xaxis": {"title": "|q| (1/Angstrom)"},
-            "yaxis": {"title": "photons/(s sr)"},
-        },
-        "help": help_text,
-    }
+def _profile_plot(stills: Sequence[StillSummary], kind: str, title: str, help_text: str) -> dict:
+    """Radial profiles of some stills: kind is an attribute of Profile."""
+    traces = [
+        plotly.line(f"still {number}", still.profile.q, getattr(still.profile, kind), digits=4)
+        for number, still in _selection(stills)
+    ]
+    return plotly.plot(traces, plotly.axes(title, "|q| (1/Angstrom)", "photons/(s sr)"), help_text)
 
 
 def sections(result: ExtractionResult) -> list[ReportSection]:
@@ -91,7 +80,15 @@ def sections(result: ExtractionResult) -> list[ReportSection]:
 def table(stills: Sequence[StillSummary]) -> list[list[str]]:
     """Rows of a table of the stills, column names first; "-" for those that failed."""
     rows = [
-        ["still", "image", "pixels", "photons", "photons/pixel", "exposure (s)", "observations"]
+        [
+            "still",
+            "image",
+            "pixels",
+            "photons",
+            "photons/pixel",
+            "exposure time (s)",
+            "observations",
+        ]
     ]
     for number, still in enumerate(stills):
         name = Path(still.path).name

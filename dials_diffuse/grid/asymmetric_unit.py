@@ -54,15 +54,17 @@ def _map_rows(indices, start, forms, operator_of_signs, operators, out):
 
 
 class AsymmetricUnit:
-    """The asymmetric unit of a point group.
+    """Maps indices to the asymmetric unit of a point group, as cctbx's miller.map_to_asu does, faster.
 
-    cctbx defines it by inequalities that compare h, k, l and 0 with each other. Which operator takes an
-    index there therefore depends only on the signs of some linear forms of h, k and l. cctbx is asked
-    once for each combination of signs that occurs; all other indices are looked up.
+    cctbx defines the asymmetric unit by inequalities that compare h, k, l and 0 with each other. So the
+    operator that maps an index into it depends only on the signs of some linear forms of h, k and l.
+    cctbx is asked once for each combination of signs; later indices are looked up in a table. Indices
+    of voxels, which are those of a supercell, are mapped in the same way.
 
     Args:
-        group: point group. If it is not centrosymmetric, h and -h stay apart, and the Friedel mates
-            of indices in the asymmetric unit of the Laue group are outside of it, as in cctbx.
+        group: point group (sgtbx.space_group). Without a centre of symmetry, h and -h stay apart, as in
+            cctbx with anomalous_flag=True: an index is mapped into the asymmetric unit of the Laue
+            group or to the Friedel mate of an index in it
     """
 
     def __init__(self, group: sgtbx.space_group):

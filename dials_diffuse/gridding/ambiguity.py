@@ -195,15 +195,22 @@ def resolve(
     n_reference: int,
     seed: int,
 ) -> Resolution:
-    """Find the setting of each still.
+    """Choose the setting (a way to index the lattice, see Setting) of each still.
+
+    Some stills, spread over all files, are compared with each other, pair by pair; then every still is
+    compared with their sum, and once more with the sum of all. Nothing is reindexed. The choice is
+    relative: most stills keep the setting that they have. If it is not significant, all do.
 
     Args:
-        load: number of a file -> its extracted table
-        n_stills: experiments of each file
-        grid: the grid of the tables
-        settings: from possible_settings
-        n_reference: number of stills that are compared with each other
-        seed: of the random starts
+        load: number of a file -> its table of extracted observations; each is read up to three times
+        n_stills: number of experiments of each file
+        grid: of the extracted observations
+        settings: the possible settings, see possible_settings
+        n_reference: number of stills that are compared with each other (all, if there are fewer)
+        seed: of the random settings from which the search starts
+
+    Returns:
+        number of the setting of each still, and how certain it is
     """
     total = int(sum(n_stills))
     first = np.concatenate([[0], np.cumsum(n_stills)])

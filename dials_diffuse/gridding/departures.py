@@ -51,16 +51,17 @@ class Departures:
 
 @dataclass
 class CommonPart:
-    """The relative departure that all settings have in common: its mean over each orbit of the
-    lattice symmetry.
+    """The part of the intensities that is the same in all settings, which must not decide between them.
 
-    It must be removed before settings are compared. Otherwise products are positive in all settings
-    where the intensities are nearly as symmetric as the lattice, and the setting in which two stills
-    share most voxels would seem the best.
+    z is the departure of an observation from its still's radial mean, and strength this mean, both in
+    standard deviations (see Departures). The settings map voxels onto each other: such a set is an
+    orbit. The mean of z/strength over an orbit is the same in all settings. It is subtracted
+    (`remove_from`) before settings are compared: otherwise the products of departures of two stills are
+    positive in all settings, and the setting in which they share most voxels would seem the best.
 
     Attributes:
-        orbits: (M,) ascending
-        mean: (M,) least-squares mean of z/strength
+        orbits: (M,) int64 keys, ascending, see Departures.orbit
+        mean: (M,) z/strength of each orbit, by least squares over all observations
     """
 
     orbits: np.ndarray

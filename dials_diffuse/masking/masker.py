@@ -157,14 +157,17 @@ class UnknownSpots(ValueError):
 
 
 class SurveyMasker(Masker):
-    """Masks integrated stills by the survey of their data set, as dials.diffuse_mask does.
+    """Masker of integrated stills: predicts their spots with a survey while their images are read.
 
-    All results are those of the two commands to the last bit: crystals are passed through their
-    dictionaries before they are used, as they would be on the way through the masked files.
+    `mask` gives the mask of an image and the rows of its spots. The results of an extraction are, to the
+    last bit, those of dials.diffuse_mask followed by dials.diffuse_extract. To that end each crystal is
+    passed through to_dict() and from_dict(), as if it had been written to the masked .expt file and
+    read again.
 
     Args:
-        survey: of stills with the same detector and symmetry
-        integrated: see integrated_spots; of the pair of files
+        survey: of stills with the same detector and symmetry as those to be masked
+        integrated: integrated reflections of each still of one .expt and .refl pair, see
+            integrated_spots
     """
 
     def __init__(self, survey: MaskSurvey, integrated: dict | None = None):

@@ -51,17 +51,24 @@ def choose_residual(
     reflections,
     good: Sequence[np.ndarray],
 ) -> float:
-    """The parameter bragg.residual, or the least value above it that masks few enough pixels.
+    """Choose how far spots are masked: to which residual of their scattering.
 
-    Masking to the value costs no more than bragg.max_loss of the good pixels, unless more than
-    MOST_BRAGG_LEFT of the Bragg photons would be left.
+    The residual is the mean scattering of a spot at the edge of its mask, as a fraction of the
+    scattering around the spot: a smaller residual means larger masks. The parameter bragg.residual is
+    taken if the masks of some images then cover, on average, no more than the fraction bragg.max_loss
+    of the good pixels. Else the residual is raised until they do, but only as far as at most
+    MOST_BRAGG_LEFT of the Bragg photons are left outside of the masks. A raised residual is logged.
 
     Args:
-        settings: parameters of the masks
-        fit: size of the spots measured on images, or None
-        groups: stills by image
-        reflections: integrated ones, or None
+        settings: parameters of the Bragg masks
+        fit: size of the spots, measured on images; None: the parameter is taken
+        groups: for each image, the stills (lattices) on it
+        reflections: table of integrated reflections of the stills, whose bright spots are masked
+            further out; None: there is none
         good: pixels good in every image, a (n_slow, n_fast) bool array a panel
+
+    Returns:
+        the residual, at least bragg.residual
     """
     if fit is None or settings.n_sigma is not None:
         return settings.residual

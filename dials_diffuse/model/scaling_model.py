@@ -277,6 +277,10 @@ def _plot(data: dict, title: str, axes: tuple[str, str], text: str) -> dict:
     x, y = axes
     return {
         "data": [data],
-        "layout": {"title": title, "xaxis": {"title": x}, "yaxis": {"title": y}},
+        "layout": {
+            "title": {"text": title},
+            "xaxis": {"title": {"text": x}},
+            "yaxis": {"title": {"text": y}},
+        },
         "help": text,
     }

@@ -134,7 +134,7 @@ def batch_size(stills: StillsOfFiles, pairs: Sequence[Files], params, folder: Pa
 
 @dataclass(frozen=True)
 class Portion:
-    """Files that are read together: one that is split into batches, or several that make one batch.
+    """Files that are read together: one that is cut into batches, or several that make one batch.
 
     Attributes:
         files: their numbers
@@ -146,11 +146,18 @@ class Portion:
 
 
 def plan_portions(keys: Sequence[Sequence[Hashable]], size: int) -> list[Portion]:
-    """Divide the stills of files into batches; files that follow each other are joined up to the size.
+    """Divide the stills of several files into batches.
+
+    Files are taken in their order. A file with more stills than a batch may have is cut into parts; smaller
+    files are joined as wholes up to the size of a batch. Stills on the same image stay in one batch,
+    which is larger then if the image has more lattices than the size.
 
     Args:
-        keys: of each file, a key for each still, equal for stills on the same image
-        size: stills in a batch at most, as far as the lattices of an image allow
+        keys: for each file, a key for each of its stills, equal for stills on the same image
+        size: number of stills in a batch at most
+
+    Returns:
+        a Portion for each file that is cut into batches, and for each batch of joined files, in order
     """
     joined: list[list[int]] = []
     for number, keys_of_file in enumerate(keys):

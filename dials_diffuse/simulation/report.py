@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from dials_diffuse.report import plotly
 from dials_diffuse.report.html import ReportSection
 from dials_diffuse.simulation.forward import COMPONENTS
 from dials_diffuse.simulation.simulate import SimulatedSet
@@ -43,28 +44,17 @@ def _profiles(result: SimulatedSet) -> dict:
     bins = np.linspace(0, q.max(), 61)
     number = np.maximum(np.histogram(q, bins)[0], 1)
     centres = (bins[1:] + bins[:-1]) / 2
-    data = []
+    traces = []
     for name in COMPONENTS:
         photons = np.concatenate([panel.ravel() for panel in expected[name]])
         if photons.any():
             profile = np.histogram(q, bins, weights=photons)[0] / number
-            data.append(
-                {
-                    "x": np.round(centres, 4).tolist(),
-                    "y": [float(f"{value:.4g}") for value in profile],
-                    "name": name,
-                    "type": "scatter",
-                }
-            )
-    return {
-        "data": data,
-        "layout": {
-            "title": "Expected photons of the first still",
-            "xaxis": {"title": "|q| (1/A)"},
-            "yaxis": {"title": "photons a pixel"},
-        },
-        "help": "Mean over rings of the expected photons of each component, before noise.",
-    }
+            traces.append(plotly.line(name, centres, profile, digits=4))
+    return plotly.plot(
+        traces,
+        plotly.axes("Expected photons of the first still", "|q| (1/A)", "photons a pixel"),
+        "Mean over rings of the expected photons of each component, before noise.",
+    )
 
 
 def sections(result: SimulatedSet) -> list[ReportSection]:
@@ -74,34 +64,30 @@ def sections(result: SimulatedSet) -> list[ReportSection]:
     top = float(np.percentile(image, 99)) or 1.0
     step = max(1, max(image.shape) // 400)
     scales = _scales(result)
+    counts = plotly.image(
+        step * np.arange(image[::step, ::step].shape[1]),
+        step * np.arange(image[::step, ::step].shape[0]),
+        image[::step, ::step],
+        zmin=float(image.min()),
+        zmax=top,
+    )
     plots = {
-        "simulated_image": {
-            "data": [
-                {
-                    "z": image[::step, ::step].tolist(),
-                    "type": "heatmap",
-                    "zmin": float(image.min()),
-                    "zmax": top,
-                    "colorscale": "Viridis",
-                }
-            ],
-            "layout": {
-                "title": "First panel of the first still",
-                "xaxis": {"title": "fast (px)"},
-                "yaxis": {"title": "slow (px)", "autorange": "reversed"},
-            },
-            "help": "Counts; the colour scale ends at the 99th percentile.",
-        },
+        "simulated_image": plotly.plot(
+            [counts],
+            plotly.axes(
+                "First panel of the first still",
+                "fast (px)",
+                "slow (px)",
+                yaxis={"autorange": "reversed"},
+            ),
+            "Counts; the colour scale ends at the 99th percentile.",
+        ),
         "simulated_profiles": _profiles(result),
-        "simulated_scales": {
-            "data": [{"x": list(range(len(scales))), "y": scales, "type": "scatter"}],
-            "layout": {
-                "title": "Scale b of every experiment",
-                "xaxis": {"title": "experiment"},
-                "yaxis": {"title": "b"},
-            },
-            "help": "The true scale factors; their mean is 1.",
-        },
+        "simulated_scales": plotly.plot(
+            [plotly.line("b", np.arange(len(scales)), scales, mode="lines+markers", digits=12)],
+            plotly.axes("Scale b of every experiment", "experiment", "b"),
+            "The true scale factors; their mean is 1.",
+        ),
     }
     table = [["", ""], *[[str(cell) for cell in row] for row in rows(result)]]
     return [ReportSection(title="Simulated stills", tables=[table], plots=plots)]

@@ -158,16 +158,21 @@ def _find_regions(raw, blocked, bounds, ring, seed, quick, edge):
 def bright_regions(
     raw, blocked, rings: PanelRings, low: float, high: float, gain: float = 1.0
 ) -> np.ndarray:
-    """Bright regions of one panel.
+    """Find regions of one panel that are far brighter than their surroundings.
+
+    A group is 3 x 3 pixels, at least five of them usable. The module's docstring says which groups are
+    bright; neighbouring groups join to a region.
 
     Args:
-        raw, blocked: (n_slow, n_fast) values, and bool: pixels that are not used
+        raw: (n_slow, n_fast) values, ADU
+        blocked: (n_slow, n_fast) bool, True where a pixel is not used: bad, or under a known spot
         rings: resolution rings of the panel
-        low, high: trusted values
+        low, high: trusted range in ADU, both inclusive; pixels beyond it are not used
         gain: ADU of a photon
 
     Returns:
-        (N, 4) bounding boxes of the centres of groups: fast first, last + 1, slow first, last + 1
+        (N, 4) int64, a box for each region around the central pixels of its groups: first and last + 1
+        along fast, first and last + 1 along slow. The groups reach one pixel further
     """
     bounds = np.array([low, high])
     if np.issubdtype(raw.dtype, np.integer):

@@ -253,10 +253,19 @@ def _fit_shape(bins: _Bin, sums: SpotSums) -> SpotShape:
 
 
 def fit_spot_size(sums: SpotSums) -> SizeFit | None:
-    """Fit the shape of spots to what was summed around nodes.
+    """Measure the size of Bragg spots: fit a SpotShape to sums around reciprocal lattice points.
+
+    In each bin of |q| the mean spot has a radial and a tangential variance on the detector, and one
+    along s1. These variances as functions of |q|^2 give mosaicity, domain size and bandwidth of the
+    shape, for all crystals of the sums together.
+
+    Args:
+        sums: scattering above the mean of its resolution ring around all lattice points, by |q| and
+            displacement (1/Angstrom)
 
     Returns:
-        None if fewer than two bins of |q| have a significant signal
+        the shape with the profiles that it was fitted to; None if fewer than two bins of |q| have a
+        significant signal (then the size must come from the crystal models)
     """
     independent = sums.independent_spots()
     reliable = bool(independent.sum() >= MIN_SPOTS)

@@ -248,10 +248,12 @@ def deviation(counts, expected, variance):
 def reject_outliers(data, tables, cutoff):
     """Set the weight of outliers to 0: in each voxel the worst, then the worst of the rest, ...
 
-    An observation is compared with the mean of all others of its voxel. The mean of the shell (with
-    an uncertainty of three times itself) counts as one more, to decide between two that disagree. Of
-    100 and more observations, the worst fiftieth are rejected at a time if they deviate nearly as
-    much as the worst: one by one, the time would grow with the square of their number.
+    An observation is compared with the mean of all others of its voxel, in units of the standard
+    deviation of the difference, until none deviates by more than the cutoff. The mean of the resolution
+    shell, with a standard deviation of three times this mean, counts as one more observation: it decides
+    between two that disagree. In a voxel of 100 observations and more, up to one in 50 are rejected at a
+    time, if they deviate by 0.7 of the worst: one by one, the time would grow with the square of
+    their number.
 
     Args:
         data: FitData, whose weight is changed in place; tables: ModelTables

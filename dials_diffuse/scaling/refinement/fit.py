@@ -358,14 +358,22 @@ def fit(
     start: np.ndarray | None = None,
     n_threads: int = 1,
 ) -> FitResult:
-    """Refine the models of all stills; components that are set to None stay if the free set agrees.
+    """Refine the scaling models of all stills that are not excluded.
+
+    In cycles: the components b, c, d and a are refined, then weights and outliers are made anew, until the
+    scales converge. A component whose parameter is Auto (None) is refined on trial. It stays if that
+    lowers chi^2 of the free set, voxels that the refinement does not use, significantly.
 
     Args:
-        source, overview: input
-        excluded: (S,) bool
-        settings: all settings
+        source: the observations, read in parts
+        overview: numbers of observations of voxels and stills, radial profiles
+        excluded: (S,) bool, True for stills that are left out
+        settings: of scaling
         start: (S,) scales to start from, by default those of the radial profiles
-        n_threads: that share the work; the result does not depend on it
+        n_threads: number of threads; the result does not depend on it
+
+    Returns:
+        models of all stills (excluded ones keep b of their radial profile), components, trials and errors
 
     Raises:
         ValueError: no voxel is seen by two stills; too few observations for the model.

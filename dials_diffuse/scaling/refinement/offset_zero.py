@@ -23,17 +23,20 @@ CERTAIN = 3.0
 
 
 def fix_offset_zero(scaler, used: np.ndarray, covariances: np.ndarray) -> np.ndarray:
-    """Make the smallest c/b 0 at each |q|. Expectations stay the same.
+    """Fix what the data do not determine: set the zero of the offsets c(|q|).
 
-    Stills whose b is not certainly above 0 are not considered.
+    A function f(|q|) added to all intensities, and b f subtracted from the offset of each still with
+    scale b, leaves all expected observations as they are. It is chosen such that the smallest c/b of the
+    stills becomes zero at each |q|, within its error. Stills whose scale b is not significantly above zero
+    have no part in the choice; their offsets are changed like all others.
 
     Args:
         scaler: the offsets of its models are changed in place
-        used: (S,) bool: stills that were refined
-        covariances: (S, 1 + n, 1 + n) of b and c
+        used: (S,) bool, True for stills that were refined
+        covariances: (S, 1 + n, 1 + n) of b and of the n parameters of c
 
     Returns:
-        (n,) parameters of f, which was added to the intensities and, times b, subtracted from c
+        (n,) parameters of f. The intensities follow by themselves: they are computed from the models
     """
     certain = used & (scaler.tables.b > CERTAIN * np.sqrt(covariances[:, 0, 0]))
     used = certain if np.count_nonzero(certain) > 1 else used
