@@ -1,4 +1,4 @@
-"""What all commands do alike: parse, log, and end tidily."""
+"""The frame of all commands: parse the command line, start the log, report errors in one line."""
 
 from __future__ import annotations
 

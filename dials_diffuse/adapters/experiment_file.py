@@ -1,4 +1,4 @@
-"""Experiments of a .expt file are opened with their images a few at a time."""
+"""Open the experiments of a .expt file with their images, a few at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of experiments and reflections are read here, and what can't be read gets a clear error."""
+"""Read .expt and .refl files, with a clear error where that fails."""
 
 from __future__ import annotations
 

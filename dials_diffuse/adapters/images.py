@@ -1,4 +1,4 @@
-"""Images and what their headers tell, through dxtbx, the same on every version."""
+"""Read images, masks and headers through dxtbx, in the same way on every version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What dials.diffuse_export wrote."""
+"""The result of dials.diffuse_export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What dials.diffuse_grid made."""
+"""The result of dials.diffuse_grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stills are counted and divided into batches."""
+"""Count the stills of .expt files, and divide them into batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a .expt file holds, without making models of it: which stills, on which images.
+"""Read which stills are in a .expt file, and on which images, without making models of it.
 
 Thousands of stills are looked at, and put into other files, as the JSON that they are. That is fast
 and, because dxtbx keeps a crystal as the inverse of what it writes and so changes the last bits

@@ -1,4 +1,4 @@
-"""Where tasks run: as children of this process, or on the workers of a dask cluster."""
+"""Run tasks as children of this process, or on the workers of a dask cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images indexed and integrated by dials.stills_process, as a task of the pipeline."""
+"""Index and integrate images with dials.stills_process, as a task of the pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairs of files joined into one, split into batches, and some stills of all of them chosen."""
+"""Join pairs of files, split them into batches, and select some of their stills."""
 
 from __future__ import annotations
 

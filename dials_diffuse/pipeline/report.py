@@ -1,4 +1,4 @@
-"""The end of a run: summary table, failed stills, citations, one HTML page, one JSON."""
+"""The summary of a run: table of steps, failed stills, citations, HTML page and JSON file."""
 
 from __future__ import annotations
 

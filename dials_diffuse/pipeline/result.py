@@ -1,4 +1,4 @@
-"""What a run of the pipeline has made, step by step."""
+"""The result of a run of the pipeline, step by step."""
 
 from __future__ import annotations
 

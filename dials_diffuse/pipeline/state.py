@@ -1,4 +1,4 @@
-"""What is finished in a folder, and who works in it."""
+"""The state of a run in its folder: which tasks are finished, and which process holds the folder."""
 
 from __future__ import annotations
 

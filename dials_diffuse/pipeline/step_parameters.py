@@ -1,4 +1,4 @@
-"""Parameters of the steps, as their commands want them."""
+"""Parameters of the steps, in the form that their commands take."""
 
 from __future__ import annotations
 

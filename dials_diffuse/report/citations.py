@@ -1,4 +1,4 @@
-"""What to cite for the results: the one list that logs and reports print from."""
+"""The references that logs and reports print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scattering that the simulated crystal has by definition: `DiffuseTruth`.
+"""The true scattering of the simulated crystal, by definition.
 
 Intensities are in electrons^2 per unit cell. Everything can be evaluated at any
 reciprocal-space point, and again from the file, which holds parameters and seed.

@@ -1,4 +1,4 @@
-"""How much Bragg scattering a mask leaves: bright groups of pixels at nodes.
+"""Count the bright groups of pixels that a mask leaves at nodes.
 
 A group is 3 x 3 pixels, of which at least five can be used. Its mean is compared with all groups of
 its resolution ring on the panel: median and 1.4826 * median absolute deviation.

@@ -1,4 +1,4 @@
-"""Observations are extracted, in batches."""
+"""Plan the extraction of observations, in batches."""
 
 from __future__ import annotations
 

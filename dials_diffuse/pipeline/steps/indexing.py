@@ -1,4 +1,4 @@
-"""Images are indexed and integrated with dials.stills_process, in batches."""
+"""Plan the indexing and integration of images with dials.stills_process, in batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stills are masked: all at once, or in batches with one survey of a part of all stills."""
+"""Plan the masking of stills: all at once, or in batches with one survey of some of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps are converted to stills with dials.sequence_to_stills."""
+"""Plan the conversion of sweeps to stills with dials.sequence_to_stills."""
 
 from __future__ import annotations
 

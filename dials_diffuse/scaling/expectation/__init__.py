@@ -1,1 +1,1 @@
-"""What the scaling model expects of an observation."""
+"""Expected photons and variance of an observation, by the scaling model."""

@@ -1,4 +1,4 @@
-"""What a pixel sees: direction, solid angle, polarization, efficiency.
+"""Direction, solid angle, polarisation and sensor efficiency of the simulated pixels.
 
 Every factor is derived here from first principles, not shared with the
 reduction, and checked in the tests against exact formulas and DIALS.
