@@ -6,7 +6,7 @@ of neighbours' relative motion, and, on request, a background k of the shape h.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -19,10 +19,8 @@ from dials_diffuse.absolute.contents.form_factors import (
 )
 from dials_diffuse.absolute.estimate import Estimate, combined, deviation, scan_deviation
 from dials_diffuse.absolute.profile import UsableProfile
+from dials_diffuse.absolute.settings import TotalScatteringSettings
 from dials_diffuse.absolute.theory import Theory, Variant, neglected_structure
-
-if TYPE_CHECKING:
-    from dials_diffuse.absolute.total_scattering import TotalScatteringSettings
 
 # Only the shape of the scattering by air is needed, so that any tables do
 _AIR_TABLES = AtomicTables(TableSettings("it1992", "none", 0, 0.0), 1.0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,15 +12,13 @@ from dials_diffuse.absolute.contents.form_factors import atomic_number
 from dials_diffuse.absolute.contents.inventory import UnitCellInventory
 from dials_diffuse.absolute.estimate import Estimate
 from dials_diffuse.absolute.profile import RadialProfile
+from dials_diffuse.absolute.result import AbsoluteResult
 from dials_diffuse.absolute.wilson import WilsonPlot
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.io.model_copy import models_to_json
 from dials_diffuse.report.citations import ABSOLUTE_SCALE
 from dials_diffuse.report.html import ReportSection
 from dials_diffuse.report.plotly import axes, line, plot, rounded
-
-if TYPE_CHECKING:
-    from dials_diffuse.absolute.workflow import AbsoluteResult
 
 logger = logging.getLogger("dials.diffuse.absolute.report")
 

@@ -15,7 +15,6 @@ The dependence of an estimate on the range of q is a part of its error.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from scipy.integrate import trapezoid
@@ -25,6 +24,7 @@ from dials_diffuse.absolute.contents.inventory import UnitCellInventory
 from dials_diffuse.absolute.estimate import Estimate, combined, deviation, scan_deviation
 from dials_diffuse.absolute.profile import RadialProfile, UsableProfile
 from dials_diffuse.absolute.profile_fit import fit_profile
+from dials_diffuse.absolute.settings import TotalScatteringSettings
 from dials_diffuse.absolute.theory import Theory, Variant
 
 # With known neighbours Krogh-Moe's scale is good to this fraction. A larger difference is a wrong
@@ -33,21 +33,6 @@ _KROGH_MOE_LIMIT = 0.025
 
 # The least range of |q| of the high-q estimate, and of the fit, 1/Angstrom
 _HIGH_Q_RANGE, _FIT_RANGE = 0.04, 0.08
-
-
-@dataclass(frozen=True)
-class TotalScatteringSettings:
-    """The scope total_scattering of phil/absolute.py, which describes the fields."""
-
-    scope: ClassVar[str] = "absolute.total_scattering"
-    estimate: str
-    q_min: float | None
-    q_max: float | None
-    high_q: float
-    fit_from: float
-    pairs: str
-    b_relative: float | None
-    background: str
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,14 +14,11 @@ from dials_diffuse.absolute.contents.composition import CompositionSettings, uni
 from dials_diffuse.absolute.contents.form_factors import AtomicTables, TableSettings
 from dials_diffuse.absolute.contents.inventory import UnitCellInventory
 from dials_diffuse.absolute.data import ScaledData, read_data, separate_tables, symmetry_of
-from dials_diffuse.absolute.estimate import Estimate
 from dials_diffuse.absolute.integrated import Comparison, compare_with_grid, merge_integrated
-from dials_diffuse.absolute.total_scattering import (
-    TotalScattering,
-    TotalScatteringSettings,
-    find_scale,
-)
-from dials_diffuse.absolute.wilson import WilsonPlot, WilsonSettings, wilson_scale
+from dials_diffuse.absolute.result import AbsoluteResult
+from dials_diffuse.absolute.settings import TotalScatteringSettings
+from dials_diffuse.absolute.total_scattering import find_scale
+from dials_diffuse.absolute.wilson import WilsonSettings, wilson_scale
 from dials_diffuse.adapters.experiments import load_reflections
 from dials_diffuse.adapters.inputs import Inputs
 from dials_diffuse.adapters.parameters import settings_from
@@ -33,40 +29,6 @@ from dials_diffuse.io.maps.map_file import write_map
 from dials_diffuse.report.html import write_outputs
 
 logger = logging.getLogger("dials.diffuse.absolute.workflow")
-
-
-@dataclass
-class AbsoluteResult:
-    """The absolute scale of a data set, and its map.
-
-    Attributes:
-        data: grid, experiments, profile
-        inventory: of the unit cell
-        absolute: the scale that is applied, with the incoherent scattering
-        total: the estimates from total scattering, None where they could not be made
-        wilson, wilson_plot: the estimate from Bragg intensities, likewise
-        integrated: integrated reflections compared with those of the grid, None where not given
-        integrated_wilson: Wilson's estimate from them
-        table: the absolute map
-        warnings: one line each
-    """
-
-    data: ScaledData
-    inventory: UnitCellInventory
-    absolute: AbsoluteScale
-    total: TotalScattering | None
-    wilson: Estimate | None
-    wilson_plot: WilsonPlot | None
-    integrated: Comparison | None
-    integrated_wilson: Estimate | None
-    table: flex.reflection_table
-    warnings: list[str]
-
-    @property
-    def estimates(self) -> list[Estimate]:
-        """All estimates that could be made"""
-        from_total = [] if self.total is None else self.total.estimates
-        return [*from_total, *([] if self.wilson is None else [self.wilson])]
 
 
 def run(inputs: Inputs, params) -> AbsoluteResult:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,14 +15,12 @@ from dials_diffuse.io.model_copy import models_to_json
 from dials_diffuse.masking.bright.rings import N_RINGS
 from dials_diffuse.masking.image_check import MANY_PANELS, ImageCheck, picture_size
 from dials_diffuse.masking.pixels.sums import PixelSums
+from dials_diffuse.masking.result import MaskResult
 from dials_diffuse.masking.spots.prediction import detector_d_min
 from dials_diffuse.masking.spots.size import SizeFit
 from dials_diffuse.report import plotly
 from dials_diffuse.report.html import ReportSection
 from dials_diffuse.report.picture import image_with_masks
-
-if TYPE_CHECKING:
-    from dials_diffuse.masking.workflow import MaskResult
 
 logger = logging.getLogger("dials.diffuse.masking.report")
 

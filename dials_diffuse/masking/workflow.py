@@ -5,13 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import pickle
-from dataclasses import dataclass, field
-
-import numpy as np
-
-from dxtbx.model.experiment_list import ExperimentList
-
-from dials.array_family import flex
 
 from dials_diffuse.adapters.inputs import DataPair, Inputs
 from dials_diffuse.adapters.parameters import settings_from
@@ -23,48 +16,20 @@ from dials_diffuse.io.model_copy import models_to_json
 from dials_diffuse.masking import report
 from dials_diffuse.masking.bragg_mask_file import write_bragg_masks
 from dials_diffuse.masking.bragg_rows import bragg_rows
-from dials_diffuse.masking.image_check import ImageCheck, check_images
+from dials_diffuse.masking.image_check import check_images
 from dials_diffuse.masking.lattices import select_lattices
 from dials_diffuse.masking.masker import RowMasker
 from dials_diffuse.masking.pixels.causes import dynamic_causes, remaining, static_causes
 from dials_diffuse.masking.pixels.static import set_lookup_mask
 from dials_diffuse.masking.residual import choose_residual
+from dials_diffuse.masking.result import MaskResult
 from dials_diffuse.masking.spot_predictor import BraggMaskSettings, SpotPredictor, log_size
-from dials_diffuse.masking.spots.size import SizeFit, fit_spot_size
-from dials_diffuse.masking.survey import SurveySums, run_survey
+from dials_diffuse.masking.spots.size import fit_spot_size
+from dials_diffuse.masking.survey import run_survey
 from dials_diffuse.masking.survey_file import BatchMasks, MaskSurvey, mask_batch
 from dials_diffuse.report.html import write_outputs
 
 logger = logging.getLogger("dials.diffuse.masking")
-
-
-@dataclass
-class MaskResult:
-    """The masks of a set of stills.
-
-    Attributes:
-        experiments: the stills that are left
-        reflections: Bragg rows of all of them
-        mask: content of pixels.mask: a flex.bool a panel, True = good
-        good: the same as (n_slow, n_fast) bool arrays
-        causes: cause -> such arrays, True = removed by it
-        survey: sums over some of the images, or None
-        size_fit: size of the spots that was measured on them, or None
-        predictor: of the spots, None where none are predicted
-        failures: path of an image or identifier of a still -> why it can't be used
-        checks: images that were compared with their masks
-    """
-
-    experiments: ExperimentList
-    reflections: flex.reflection_table
-    mask: tuple[flex.bool, ...]
-    good: list[np.ndarray]
-    causes: dict[str, list[np.ndarray]]
-    survey: SurveySums | None
-    size_fit: SizeFit | None
-    predictor: SpotPredictor | None
-    failures: dict[str, str]
-    checks: list[ImageCheck] = field(default_factory=list)
 
 
 def run(inputs: Inputs, params) -> MaskResult | BatchMasks:

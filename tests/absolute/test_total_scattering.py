@@ -13,7 +13,8 @@ from cctbx import crystal
 
 from dials_diffuse.absolute.contents.atomic_model import read_model
 from dials_diffuse.absolute.profile import RadialProfile
-from dials_diffuse.absolute.total_scattering import TotalScatteringSettings, find_scale
+from dials_diffuse.absolute.settings import TotalScatteringSettings
+from dials_diffuse.absolute.total_scattering import find_scale
 from dials_diffuse.phil.defaults import default_settings
 
 # the direct summation of structure factors takes 10 s; by FFT they are not accurate enough
