@@ -85,6 +85,26 @@ def check_outputs(output) -> None:
             raise ValueError(f"Can't write {value}: no permission to write to {path.parent}")
 
 
+# Of the command that runs, or has run, in this process: (logger, handler)
+_handlers: list[tuple[logging.Logger, logging.Handler]] = []
+
+
+def _start_handlers(verbosity: int, logfile: str | None) -> None:
+    """Start the log as DIALS does, and end that of a command that ran before in this process.
+
+    Otherwise a program that calls several commands gets each line as often as it has called some.
+    """
+    while _handlers:
+        log, handler = _handlers.pop()
+        log.removeHandler(handler)
+        handler.close()
+    loggers = [logging.getLogger(name) for name in ("dials", "dxtbx", "xfel", "py.warnings")]
+    before = {log: list(log.handlers) for log in loggers}
+    dials.util.log.config(verbosity=verbosity, logfile=logfile)
+    for log in loggers:
+        _handlers.extend((log, new) for new in log.handlers if new not in before[log])
+
+
 @dataclass
 class Command:
     """A parsed command line.
@@ -106,7 +126,7 @@ class Command:
             ValueError: a file of the output scope can't be written.
         """
         check_outputs(self.params.output)
-        dials.util.log.config(verbosity=self.verbosity, logfile=self.params.output.log)
+        _start_handlers(self.verbosity, self.params.output.log)
         logger.info(dials_version())
         logger.info("dials_diffuse %s", dials_diffuse.__version__)
         if self.modified:

@@ -211,3 +211,15 @@ def test_every_choice_of_a_command_can_be_none():
         for part in path.split("."):
             value = getattr(value, part)
         assert value == "none", path
+
+
+def test_a_second_command_of_a_program_logs_once(files, phil, capsys):
+    for _ in range(3):
+        parsed(["a.expt", "a.refl"], phil).start_log()
+        # as where the stream of the first command is gone, as that of a notebook's cell
+        capsys.readouterr()
+        logging.getLogger("dials.diffuse.test").info("only once")
+        output = capsys.readouterr()
+        assert output.out.count("only once") == 1 and not output.err
+    text = (files / "command.log").read_text()
+    assert text.count("only once") == 1
