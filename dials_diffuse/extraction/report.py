@@ -14,11 +14,6 @@ from dials_diffuse.report.html import ReportSection
 _MOST_CURVES = 12
 
 
-def _plain(values) -> list:
-    """Numbers for JSON: four digits are enough for a plot, NaN has no JSON."""
-    return [float(f"{v:.4g}") if np.isfinite(v) else None for v in values]
-
-
 def _selection(stills: Sequence[StillSummary]) -> list[tuple[int, StillSummary]]:
     """At most _MOST_CURVES stills, evenly spaced."""
     good = [(number, still) for number, still in enumerate(stills) if not still.error]
@@ -121,7 +116,7 @@ def numbers(result: ExtractionResult) -> dict:
                 "exposure_time": still.exposure_time,
                 "num_observations": still.num_observations,
                 "profile": {
-                    name: _plain(getattr(still.profile, name))
+                    name: plotly.rounded(getattr(still.profile, name), 4)
                     for name in ("q", "diffuse", "total", "background", "photons", "exposure")
                 },
             }

@@ -12,6 +12,7 @@ from dials_diffuse.gridding.ambiguity import Resolution
 from dials_diffuse.gridding.coverage import CoverageRow
 from dials_diffuse.gridding.definition import GridDefinition
 from dials_diffuse.gridding.result import GriddingResult
+from dials_diffuse.report import plotly
 from dials_diffuse.report.html import ReportSection
 from dials_diffuse.report.sections import section_plots
 
@@ -19,6 +20,8 @@ logger = logging.getLogger("dials.diffuse.gridding.report")
 
 _PARAMETERS = ("a (A)", "b (A)", "c (A)", "alpha (deg)", "beta (deg)", "gamma (deg)")
 _MOST_OUTLIERS = 20
+# Of plots whose numbers are rounded to decimals
+_ALL_DIGITS = 15
 
 
 def _cell_rows(definition: GridDefinition) -> list[list[str]]:
@@ -141,67 +144,53 @@ def _cell_plot(definition: GridDefinition) -> dict:
     limit = max(float(np.abs(relative).max()), 1e-3) * 1.05
     edges = np.linspace(-limit, limit, 61)
     centres = 0.5 * (edges[1:] + edges[:-1])
-    return {
-        "data": [
-            {
-                "x": centres.round(5).tolist(),
-                "y": np.histogram(relative[:, i], edges)[0].tolist(),
-                "type": "scatter",
-                "mode": "lines",
-                "line": {"shape": "hvh"},
-                "name": "abc"[i],
-            }
-            for i in range(3)
-        ],
-        "layout": {
-            "title": {"text": "Cell lengths of the stills"},
-            "xaxis": {"title": {"text": "deviation from the reference cell (%)"}},
-            "yaxis": {"title": {"text": "stills"}},
-        },
-        "help": "Two or more peaks mean that the stills are of different crystal forms. Do not merge them.",
-    }
+    traces = [
+        plotly.line(
+            "abc"[i],
+            centres.round(5),
+            np.histogram(relative[:, i], edges)[0],
+            digits=_ALL_DIGITS,
+            line={"shape": "hvh"},
+        )
+        for i in range(3)
+    ]
+    return plotly.plot(
+        traces,
+        plotly.axes(
+            "Cell lengths of the stills", "deviation from the reference cell (%)", "stills"
+        ),
+        "Two or more peaks mean that the stills are of different crystal forms. Do not merge them.",
+    )
 
 
 def _coverage_plot(rows: list[CoverageRow]) -> dict:
     shells = rows[:-1]
     labels = [row.label for row in shells]
-    return {
-        "data": [
-            {
-                "x": labels,
-                "y": [round(row.completeness, 4) for row in shells],
-                "type": "scatter",
-                "name": "completeness",
-            },
-            {
-                "x": labels,
-                "y": [round(row.three_stills / row.seen, 4) if row.seen else 0 for row in shells],
-                "type": "scatter",
-                "name": "seen by 3 or more stills",
-            },
-            {
-                "x": labels,
-                "y": [round(row.multiplicity, 3) for row in shells],
-                "type": "scatter",
-                "name": "multiplicity",
-                "yaxis": "y2",
-            },
-        ],
-        "layout": {
-            "title": {"text": "Coverage of the grid"},
-            "xaxis": {"title": {"text": "d (A)"}},
-            "yaxis": {"title": {"text": "fraction of the voxels"}, "range": [0, 1.05]},
-            "yaxis2": {
-                "title": {"text": "observations a voxel"},
-                "overlaying": "y",
-                "side": "right",
-                "rangemode": "tozero",
-                "showgrid": False,
-            },
-            "legend": {"orientation": "h", "y": 1.12},
+    three = [row.three_stills / row.seen if row.seen else 0 for row in shells]
+    curves = (
+        ("completeness", np.round([row.completeness for row in shells], 4), {}),
+        ("seen by 3 or more stills", np.round(three, 4), {}),
+        ("multiplicity", np.round([row.multiplicity for row in shells], 3), {"yaxis": "y2"}),
+    )
+    layout = plotly.axes(
+        "Coverage of the grid",
+        "d (A)",
+        "fraction of the voxels",
+        yaxis={"range": [0, 1.05]},
+        yaxis2={
+            "title": {"text": "observations a voxel"},
+            "overlaying": "y",
+            "side": "right",
+            "rangemode": "tozero",
+            "showgrid": False,
         },
-        "help": "Voxels of the asymmetric unit that were seen outside the Bragg mask.",
-    }
+        legend={"orientation": "h", "y": 1.12},
+    )
+    return plotly.plot(
+        [plotly.line(name, labels, y, digits=_ALL_DIGITS, **more) for name, y, more in curves],
+        layout,
+        "Voxels of the asymmetric unit that were seen outside the Bragg mask.",
+    )
 
 
 def _ambiguity_numbers(resolution: Resolution) -> dict:
@@ -218,21 +207,16 @@ def _ambiguity_section(resolution: Resolution) -> ReportSection:
     for number, setting in enumerate(resolution.settings):
         rows.append([setting.name, int((resolution.chosen == number).sum())])
     counts, edges = np.histogram(resolution.gain, 50)
-    plot = {
-        "data": [
-            {
-                "type": "bar",
-                "x": (0.5 * (edges[1:] + edges[:-1])).round(4).tolist(),
-                "y": counts.tolist(),
-            }
-        ],
-        "layout": {
-            "title": {"text": "Certainty of the settings"},
-            "xaxis": {"title": {"text": "best less next best setting (sigma)"}},
-            "yaxis": {"title": {"text": "stills"}},
-        },
-        "help": "The setting of stills near 0 is uncertain.",
+    bars = {
+        "type": "bar",
+        "x": (0.5 * (edges[1:] + edges[:-1])).round(4).tolist(),
+        "y": counts.tolist(),
     }
+    plot = plotly.plot(
+        [bars],
+        plotly.axes("Certainty of the settings", "best less next best setting (sigma)", "stills"),
+        "The setting of stills near 0 is uncertain.",
+    )
     return ReportSection(
         "Indexing ambiguity",
         "The lattice is more symmetric than the Laue group: settings were chosen by correlation.",

@@ -8,24 +8,14 @@ import numpy as np
 
 from dials_diffuse.adapters.identifiers import matched_ids
 from dials_diffuse.adapters.system import map_in_threads
+from dials_diffuse.extraction.observations import COLUMNS
 from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.gridding.coverage import VoxelAccumulator
 from dials_diffuse.gridding.definition import GridDefinition, coarsening
 from dials_diffuse.io.table_file import ColumnWriter, read_columns
 
-OBSERVATION_COLUMNS = (
-    "id",
-    "panel",
-    "voxel",
-    "xyzobs.px.value",
-    "bragg",
-    "num_pixels.valid",
-    "counts",
-    "background",
-    "background.variance",
-    "exposure",
-)
+OBSERVATION_COLUMNS = ("id", *COLUMNS)
 
 
 def check_observations(table, name: str) -> None:

@@ -88,7 +88,7 @@ def _write_files(
                 reindex = _reindexing(resolution, number)
                 grid_file(pair.reflections, definition, number, rows, sums, reindex, n_threads)
                 logger.info("Saving %d observations to %s", rows.n_rows, refl)
-                rows.write(new_refl, _identifiers(experiments))
+                rows.write(new_refl, dict(enumerate(experiments.identifiers())))
             if output.derived:
                 write_derived_columns(new_refl, experiments, definition.grid)
         # The range of the voxels is known now, and goes into every .expt
@@ -101,10 +101,6 @@ def _write_files(
             experiments.as_file(new_expt)
             models |= models_to_json(experiments)
     return GriddingResult(definition, resolution, grid, sums, shells, models)
-
-
-def _identifiers(experiments) -> dict[int, str]:
-    return {index: experiment.identifier for index, experiment in enumerate(experiments)}
 
 
 def _reindexing(resolution: Resolution | None, number: int) -> Callable | None:

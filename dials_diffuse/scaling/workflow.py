@@ -68,7 +68,7 @@ def _write_pair(scaled: Scaled, number: int, output) -> None:
     name = batch_name(output.reflections, number, n_pairs)
     logger.info("Saving scaled observations to %s", name)
     with replacing(name) as temporary:
-        identifiers = {i: experiment.identifier for i, experiment in enumerate(experiments)}
+        identifiers = dict(enumerate(experiments.identifiers()))
         source.table(number).write(temporary, identifiers, scale_columns(scaled, number))
         if output.derived:
             write_derived_columns(temporary, experiments, source.grid)
