@@ -88,15 +88,13 @@ def free_range(descriptor: int, offset: int, size: int) -> None:
 _function: Callable | None = None
 
 
-def _start_worker(function: Callable, initializer: Callable | None, initargs: tuple) -> None:
+def _start_worker(function: Callable) -> None:
     global _function
     _function = function
     # Ctrl-C goes to all processes of a terminal; the one that started the workers ends them
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     one_thread_of_algebra()
     keep_freed_memory()
-    if initializer is not None:
-        initializer(*initargs)
 
 
 def _call_function(item):
@@ -129,18 +127,11 @@ def map_in_threads(function: Callable, items: Iterable, n_threads: int) -> Itera
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def map_in_processes(
-    function: Callable,
-    items: Iterable,
-    nproc: int,
-    initializer: Callable | None = None,
-    initargs: tuple = (),
-) -> Iterator:
+def map_in_processes(function: Callable, items: Iterable, nproc: int) -> Iterator:
     """Yield function(item) in the order of the items.
 
-    With nproc = 1 everything happens in this process. Otherwise function, initializer and all
-    arguments must be picklable, since workers start afresh (START_METHOD) with the function's
-    module imported. No more than two tasks a process wait at a time, so that neither inputs nor
+    With nproc = 1 everything happens in this process. Otherwise the function and its arguments
+    must be picklable, since workers start afresh (START_METHOD) with the function's module imported. No more than two tasks a process wait at a time, so that neither inputs nor
     results pile up in memory.
 
     The function goes to each worker once, and only the items go with each task. So what all items
@@ -160,14 +151,11 @@ def map_in_processes(
         function: a function of a module, or a callable object of a class of a module
         items: its arguments, taken as they are needed
         nproc: number of worker processes
-        initializer: called once in each worker before anything else, with initargs
 
     Raises:
         ChildProcessError: a worker process was killed (out of memory, usually).
     """
     if nproc == 1:
-        if initializer is not None:
-            initializer(*initargs)
         yield from map(function, items)
         return
     context = multiprocessing.get_context(START_METHOD)
@@ -176,10 +164,7 @@ def map_in_processes(
         context.set_forkserver_preload([getattr(function, "func", function).__module__])
     try:
         with ProcessPoolExecutor(
-            max_workers=nproc,
-            mp_context=context,
-            initializer=_start_worker,
-            initargs=(function, initializer, initargs),
+            max_workers=nproc, mp_context=context, initializer=_start_worker, initargs=(function,)
         ) as pool:
 
             def submit(item):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,36 +19,38 @@ from dials_diffuse.extraction.settings import ExtractionSettings
 from dials_diffuse.io.scratch import ColumnScratch
 from dials_diffuse.masking.masker import Masker
 
-# Of a worker process
-_extractor: Extractor | None = None
-_scratch: ColumnScratch | None = None
 
+@dataclass(frozen=True)
+class _ExtractImage:
+    """Extracts images and stores the observations of their stills.
 
-def _start_worker(extractor: Extractor, scratch: ColumnScratch | None) -> None:
-    global _extractor, _scratch
-    _extractor, _scratch = extractor, scratch
-
-
-def _extract_image(task: tuple[int, list[int]]) -> tuple[list[ExtractedStill], list[int]]:
-    """Extract an image and store the observations of its stills.
-
-    Args:
-        task: number of the image, and slots in the scratch for its stills; none: the observations
-            stay with the stills
-
-    Returns:
-        the stills, and the slots that were not used
+    Attributes:
+        extractor: of the images
+        scratch: for the observations; None: they stay with the stills
     """
-    number, slots = task
-    stills, unused = _extractor.extract_image(number), []
-    for still, slot in zip(stills, slots):
-        if still.observations is None:
-            unused.append(slot)
-            continue
-        observations = still.observations
-        n_rows = _scratch.store(slot, observations.columns, observations.repeated)
-        still.observations = StoredObservations(slot, n_rows, observations.repeated)
-    return stills, unused
+
+    extractor: Extractor
+    scratch: ColumnScratch | None
+
+    def __call__(self, task: tuple[int, list[int]]) -> tuple[list[ExtractedStill], list[int]]:
+        """Extract an image.
+
+        Args:
+            task: number of the image, and slots in the scratch for its stills, none without scratch
+
+        Returns:
+            the stills, and the slots that were not used
+        """
+        number, slots = task
+        stills, unused = self.extractor.extract_image(number), []
+        for still, slot in zip(stills, slots):
+            if still.observations is None:
+                unused.append(slot)
+                continue
+            observations = still.observations
+            n_rows = self.scratch.store(slot, observations.columns, observations.repeated)
+            still.observations = StoredObservations(slot, n_rows, observations.repeated)
+        return stills, unused
 
 
 def observation_scratch(experiments, folder: str | os.PathLike) -> ColumnScratch:
@@ -100,9 +103,7 @@ def extract_pair(
             (number, [scratch.reserve() for _ in stills] if scratch is not None else [])
             for number, stills in enumerate(extractor.images)
         )
-        results = map_in_processes(
-            _extract_image, tasks, nproc, initializer=_start_worker, initargs=(extractor, scratch)
-        )
+        results = map_in_processes(_ExtractImage(extractor, scratch), tasks, nproc)
         # Lattices of one image come together, but the file may list them apart
         waiting: dict[int, ExtractedStill] = {}
         order = iter(sorted(still.index for stills in extractor.images for still in stills))

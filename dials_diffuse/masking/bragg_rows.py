@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -39,41 +40,44 @@ def integrated_spots(reflections, stills: Sequence[Still]) -> dict:
     return {i: (indices[a:b], counts[a:b]) for i, a, b in zip(numbers, first, last)}
 
 
-# For the worker processes that read images
-_other_spots: OtherSpots | None = None
+@dataclass(frozen=True)
+class _SpotsOfImage:
+    """Predicts the spots of the stills on one image, and finds other bright ones on it.
 
-
-def _start_worker(good, padding: float) -> None:
-    global _other_spots
-    _other_spots = OtherSpots(good, padding) if good else None
-
-
-def _spots_of_image(task):
-    """Predict the spots of the stills on one image, and find other bright ones on it.
-
-    Args:
-        task: (stills, integrated spots of each, predictor)
-
-    Returns:
-        rows of each still, reasons of failures (or None) of each still, rows of the other spots,
-        why the image could not be read (or None)
+    Attributes:
+        predictor: of spots
+        other_spots: None where they are not looked for
     """
-    stills, integrated, predictor = task
-    rows, reasons = [], []
-    for still, spots in zip(stills, integrated):
-        try:
-            rows.append(predictor.predict(still, spots))
-            reasons.append(None)
-        except UNPREDICTABLE as error:
-            rows.append(SpotRows.none())
-            reasons.append(str(error))
-    others, unread = SpotRows.none(), None
-    if predictor.settings.other_spots:
-        try:
-            others = _other_spots.find(stills, rows)
-        except ValueError as error:
-            unread = str(error)
-    return [part.for_table() for part in rows], reasons, others.for_table(), unread
+
+    predictor: SpotPredictor
+    other_spots: OtherSpots | None
+
+    def __call__(self, task):
+        """Find the spots of an image.
+
+        Args:
+            task: (stills, integrated spots of each)
+
+        Returns:
+            rows of each still, reasons of failures (or None) of each still, rows of the other spots,
+            why the image could not be read (or None)
+        """
+        stills, integrated = task
+        rows, reasons = [], []
+        for still, spots in zip(stills, integrated):
+            try:
+                rows.append(self.predictor.predict(still, spots))
+                reasons.append(None)
+            except UNPREDICTABLE as error:
+                rows.append(SpotRows.none())
+                reasons.append(str(error))
+        others, unread = SpotRows.none(), None
+        if self.other_spots is not None:
+            try:
+                others = self.other_spots.find(stills, rows)
+            except ValueError as error:
+                unread = str(error)
+        return [part.for_table() for part in rows], reasons, others.for_table(), unread
 
 
 def predicted_table(
@@ -84,12 +88,11 @@ def predicted_table(
     integrated = integrated_spots(reflections, stills)
     groups = group_by_image(stills)
     settings = predictor.settings
+    other_spots = OtherSpots(good, settings.padding) if settings.other_spots else None
     spots_of_images = map_in_processes(
-        _spots_of_image,
-        ((group, [integrated[still.index] for still in group], predictor) for group in groups),
+        _SpotsOfImage(predictor, other_spots),
+        ((group, [integrated[still.index] for still in group]) for group in groups),
         resolve_nproc(nproc, len(groups)),
-        initializer=_start_worker,
-        initargs=(good if settings.other_spots else None, settings.padding),
     )
     collected = CollectedSpots()
     for group, (rows, reasons, others, unread) in zip(groups, spots_of_images):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -126,19 +127,8 @@ def image_format(simulator: Simulator) -> str:
     return kind
 
 
-# The simulator of a worker process, set once when it starts
-_worker: Simulator | None = None
-
-
-def _start_worker(simulator: Simulator) -> None:
-    global _worker
-    _worker = simulator
-
-
-def _simulate_still(task: tuple[StillState, str | None]):
+def _simulate_still(simulator: Simulator, task: tuple[StillState, str | None]):
     """Image, mean photons and reflections of a still; a CBF is written here, and no image sent."""
-    simulator = _worker
-    assert simulator is not None
     still, path = task
     image = simulator.image(still)
     settings = simulator.settings
@@ -182,11 +172,9 @@ def _write_images(simulator: Simulator, stills: list[StillState], folder: Path, 
         (still, str(path) if kind == "cbf" else None) for path, group in files for still in group
     ]
     results = map_in_processes(
-        _simulate_still,
+        functools.partial(_simulate_still, simulator),
         tasks,
         resolve_nproc(simulator.settings.nproc, len(stills)),
-        initializer=_start_worker,
-        initargs=(simulator,),
     )
     # The first result before a file is opened: processes forked later would keep it locked
     results = itertools.chain([next(results)], results)

@@ -22,20 +22,13 @@ from dials_diffuse.adapters.system import (
     resolve_nproc,
 )
 
-_added = 0
-
 
 def square(x):
     return x * x
 
 
-def set_added(value):
-    global _added
-    _added = value
-
-
-def add(x):
-    return x + _added, os.getpid()
+def add(added, x):
+    return x + added, os.getpid()
 
 
 def die(x):
@@ -88,9 +81,8 @@ def test_a_callable_object_goes_to_each_process_once(tmp_path, nproc):
 
 
 @pytest.mark.parametrize("nproc", [1, 2])
-def test_initializer(nproc):
-    results = list(map_in_processes(add, range(4), nproc, set_added, (10,)))
-    set_added(0)
+def test_what_items_share_reaches_every_process(nproc):
+    results = list(map_in_processes(functools.partial(add, 10), range(4), nproc))
     assert [value for value, _ in results] == [10, 11, 12, 13]
     assert (os.getpid() in {pid for _, pid in results}) is (nproc == 1)
 
