@@ -85,6 +85,12 @@ gain = None
 pedestal = None
   .type = float
   .help = "Detector pedestal in ADU. None: that of the panels or of the imageset's pedestal map."
+probe = *auto xray electron neutron
+  .type = choice
+  .help = "What the beam consists of. auto: as the beam model says; wavelengths below 0.06 Angstrom are electrons."
+          "For electrons and neutrons no polarisation factor and no absorption in the gas apply, and the quantum"
+          "efficiency is 1 unless sensor.mu is given."
+  .expert_level = 1
 corrections
   .help = "Factors of the acceptance (photons per cross-section) that apply."
 {

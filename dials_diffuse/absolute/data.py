@@ -15,6 +15,7 @@ from dials.array_family import flex
 from dials_diffuse.absolute.integrated import ExposureTimes
 from dials_diffuse.absolute.profile import ProfileAccumulator, RadialProfile
 from dials_diffuse.absolute.wilson import NodeIntegrator, Nodes
+from dials_diffuse.adapters.beams import XRAY, probe_of
 from dials_diffuse.adapters.experiments import load_experiments, load_reflections
 from dials_diffuse.adapters.inputs import DataPair, Inputs
 from dials_diffuse.adapters.stills import check_given_once, stills_of
@@ -90,13 +91,24 @@ def separate_tables(inputs: Inputs) -> tuple[list[DataPair], flex.reflection_tab
     return [DataPair(p.experiments, r) for p, r in zip(inputs.pairs, observations)], merged
 
 
+def check_xrays(experiments) -> None:
+    """Raises ValueError if some stills were not taken with X-rays: there are no form factors then."""
+    other = {probe_of(beam) for beam in experiments.beams() if beam is not None} - {XRAY}
+    if other:
+        raise ValueError(
+            f"The stills were taken with {other.pop()}s, and the form factors of the absolute scale are those of "
+            "X-rays: the map of dials.diffuse_scale stays on its relative scale"
+        )
+
+
 def symmetry_of(pair: DataPair, model_copies: list[Path]) -> crystal.symmetry:
     """Reference cell of the grid and space group of the first crystal.
 
     Raises:
-        ValueError: no crystal, or no grid.
+        ValueError: no crystal, no grid, or stills that were not taken with X-rays.
     """
     experiments = load_experiments(pair.experiments, check_format=False)
+    check_xrays(experiments)
     for path in model_copies:
         restore_models(experiments, path)
     first = stills_of(experiments)[0].crystal
@@ -130,6 +142,7 @@ def read_data(
     for pair in pairs:
         experiments, table = pair.load(check_format=False)
         check_given_once(experiments, pair.experiments, seen)
+        check_xrays(experiments)
         for path in model_copies:
             restore_models(experiments, path)
         own = grid_of(experiments)

@@ -9,6 +9,8 @@ from dxtbx.model.experiment_list import ExperimentList
 
 from dials.array_family import flex
 
+from dials_diffuse.adapters.beams import check_beams, check_beams_of_file
+
 
 def scaling_model_from_dict(obj: dict):
     """A scaling model from its dictionary, as dxtbx does when it reads a .expt."""
@@ -23,14 +25,17 @@ def load_experiments(path: str | os.PathLike, check_format: bool = True) -> Expe
     """Read a .expt file.
 
     Raises:
-        ValueError: missing or unreadable, or an image it names is missing.
+        ValueError: missing or unreadable, an image it names is missing, or a polychromatic beam.
     """
     if not os.path.isfile(path):
         raise ValueError(f"No such file: {path}")
+    check_beams_of_file(path)
     try:
-        return ExperimentList.from_file(os.fspath(path), check_format=check_format)
+        experiments = ExperimentList.from_file(os.fspath(path), check_format=check_format)
     except Exception as error:
         raise ValueError(f"Can't read experiments from {path}: {first_line(error)}") from error
+    check_beams((beam.to_dict() for beam in experiments.beams() if beam is not None), path)
+    return experiments
 
 
 def as_read_from_file(crystal):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dials_diffuse.adapters.beams import set_probe
 from dials_diffuse.adapters.experiment_file import ExperimentFile
 from dials_diffuse.adapters.images import exposure_time, has_dynamic_mask, read_raw, trusted_bounds
 from dials_diffuse.adapters.inputs import DataPair
@@ -27,6 +28,7 @@ from dials_diffuse.extraction.result import StillSummary
 from dials_diffuse.extraction.settings import ExtractionSettings
 from dials_diffuse.geometry.cache import GeometryCache, geometry_key
 from dials_diffuse.geometry.panel import PanelGeometry
+from dials_diffuse.geometry.probe import PROBE_NAMES
 from dials_diffuse.io.pixel_file import CorrectedDiffusePixelList
 from dials_diffuse.masking.masker import Masker
 from dials_diffuse.masking.spots.rows import SpotRows
@@ -107,6 +109,10 @@ class Extractor:
             self._background, self._background_pixels = background.without_holes()
         # Models only: every image is opened when its turn comes, by the process that reads it
         self.experiments, reflections = pair.load(check_format=False)
+        if settings.probe in PROBE_NAMES:
+            # So that later steps know it
+            for beam in self.experiments.beams():
+                set_probe(beam, PROBE_NAMES[settings.probe])
         self._file = ExperimentFile(pair.experiments)
         if reflections is None:
             raise ValueError(

@@ -25,6 +25,7 @@ from dials_diffuse.extraction.processes import extract_pair, observation_scratch
 from dials_diffuse.extraction.result import ExtractionResult, StillSummary
 from dials_diffuse.extraction.settings import ExtractionSettings
 from dials_diffuse.geometry.panel import warn_of_unknown_sensors
+from dials_diffuse.geometry.probe import check_probes
 from dials_diffuse.grid.reference_cell import common_space_group, reference_cell
 from dials_diffuse.grid.symmetry import check_subdivide, laue_group_of
 from dials_diffuse.grid.voxel_grid import VoxelGrid
@@ -51,6 +52,7 @@ def run(inputs: Inputs, params) -> ExtractionResult:
     experiments = _load_models(inputs.pairs)
     masker = masker_for(params.survey)
     masker.restore(experiments)
+    check_probes(experiments.beams(), settings)
     result = ExtractionResult(settings, reference_grid(experiments, settings))
     warn_of_unknown_sensors(experiments[0].detector, experiments[0].beam, settings)
     nproc = resolve_nproc(params.nproc, len(experiments))

@@ -19,7 +19,7 @@ def geometry_key(detector, beam, settings: GeometrySettings) -> str:
     """A name for all that a geometry depends on: equal models and settings have equal keys."""
     parts = (settings.corrections, settings.sensor, settings.flight_path)
     content = json.dumps(
-        [detector.to_dict(), beam.to_dict(), [astuple(part) for part in parts]],
+        [detector.to_dict(), beam.to_dict(), settings.probe, [astuple(part) for part in parts]],
         sort_keys=True,
         default=str,
     )

@@ -84,10 +84,19 @@ def solid_attenuation(material: str, wavelength: float) -> float:
     return 0.1 * mu_rho * float(attenuation_coefficient.get_table(material).density())
 
 
-def sensor_of(panel, wavelength: float, settings: SensorSettings) -> tuple[float, float] | None:
+def sensor_of(
+    panel, wavelength: float, settings: SensorSettings, attenuated: bool = True
+) -> tuple[float, float] | None:
     """Attenuation coefficient (1/mm) and thickness (mm) of a panel's sensor.
 
     Each is taken from the settings, else from the panel; the coefficient last from the panel's material.
+
+    Args:
+        panel: dxtbx model
+        wavelength: Angstrom
+        settings: of the sensor
+        attenuated: as X-rays are. If not, what the panel says of its sensor is of no use, and the coefficient is
+            that of the settings or unknown
 
     Returns:
         (mu, thickness), None where one of them is not known
@@ -98,6 +107,8 @@ def sensor_of(panel, wavelength: float, settings: SensorSettings) -> tuple[float
     thickness = settings.thickness or panel.get_thickness()
     if settings.mu is not None:
         mu = settings.mu
+    elif not attenuated:
+        mu = 0.0
     elif settings.material is not None:
         mu = solid_attenuation(settings.material, wavelength)
     elif panel.get_mu() > 0:

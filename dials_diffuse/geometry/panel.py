@@ -12,9 +12,11 @@ from dxtbx import flumpy
 
 from dials.array_family import flex
 
+from dials_diffuse.adapters.beams import polarization_normal
 from dials_diffuse.geometry.corrections import LORENTZ_CODES, PanelConstants, geometry_at_points
 from dials_diffuse.geometry.cubic import at_middles, fill_planes, node_positions
 from dials_diffuse.geometry.materials import gas_attenuation, sensor_of
+from dials_diffuse.geometry.probe import probe_for
 from dials_diffuse.geometry.settings import GeometrySettings
 
 logger = logging.getLogger("dials.diffuse.geometry")
@@ -134,12 +136,15 @@ def detector_geometry(detector, beam, settings: GeometrySettings) -> list[PanelG
 def _constants_of(panel, beam, settings: GeometrySettings) -> PanelConstants:
     wavelength = float(beam.get_wavelength())
     corrections, path = settings.corrections, settings.flight_path
-    sensor = sensor_of(panel, wavelength, settings.sensor) if corrections.efficiency else None
+    probe = probe_for(beam, settings)
+    sensor = None
+    if corrections.efficiency:
+        sensor = sensor_of(panel, wavelength, settings.sensor, probe.attenuated)
     gas = np.zeros(2)
-    if corrections.air:
+    if corrections.air and probe.attenuated:
         for number, name in enumerate(("air", path.medium)):
             gas[number] = gas_attenuation(name, wavelength, path.pressure, path.temperature)
-    normal = np.array(beam.get_polarization_normal(), dtype=float)
+    polarized = corrections.polarization and probe.polarized
     return PanelConstants(
         frame=np.array(
             [panel.get_fast_axis(), panel.get_slow_axis(), panel.get_normal(), panel.get_origin()]
@@ -147,13 +152,13 @@ def _constants_of(panel, beam, settings: GeometrySettings) -> PanelConstants:
         pixel_area=float(np.prod(panel.get_pixel_size())),
         s0=np.array(beam.get_unit_s0()),
         wavelength=wavelength,
-        normal=normal / np.linalg.norm(normal),
+        normal=polarization_normal(beam) if polarized else np.zeros(3),
         fraction=float(beam.get_polarization_fraction()),
         sensor=np.array(sensor or (0.0, 0.0)),
         gas=gas,
         path_length=np.inf if path.length is None else float(path.length),
         use_solid_angle=corrections.solid_angle,
-        use_polarization=corrections.polarization,
+        use_polarization=polarized,
         lorentz=LORENTZ_CODES[corrections.lorentz],
     )
 
@@ -234,7 +239,7 @@ def _fill_from_nodes(panel, constants: PanelConstants, planes: np.ndarray) -> bo
 
 def warn_of_unknown_sensors(detector, beam, settings: GeometrySettings) -> bool:
     """Log a warning if the quantum efficiency of some panel can't be known; True if so."""
-    if not settings.corrections.efficiency:
+    if not (settings.corrections.efficiency and probe_for(beam, settings).attenuated):
         return False
     sensors = [sensor_of(panel, beam.get_wavelength(), settings.sensor) for panel in detector]
     if None in sensors:

@@ -59,9 +59,14 @@ class FlightPathSettings:
 
 @dataclass(frozen=True)
 class GeometrySettings:
-    """All that q and acceptance of a pixel depend on beside detector and beam."""
+    """All that q and acceptance of a pixel depend on beside detector and beam.
+
+    Attributes:
+        probe: "auto" (that of the beam model), "xray", "electron" or "neutron"
+    """
 
     scope: ClassVar[str] = "extract"
+    probe: str
     corrections: CorrectionSettings
     sensor: SensorSettings
     flight_path: FlightPathSettings

@@ -11,6 +11,7 @@ import numpy as np
 
 import libtbx
 
+from dials_diffuse.adapters.beams import XRAY, check_beams, check_polarization, probe_of_dict
 from dials_diffuse.adapters.experiments import load_experiments
 from dials_diffuse.io.batches import MOST_ROWS
 from dials_diffuse.pipeline.contents import batches_of, image_keys, n_pixels, read_contents
@@ -103,6 +104,24 @@ def stills_of_files(pairs: Sequence[Files], folder: Path) -> StillsOfFiles:
         all_keys.append(keys)
         most_pixels = max(most_pixels, n_pixels(contents))
     return StillsOfFiles(all_keys, most_pixels, shared)
+
+
+def check_beams_of_files(pairs: Sequence[Files], folder: Path, polarization: bool) -> None:
+    """Find out before the work that a step could not use the beams.
+
+    Args:
+        pairs: .expt and .refl files
+        folder: what their names are relative to
+        polarization: whether it will be corrected for
+
+    Raises:
+        ValueError: see check_beams and check_polarization.
+    """
+    for expt, _ in pairs:
+        beams = list(filter(None, read_contents(Path(folder, expt)).get("beam", [])))
+        check_beams(beams, expt)
+        if polarization:
+            check_polarization(beam for beam in beams if probe_of_dict(beam) == XRAY)
 
 
 def batch_size(stills: StillsOfFiles, pairs: Sequence[Files], params, folder: Path) -> int:

@@ -6,6 +6,7 @@ import synthetic_crystal
 
 from dials_diffuse.absolute import data as module
 from dials_diffuse.absolute.data import read_data, separate_tables, symmetry_of
+from dials_diffuse.adapters.experiments import load_experiments
 from dials_diffuse.adapters.inputs import DataPair, Inputs
 
 
@@ -45,3 +46,16 @@ def test_rows_in_parts_give_the_same(inputs, monkeypatch):
     times = parts.times.relative(parts.experiments)
     assert np.nanmean(times) == pytest.approx(1.0)
     assert len(parts.experiments) == 3 and parts.wavelength == 1.0
+
+
+@pytest.mark.parametrize("wavelength", [0.0197, 0.0251])
+def test_electrons_have_no_absolute_scale_yet(inputs, wavelength):
+    pairs, merged = separate_tables(inputs)
+    experiments = load_experiments(pairs[0].experiments, check_format=False)
+    for beam in experiments.beams():
+        beam.set_wavelength(wavelength)
+    experiments.as_file(pairs[0].experiments)
+    for read in (lambda: symmetry_of(pairs[0], []), lambda: read_data(pairs, merged, [], 0.02)):
+        with pytest.raises(ValueError, match="taken with electrons") as error:
+            read()
+        assert "\n" not in str(error.value)

@@ -56,11 +56,13 @@ def fails(folder, *arguments):
 
 
 def contents(folder) -> dict[str, bytes]:
-    """The data files of a folder, log and reports left out"""
+    """The data files of a folder; logs, reports and hidden files left out"""
     return {
         path.name: path.read_bytes()
         for path in folder.iterdir()
-        if path.is_file() and path.suffix not in (".log", ".html", ".json")
+        if path.is_file()
+        and path.suffix not in (".log", ".html", ".json")
+        and not path.name.startswith(".")
     }
 
 
@@ -204,3 +206,53 @@ def test_a_process_ends_with_one_line(folder, step):
     )
     assert result.returncode == 1
     assert result.stderr == "Sorry: No such file: absent.expt\n"
+
+
+def polychromatic(content):
+    for beam in content["beam"]:
+        del beam["wavelength"]
+        beam |= {"__id__": "polychromatic", "wavelength_range": [0.9, 1.1], "probe": "x-ray"}
+
+
+@pytest.mark.parametrize(
+    "step, stem",
+    [
+        ("mask", "simulated"),
+        ("extract", "diffuse_masked"),
+        ("grid", "diffuse_extracted"),
+        ("scale", "diffuse_gridded"),
+        ("process", "simulated"),
+    ],
+)
+def test_polychromatic_beam(folder, step, stem):
+    change_expt(folder / f"{stem}.expt", polychromatic)
+    message = fails(folder, f"dials.diffuse_{step}", f"{stem}.expt", f"{stem}.refl")
+    assert f"{stem}.expt has a polychromatic beam" in message
+
+
+def test_polychromatic_empty_shots(folder):
+    shutil.copy(folder / "simulated.expt", folder / "background.expt")
+    change_expt(folder / "background.expt", polychromatic)
+    message = fails(
+        folder,
+        "dials.diffuse_extract",
+        "diffuse_masked.expt",
+        "diffuse_masked.refl",
+        "background=background.expt",
+    )
+    assert "background.expt has a polychromatic beam" in message
+
+
+@pytest.mark.parametrize("step, stem", [("extract", "diffuse_masked"), ("process", "simulated")])
+@pytest.mark.parametrize(
+    "change, what",
+    [
+        ({"polarization_normal": [0, 0, 1]}, "parallel"),
+        ({"polarization_normal": [0, 0, 0]}, "normal of the beam is 0,0,0"),
+        ({"polarization_fraction": -0.5}, "fraction of the beam is -0.5"),
+    ],
+)
+def test_polarization_that_makes_no_sense(folder, step, stem, change, what):
+    change_expt(folder / f"{stem}.expt", lambda content: content["beam"][0].update(change))
+    message = fails(folder, f"dials.diffuse_{step}", f"{stem}.expt", f"{stem}.refl")
+    assert what in message

@@ -222,3 +222,18 @@ def test_geometry_holds_the_product_of_all_factors(pixels):
     for name in ONLY:
         product *= acceptance(detector, source, **{name: True})
     assert np.allclose(every, product, rtol=1e-6)
+
+
+def test_a_tilted_normal_is_that_across_the_beam():
+    detector = flat_detector()
+    straight = acceptance(detector, beam(), polarization=True)
+    angle = math.radians(11)
+    tilted_normal = beam(normal=(0.0, math.cos(angle), math.sin(angle)))
+    np.testing.assert_array_equal(acceptance(detector, tilted_normal, polarization=True), straight)
+
+
+@pytest.mark.parametrize("normal", [(0, 0, 1), (0, 0, 0)])
+def test_a_normal_without_direction_is_refused(normal):
+    with pytest.raises(ValueError, match="polarization normal"):
+        acceptance(flat_detector(), beam(normal=normal), polarization=True)
+    assert (acceptance(flat_detector(), beam(normal=normal)) == 1).all()

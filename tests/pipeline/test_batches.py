@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from pipelines import write_contents
@@ -12,6 +14,7 @@ from dials_diffuse.io.batches import MOST_ROWS
 from dials_diffuse.phil.defaults import default_settings
 from dials_diffuse.pipeline.batches import (
     automatic_batch_size,
+    check_beams_of_files,
     index_batch_size,
     most_stills_of_a_batch,
     plan_portions,
@@ -82,3 +85,17 @@ def test_stills_of_files(tmp_path):
     second = write_contents(tmp_path / "b.expt", ["2"], ["z.cbf"])
     with pytest.raises(ValueError, match=r"b.expt holds an experiment that a.expt holds too \(2\)"):
         stills_of_files([first, second], tmp_path)
+
+
+def test_beams_are_checked_before_the_work(tmp_path):
+    beams = [{"direction": [0, 0, 1], "wavelength": 0.97, "polarization_fraction": 2.0}]
+    path = tmp_path / "a.expt"
+    path.write_text(json.dumps({"experiment": [{"beam": 0}], "beam": beams}))
+    pairs = [("a.expt", "a.refl")]
+    check_beams_of_files(pairs, tmp_path, polarization=False)
+    with pytest.raises(ValueError, match="fraction of the beam is 2"):
+        check_beams_of_files(pairs, tmp_path, polarization=True)
+    # of electrons it is not used
+    beams[0]["wavelength"] = 0.0251
+    path.write_text(json.dumps({"experiment": [{"beam": 0}], "beam": beams}))
+    check_beams_of_files(pairs, tmp_path, polarization=True)

@@ -10,6 +10,7 @@ from dials_diffuse.pipeline.batches import (
     Portion,
     StillsOfFiles,
     batch_size,
+    check_beams_of_files,
     plan_portions,
     stills_of_files,
 )
@@ -29,6 +30,8 @@ def mask(run: Run, pairs: list[Files]) -> list[Files]:
     Returns:
         the pairs of files with masked stills
     """
+    polarization = "extract" in run.steps and run.values("extract").corrections.polarization
+    check_beams_of_files(pairs, run.folder, polarization)
     pairs = convert_sweeps(run, pairs)
     stills = stills_of_files(pairs, run.folder)
     size = batch_size(stills, pairs, run.params, run.folder)
