@@ -92,6 +92,15 @@ def trusted_bounds(panel) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def lower_trusted_range(detectors, limit: float | None) -> None:
+    """Let the trusted range of all panels end at a limit (ADU) at most, in place; None: as it does."""
+    for detector in detectors if limit is not None else ():
+        for panel in detector:
+            low, high = panel.get_trusted_range()
+            if high > limit:
+                panel.set_trusted_range((low, limit))
+
+
 def static_mask(imageset) -> list[np.ndarray]:
     """Pixels usable in every image: lookup mask and untrusted rectangles of the panels,
     without the trusted range. One (n_slow, n_fast) bool array a panel, True = good.

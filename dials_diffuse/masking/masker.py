@@ -16,6 +16,7 @@ import numpy as np
 from dials_diffuse.adapters.experiments import as_read_from_file
 from dials_diffuse.adapters.images import (
     check_shape,
+    lower_trusted_range,
     panel_sizes,
     read_raw,
     static_mask,
@@ -189,6 +190,7 @@ class SurveyMasker(Masker):
             raise ValueError(
                 "The survey was made with bragg.method=shoebox: mask the stills with dials.diffuse_mask"
             )
+        lower_trusted_range(experiments.detectors(), self._survey.trusted_limit)
         stills = [still for group in self.images(experiments) for still in group]
         return SurveyMasker(self._survey, integrated_spots(reflections, stills))
 
@@ -203,6 +205,7 @@ class SurveyMasker(Masker):
 
     def mask(self, stills: Sequence[Still], raw: Sequence[np.ndarray]) -> ImageMask:
         check_shape(raw, stills[0])
+        lower_trusted_range([still.detector for still in stills], self._survey.trusted_limit)
         others = SpotRows.none()
         spots = [self._predicted(still) for still in stills]
         flat = self._others.painted(spots)

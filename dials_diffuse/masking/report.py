@@ -82,6 +82,7 @@ def numbers(result: MaskResult) -> dict:
         "pixels_removed": causes_table(result.causes),
         "spots_per_still": spots_per_still(result),
         "failures": result.failures,
+        "trusted_limit": result.trusted_limit,
     }
     if result.size_fit is not None:
         content["spot_size"] = result.size_fit.table()
@@ -106,10 +107,16 @@ def log_result(result: MaskResult) -> None:
 
 def sections(result: MaskResult) -> list[ReportSection]:
     """The sections of the HTML report."""
+    limit = ""
+    if result.trusted_limit is not None:
+        limit = (
+            " The trusted range of the detector model was wrong: larger values than "
+            f"{result.trusted_limit:.10g} mark overloads and gaps."
+        )
     parts = [
         ReportSection(
             "Pixels removed from every image",
-            "Several causes may remove the same pixel. The column any counts it once.",
+            "Several causes may remove the same pixel. The column any counts it once." + limit,
             tables=[causes_table(result.causes)],
         )
     ]

@@ -31,6 +31,7 @@ class MaskResult:
         predictor: of the spots, None where none are predicted
         failures: path of an image or identifier of a still -> why it can't be used
         checks: images that were compared with their masks
+        trusted_limit: where the trusted range ends because larger values mark overloads, ADU, or None
     """
 
     experiments: ExperimentList
@@ -43,3 +44,4 @@ class MaskResult:
     predictor: SpotPredictor | None
     failures: dict[str, str]
     checks: list[ImageCheck] = field(default_factory=list)
+    trusted_limit: float | None = None

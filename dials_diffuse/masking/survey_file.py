@@ -14,7 +14,7 @@ from dxtbx.model.experiment_list import ExperimentList
 
 from dials.array_family import flex
 
-from dials_diffuse.adapters.images import panel_sizes
+from dials_diffuse.adapters.images import lower_trusted_range, panel_sizes
 from dials_diffuse.grid.reference_cell import common_space_group
 from dials_diffuse.io.atomic import replacing
 from dials_diffuse.masking.bragg_rows import bragg_rows
@@ -35,6 +35,7 @@ class MaskSurvey:
         mask: file that holds the same, absolute
         space_group: symbol
         multi_lattice: bragg.multi_lattice
+        trusted_limit: see MaskResult
     """
 
     method: str
@@ -43,6 +44,7 @@ class MaskSurvey:
     mask: str
     space_group: str
     multi_lattice: str = "mask"
+    trusted_limit: float | None = None
 
     @classmethod
     def from_result(cls, result, params) -> MaskSurvey:
@@ -59,6 +61,7 @@ class MaskSurvey:
             os.path.abspath(params.output.mask),
             str(result.experiments[0].crystal.get_space_group().info()),
             params.bragg.multi_lattice,
+            result.trusted_limit,
         )
 
     @classmethod
@@ -134,6 +137,7 @@ def mask_batch(experiments, reflections, params, survey: MaskSurvey) -> BatchMas
         NothingLeft: no still could be masked.
     """
     survey.check(experiments)
+    lower_trusted_range(experiments.detectors(), survey.trusted_limit)
     experiments, reflections = select_lattices(experiments, reflections, params.bragg.multi_lattice)
     experiments, table, failures = bragg_rows(
         experiments, reflections, survey.method, survey.predictor, survey.good, params.nproc

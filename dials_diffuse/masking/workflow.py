@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 
+from dials_diffuse.adapters.images import lower_trusted_range
 from dials_diffuse.adapters.inputs import DataPair, Inputs
 from dials_diffuse.adapters.parameters import settings_from
 from dials_diffuse.adapters.stills import group_by_image, stills_of
@@ -20,6 +21,7 @@ from dials_diffuse.masking.image_check import check_images
 from dials_diffuse.masking.lattices import select_lattices
 from dials_diffuse.masking.masker import RowMasker
 from dials_diffuse.masking.pixels.causes import dynamic_causes, remaining, static_causes
+from dials_diffuse.masking.pixels.overload import trusted_limit
 from dials_diffuse.masking.pixels.static import set_lookup_mask
 from dials_diffuse.masking.residual import choose_residual
 from dials_diffuse.masking.result import MaskResult
@@ -136,6 +138,8 @@ def make_masks(experiments, reflections, params) -> MaskResult:
     good = remaining(causes)
     survey, fit, predictor, failures = None, None, None, {}
     dynamic = params.dynamic
+    limit = trusted_limit(groups, good) if dynamic.enable else None
+    lower_trusted_range(experiments.detectors(), limit)
     if settings.needs_size or dynamic.enable or dynamic.shadow:
         survey = run_survey(groups, dynamic.n_images, good, settings.needs_size, params.nproc)
         failures.update(survey.failures)
@@ -153,4 +157,15 @@ def make_masks(experiments, reflections, params) -> MaskResult:
     )
     failures.update(failed)
     mask = set_lookup_mask(imagesets, good, params.output.mask)
-    return MaskResult(experiments, table, mask, good, causes, survey, fit, predictor, failures)
+    return MaskResult(
+        experiments,
+        table,
+        mask,
+        good,
+        causes,
+        survey,
+        fit,
+        predictor,
+        failures,
+        trusted_limit=limit,
+    )
