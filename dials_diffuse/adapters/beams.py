@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -149,3 +151,43 @@ def check_polarization(beams: Iterable[dict]) -> None:
             "perpendicular to the beam is used",
             largest,
         )
+
+
+# A beam this close to the centre of a pixel (pixels) is moved away by as much: 1e-3 pixels change no mask
+_CLOSE = 1e-3
+
+
+class _Geometry(NamedTuple):
+    """The models of an imageset, as far as dials.util.masking asks for them."""
+
+    detector: object
+    beam: object
+
+    def get_detector(self):
+        return self.detector
+
+    def get_beam(self):
+        return self.beam
+
+
+def beside_pixel_centres(imageset):
+    """The models of an imageset, with the beam beside the centre of the pixel that it hits.
+
+    A pixel with q = 0 has no resolution: DIALS 3.12 fails where it is asked for one.
+
+    Returns:
+        an object with get_detector() and get_beam(), as dials.util.masking takes it
+    """
+    detector, beam = imageset.get_detector(), imageset.get_beam()
+    for panel in detector:
+        try:
+            hit = np.array(panel.get_ray_intersection_px(beam.get_s0()))
+        except RuntimeError:
+            continue
+        offset = hit - np.floor(hit) - 0.5
+        if np.abs(offset).max() < _CLOSE:
+            away = panel.get_pixel_lab_coord(tuple(hit + 2 * _CLOSE))
+            beam = copy.deepcopy(beam)
+            beam.set_unit_s0(tuple(np.array(away) / np.linalg.norm(away)))
+            break
+    return _Geometry(detector, beam)

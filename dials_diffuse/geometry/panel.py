@@ -61,9 +61,11 @@ class PanelGeometry:
     @functools.cached_property
     def largest_q(self) -> float:
         """An upper bound of |q|, 1/Angstrom"""
-        # no pixel's |q| exceeds those of the corners by more than rounding
-        corners = self.planes[:, :: max(1, self.shape[0] - 1), :: max(1, self.shape[1] - 1)]
-        return 1.01 * float(np.linalg.norm(corners, axis=0).max()) + 1e-6
+        # Largest at a corner, but beyond 90 degrees
+        slow, fast = (np.append(np.arange(0, n, 16), n - 1) for n in self.shape)
+        return (
+            1.01 * float(np.linalg.norm(self.planes[:, slow[:, None], fast], axis=0).max()) + 1e-6
+        )
 
     def q_length(self) -> np.ndarray:
         """(n_slow, n_fast) float32 |q| = 1/d, 1/Angstrom"""

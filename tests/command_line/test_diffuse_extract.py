@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import run_command
+from plain_images import crystal_at, flat_detector, write_stills
 from simulations import simulate, simulation_settings
 
 from dials.array_family import flex
@@ -332,3 +334,24 @@ def test_a_copy_of_models_is_not_taken(folder):
 def test_without_the_reflections(folder):
     with pytest.raises(SystemExit, match="refl"):
         run(["diffuse_masked.expt"])
+
+
+@pytest.mark.parametrize("two_theta", [100.0, -150.0])
+def test_detector_beyond_90_degrees(tmp_path, two_theta):
+    """Even scattering on images of plain numpy arrays: all pixels of all stills count the same"""
+    rng = np.random.default_rng(1)
+    shape = (120, 140)
+    detector = flat_detector(shape, two_theta=two_theta)
+    images = [rng.poisson(3.0, shape) for _ in range(4)]
+    files = write_stills(tmp_path, images, [crystal_at(rng) for _ in images], detector)
+    size = ("bragg.mosaicity=0.05", "bragg.domain_size=2000")
+    for command in (
+        ("dials.diffuse_mask", *files, *size, "nproc=1"),
+        ("dials.diffuse_extract", "diffuse_masked.expt", "diffuse_masked.refl", "nproc=1"),
+    ):
+        result = run_command(tmp_path, *command)
+        assert result.returncode == 0, result.stderr
+    table = flex.reflection_table.from_file(str(tmp_path / "diffuse_extracted.refl"))
+    pixels = np.array(table["num_pixels.valid"])
+    assert pixels.sum() > 0.99 * 4 * shape[0] * shape[1]
+    assert np.array(table["counts"]).sum() / pixels.sum() == pytest.approx(3.0, rel=0.01)

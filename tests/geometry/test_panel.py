@@ -309,3 +309,10 @@ def test_unknown_sensors_are_told(thickness, unknown, caplog):
     assert warn_of_unknown_sensors(detector, beam, EVERYTHING) == unknown
     assert ("sensor.material=" in caplog.text) == unknown
     assert not warn_of_unknown_sensors(detector, beam, settings(efficiency=False))
+
+
+@pytest.mark.parametrize("two_theta", [0, 25, 100, -150, 175, 180])
+def test_largest_q_is_an_upper_bound(two_theta):
+    detector = one_panel(two_theta)
+    panel = compute_panel(detector[0], BeamFactory.simple(1.0), PLAIN)
+    assert panel.q_length().max() < panel.largest_q < 1.03 * panel.q_length().max()

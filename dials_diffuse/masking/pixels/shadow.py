@@ -52,7 +52,8 @@ def pixel_radius(detector, beam) -> list[np.ndarray]:
         across = np.sqrt(np.maximum(square - along**2, 0))
         radii.append(np.arctan2(across, along))
         middle = (n_slow // 2, n_fast // 2)
-        scales.append((float(radii[-1][middle]), float(along[middle]) / pixel[0]))
+        # The distance itself: what lies along the beam is negative beyond 90 degrees
+        scales.append((float(radii[-1][middle]), float(np.sqrt(square[middle])) / pixel[0]))
     per_radian = min(scales)[1]
     return [radius * np.float32(per_radian) for radius in radii]
 

@@ -10,6 +10,7 @@ from dxtbx.format.image import ImageBool
 
 import dials.util.masking
 
+from dials_diffuse.adapters.beams import beside_pixel_centres
 from dials_diffuse.adapters.images import static_mask
 from dials_diffuse.adapters.tables import mask_as_flex, mask_as_numpy
 
@@ -75,7 +76,8 @@ def parameter_mask(imageset, params) -> list[np.ndarray]:
         if any(getattr(region, name) is not None for name in names)
     ]
     check_mask_parameters(params, imageset.get_detector())
-    return [mask_as_numpy(mask) for mask in dials.util.masking.generate_mask(imageset, params)]
+    masks = dials.util.masking.generate_mask(beside_pixel_centres(imageset), params)
+    return [mask_as_numpy(mask) for mask in masks]
 
 
 def lookup_masks(imagesets) -> list[np.ndarray]:

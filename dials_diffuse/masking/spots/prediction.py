@@ -7,6 +7,7 @@ centre is where DIALS predicts stills: the node turned onto the sphere.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,8 @@ from dials_diffuse.masking.spots.shape import SpotShape
 from dials_diffuse.masking.spots.size import MaskExtent, ResidualLevel
 
 K_STEPS = 65
+# Points between the corners of a panel at which its highest resolution is looked for
+EDGE_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,31 @@ class ObservedSpots:
 
 
 def detector_d_min(detector, beam) -> float:
-    """Resolution of the outermost corner of a detector, Angstrom."""
-    return min(panel.get_max_resolution_at_corners(beam.get_s0()) for panel in detector)
+    """Highest resolution on a detector, Angstrom."""
+    return min(_panel_d_min(panel, np.array(beam.get_s0())) for panel in detector)
+
+
+def _panel_d_min(panel, s0: np.ndarray) -> float:
+    """That of a corner, where the scattering angle is below 90 degrees. Larger ones may be largest at an edge,
+    or straight back."""
+    lab = np.array(
+        [panel.get_pixel_lab_coord(xy) for xy in _around(panel.get_image_size(), EDGE_STEPS)]
+    )
+    if (lab @ s0).min() >= 0:
+        return panel.get_max_resolution_at_corners(tuple(s0))
+    with contextlib.suppress(RuntimeError):
+        if panel.is_coord_valid_mm(panel.get_ray_intersection(tuple(-s0))):
+            return 0.5 / float(np.linalg.norm(s0))
+    rays = lab / np.linalg.norm(lab, axis=1)[:, None] * np.linalg.norm(s0)
+    return 1 / float(np.linalg.norm(rays - s0, axis=1).max())
+
+
+def _around(size: tuple[int, int], n: int) -> list[tuple[float, float]]:
+    """Points along the edges of a panel, n steps each, fast and slow in pixels."""
+    n_fast, n_slow = size
+    steps = np.linspace(0.0, 1.0, n + 1)
+    edges = [(x * n_fast, y * n_slow) for x in steps for y in (0.0, 1.0)]
+    return edges + [(x * n_fast, y * n_slow) for x in (0.0, 1.0) for y in steps]
 
 
 def predict_spots(

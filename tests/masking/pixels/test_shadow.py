@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from plain_images import flat_detector
 
 from dxtbx.model import BeamFactory, DetectorFactory
 
@@ -42,6 +43,27 @@ def test_radius_is_the_angle_in_pixels_of_the_middle(models):
     y, x = np.mgrid[:160, :200] + 0.5
     expected = np.arctan(np.hypot(x - 100, y - 80) * 0.2 / 200) * 200 / 0.2
     assert np.abs(radius - expected).max() < 0.1
+
+
+@pytest.mark.parametrize("two_theta", [60, 90, 100, -150, 175])
+def test_radius_of_detectors_far_from_the_beam(two_theta):
+    """Angle of the ray times the distance of the panel, by plain numpy"""
+    turned = flat_detector((80, 120), distance=100.0, pixel=0.5, two_theta=two_theta)
+    (radius,) = pixel_radius(turned, BeamFactory.simple(1.0))
+    panel = turned[0]
+    lab = np.array(
+        [[panel.get_pixel_lab_coord((x + 0.5, y + 0.5)) for x in (0, 119)] for y in (0, 79)]
+    )
+    cosine = lab @ (0, 0, -1) / np.linalg.norm(lab, axis=-1)
+    expected = np.arccos(cosine) * 100.0 / 0.5
+    assert np.abs(radius[::79, ::119] - expected).max() < 0.01 * expected.max()
+    sums = PixelSums.empty([radius.shape])
+    sums.images = 40
+    sums.valid[0][:] = 40
+    sums.total[0][:] = np.random.default_rng(2).poisson(400.0, radius.shape)
+    sums.variance[0][:] = 400.0
+    good = np.ones(radius.shape, bool)
+    assert not find_shadows(sums, [good], turned, BeamFactory.simple(1.0))[0].any()
 
 
 def test_beam_stop_and_its_arm_are_in_shadow_and_the_rest_is_not(models):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from plain_images import flat_detector
 
 from dxtbx.imageset import ImageSetFactory
 from dxtbx.model import BeamFactory, DetectorFactory
@@ -84,3 +85,50 @@ def test_lookup_masks_of_all_imagesets_are_combined_and_set():
         assert imageset.external_lookup.mask.filename == "all.mask"
         assert np.array_equal(lookup_masks([imageset])[0], good)
     assert written[0].all_eq(mask_as_flex(good))
+
+
+def by_numpy(detector, beam, d_min, d_max):
+    """True between two resolutions, for pixel centres"""
+    panel = detector[0]
+    n_fast, n_slow = panel.get_image_size()
+    lab = np.array(
+        [
+            [panel.get_pixel_lab_coord((x + 0.5, y + 0.5)) for x in range(n_fast)]
+            for y in range(n_slow)
+        ]
+    )
+    rays = lab / np.linalg.norm(lab, axis=-1, keepdims=True)
+    q = np.linalg.norm(rays - np.array(beam.get_unit_s0()), axis=-1) / beam.get_wavelength()
+    return (q >= 1 / d_max) & (q <= 1 / d_min)
+
+
+@pytest.mark.parametrize(
+    "shape, offset", [((151, 151), 0.0), ((151, 151), 2e-4), ((150, 151), 0.0)]
+)
+@pytest.mark.parametrize(
+    "limits, d_min, d_max",
+    [("d_max=20", 0.0, 20.0), ("d_min=3", 3.0, np.inf), ("resolution_range=30,1e9", 0.0, 30.0)],
+)
+def test_a_beam_at_the_centre_of_a_pixel(shape, offset, limits, d_min, d_max):
+    detector, beam = flat_detector(shape), BeamFactory.simple(1.0)
+    beam.set_unit_s0((offset * 0.5 / 100, 0.0, -1.0))
+    imageset = ImageSetFactory.make_imageset(["x.img"], check_format=False)
+    imageset.set_detector(detector)
+    imageset.set_beam(beam)
+    params = phil_scope.fetch(parse(limits)).extract()
+    (mask,) = parameter_mask(imageset, params)
+    with np.errstate(divide="ignore"):
+        expected = by_numpy(detector, beam, d_min or 1e-9, d_max)
+    assert (mask != expected).sum() <= 1  # q = 0 itself has no resolution
+    assert imageset.get_beam().get_unit_s0() == pytest.approx(beam.get_unit_s0(), abs=1e-15)
+
+
+def test_ice_rings_with_the_beam_at_the_centre_of_a_pixel():
+    masks = []
+    for shape in ((151, 151), (150, 150)):
+        imageset = ImageSetFactory.make_imageset(["x.img"], check_format=False)
+        imageset.set_detector(flat_detector(shape))
+        imageset.set_beam(BeamFactory.simple(1.0))
+        params = phil_scope.fetch(parse("ice_rings.filter=True")).extract()
+        masks.append(parameter_mask(imageset, params)[0])
+    assert masks[0].mean() == pytest.approx(masks[1].mean(), abs=0.01)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from plain_images import flat_detector as turned_detector
 from scipy.spatial import cKDTree
 
 from cctbx import sgtbx
@@ -16,7 +17,7 @@ from dials.array_family import flex
 from dials_diffuse.adapters.stills import Still
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.masking.spots.painting import paint_bragg
-from dials_diffuse.masking.spots.prediction import ObservedSpots, predict_spots
+from dials_diffuse.masking.spots.prediction import ObservedSpots, detector_d_min, predict_spots
 from dials_diffuse.masking.spots.rows import spots_table
 from dials_diffuse.masking.spots.shape import SpotShape
 from dials_diffuse.masking.spots.size import MaskExtent, ResidualLevel
@@ -198,3 +199,16 @@ def test_bright_spots_and_low_residuals_are_masked_further_out():
     bright = predict_spots(still, shape, np.sqrt(2 * np.log(20)), 0.0, d_min=2.2, observed=observed)
     assert (bright.ellipse[:50, 0] < near.ellipse[:50, 0]).all()
     assert np.array_equal(bright.ellipse[50:], fixed.ellipse[50:])
+
+
+@pytest.mark.parametrize("two_theta", [0.0, 100.0, -150.0, 175.0, 180.0])
+def test_resolution_of_detectors_at_any_angle(two_theta):
+    detector, beam = turned_detector((120, 140), two_theta=two_theta), BeamFactory.simple(1.0)
+    panel = detector[0]
+    corners_and_inside = [
+        panel.get_pixel_lab_coord((x, y)) for x in range(0, 141, 2) for y in range(0, 121, 2)
+    ]
+    rays = np.array(corners_and_inside)
+    rays /= np.linalg.norm(rays, axis=1)[:, None]
+    q = np.linalg.norm(rays - beam.get_unit_s0(), axis=1)
+    assert detector_d_min(detector, beam) == pytest.approx(1 / q.max(), rel=1e-3)
