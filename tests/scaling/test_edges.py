@@ -145,15 +145,20 @@ def test_the_isotropic_part_is_the_same_with_and_without_offsets(tmp_path, sprea
 
 
 @pytest.mark.parametrize(
-    "values",
+    "values, options",
     [
-        {},
-        more({"seed": 2, "photons": 100.0, "panels": (2, 2)}),
-        more({"seed": 3, "n_stills": 120, "seen": (50, 60), "photons": 10.0}),
-        more({"seed": 4, "space_group": "P6", "cell": (30, 30, 28, 90, 90, 120), "n_voxels": 1500}),
+        # chi^2 of all observations falls by 3,300 with 320 parameters: Auto keeps them
+        ({}, ()),
+        ({"seed": 2}, ("model.offset=True",)),
+        more({"seed": 2, "photons": 100.0, "panels": (2, 2)}, ()),
+        more({"seed": 3, "n_stills": 120, "seen": (50, 60), "photons": 10.0}, ()),
+        more(
+            {"seed": 4, "space_group": "P6", "cell": (34, 34, 28, 90, 90, 120)},
+            ("model.offset=True",),
+        ),
     ],
 )
-def test_offsets_that_are_there_leave_the_map(tmp_path, values):
+def test_offsets_that_are_there_leave_the_map(tmp_path, values, options):
     """c/b from 0 to 0.6 of the intensity, nothing subtracted: the zero is a low quantile"""
     scene = Scene(**values)
     n = scene.layout.n_stills
@@ -165,7 +170,7 @@ def test_offsets_that_are_there_leave_the_map(tmp_path, values):
     weight = scene.sums(scene.exposure * g)
     oracle = isotropic(scene, merged_with(scene, counts, g, c)[0], scene.intensity, weight)[0]
     assert oracle == pytest.approx(1, abs=0.005)
-    found = run_scale(scene, tmp_path, counts)
+    found = run_scale(scene, tmp_path, counts, *options)
     overall, shells = isotropic(scene, found.intensity, scene.intensity, weight)
     at = {
         quantile: isotropic(
@@ -185,6 +190,7 @@ def test_offsets_that_are_there_leave_the_map(tmp_path, values):
         "if the zero is at the quantile",
         at,
     )
+    assert "offset" in found.numbers["components"]
     assert overall == pytest.approx(1, abs=0.02)
 
 
@@ -265,7 +271,7 @@ LARGE_CELL = (40, 44, 48, 90, 90, 90)
         (0.5, (), {}),
         more(0.5, OFF, {"seed": 6, "space_group": "P4", "cell": (46, 46, 44, 90, 90, 90)}),
         more(0.35, OFF, {"seed": 3, "contrast": 0.5, "panels": (2, 2), "n_pairs": 3}),
-        more(0.2, (), {"seed": 7, "n_stills": 150}),
+        more(0.8, (), {"seed": 7, "n_stills": 150}),
     ],
 )
 def test_the_map_can_be_weighted_by_its_own_variance(tmp_path, photons, options, values):
@@ -305,7 +311,7 @@ def test_the_map_can_be_weighted_by_its_own_variance(tmp_path, photons, options,
     "values",
     [
         {},
-        {"options": OFF, "seed": 2},
+        {"options": OFF, "seed": 6},
         more({"seen": (4, 10), "n_voxels": 15000, "seed": 3, "cell": LARGE_CELL}),
         more({"photons": 100.0, "seed": 4, "panels": (2, 2), "n_voxels": 2500}),
         more({"photons": 25.0, "seed": 5, "n_stills": 80, "seen": (40, 60), "n_voxels": 4500}),
@@ -339,7 +345,8 @@ WEAK = {"photons": 0.3, "n_stills": 100, "contrast": 0.55, "n_voxels": 3000, "se
 @pytest.mark.parametrize(
     "n_without, values",
     [
-        (0, {"contrast": 0.35, "n_voxels": 4000, "seen": (4, 10)}),
+        (0, {"contrast": 0.45, "n_voxels": 6000, "seen": (4, 10), "cell": LARGE_CELL}),
+        more(0, {"contrast": 0.35, "n_voxels": 4000, "seen": (4, 10), "seed": 7}),
         (10, {"seed": 2}),
         more(10, {"seed": 3, "panels": (2, 2), "n_pairs": 4}),
         more(0, {"seed": 4, "n_voxels": 16000, "seen": (4, 10), "cell": LARGE_CELL}),
