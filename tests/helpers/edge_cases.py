@@ -252,7 +252,7 @@ def write_pairs(scene, folder, counts, background=0.0, n_pairs=1, images=None):
         table["exposure"] = double_column(scene.exposure[rows])
         for position, experiment in enumerate(experiments):
             table.experiment_identifiers()[position] = experiment.identifier
-        stem = f"gridded_{len(names)}"
+        stem = f"gridded_{len(names) // 2}"
         experiments.as_file(str(folder / f"{stem}.expt"))
         if images is not None:
             _add_images(folder / f"{stem}.expt", [images[i] for i in part])
