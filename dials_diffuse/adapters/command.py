@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -151,6 +152,45 @@ def name_choices_of_none(scope, params) -> None:
                 setattr(params, item.name, "none")
 
 
+# What PHIL gives a meaning to, in a value that is no file name
+_OF_PHIL = re.compile(r"""[{};#"'\\$]|\s""")
+_ASSIGNMENT = re.compile(r"([A-Za-z_][\w.]*)\s*=(.*)", re.DOTALL)
+
+
+def quote_names(args: list[str], phil) -> list[str]:
+    """Quote the values of arguments that are names or texts, so that PHIL takes them as they are.
+
+    The shell has removed the user's own quotes, and a folder may be called "it's; a=b" or "cell {x}".
+
+    Args:
+        args: of the command line
+        phil: scope of the command
+
+    Returns:
+        the arguments; those whose value is quoted already, or of another type, as they were
+    """
+    texts, others = set(), set()
+    for item in phil.all_definitions():
+        kind = item.object.type.phil_type if item.object.type is not None else None
+        (texts if kind in ("path", "str") else others).add(item.path)
+    quoted = []
+    for arg in args:
+        match = _ASSIGNMENT.fullmatch(arg)
+        if match is not None and not os.path.isfile(arg):
+            name, value = match.groups()
+            whole = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+            is_text = name in texts or (_ends_with(texts, name) and not _ends_with(others, name))
+            if is_text and not whole and _OF_PHIL.search(value):
+                escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+                arg = f"{name}='{escaped}'"
+        quoted.append(arg)
+    return quoted
+
+
+def _ends_with(paths: set[str], name: str) -> bool:
+    return any(path == name or path.endswith(f".{name}") for path in paths)
+
+
 def parse_command(
     args: list[str] | None,
     phil,
@@ -178,10 +218,11 @@ def parse_command(
     if args is None:
         # the process is ours, and nobody else's work suffers
         keep_freed_memory()
+        args = sys.argv[1:]
     parser = ArgumentParser(usage=usage, phil=phil, epilog=epilog)
     try:
         params, options, names = parser.parse_args(
-            args=args, show_diff_phil=False, return_unhandled=True
+            args=quote_names(args, phil), show_diff_phil=False, return_unhandled=True
         )
     except (RuntimeError, ValueError) as error:
         raise Sorry(" ".join(str(error).split())) from error

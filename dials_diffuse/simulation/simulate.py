@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dxtbx.format.Registry import get_format_class_for_file
 from dxtbx.model import Experiment, ExperimentList
 from dxtbx.model.experiment_list import ExperimentListFactory
 
@@ -205,8 +206,8 @@ def _experiments(
     for still, (path, number) in zip(stills, places):
         detector, beam = simulator.models(still)
         if path not in formats:
-            (found,) = ExperimentListFactory.from_filenames([path], load_models=False)[:1]
-            formats[path] = found.imageset.get_format_class()
+            # Not by ExperimentListFactory, which takes '#' in the name of a folder for digits
+            formats[path] = get_format_class_for_file(path)
         imageset = formats[path].get_imageset(
             [path], single_file_indices=[number], as_imageset=True
         )
@@ -232,6 +233,11 @@ def _sequence(simulator: Simulator, places: list[tuple[str, int]]) -> Experiment
     paths = [path for path, _ in places]
     if first.angle_width == 0 or not one_geometry or not paths[0].endswith(".cbf"):
         return None
+    if "#" in str(Path(paths[0]).parent):
+        raise ValueError(
+            f"DIALS takes '#' in {Path(paths[0]).parent} for the number of an image of a sequence: give "
+            "output.images= in another folder"
+        )
     detector, beam = simulator.models(first)
     sequences = ExperimentListFactory.from_filenames(paths)
     if len(sequences) != 1:

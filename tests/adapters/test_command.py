@@ -10,7 +10,12 @@ from iotbx.phil import parse
 from libtbx.utils import Sorry
 
 import dials_diffuse
-from dials_diffuse.adapters.command import handle_errors, name_choices_of_none, parse_command
+from dials_diffuse.adapters.command import (
+    handle_errors,
+    name_choices_of_none,
+    parse_command,
+    quote_names,
+)
 
 SCOPE = """
 number = 3
@@ -223,3 +228,33 @@ def test_a_second_command_of_a_program_logs_once(files, phil, capsys):
         assert output.out.count("only once") == 1 and not output.err
     text = (files / "command.log").read_text()
     assert text.count("only once") == 1
+
+
+NAMES = ["cell {x}", "it's; a=b", "run #3", 'say "hi"', "back\\slash", "two  spaces", "$(nobody)"]
+
+
+@pytest.mark.parametrize("folder", NAMES)
+@pytest.mark.parametrize("name", ["background", "output.log", "log"])
+def test_names_of_files_are_taken_as_they_are(folder, name):
+    scope = parse(
+        """
+        background = None
+          .type = str
+        output { log = x
+          .type = path
+        }
+        part { background = True
+          .type = bool
+        }
+        """
+    )
+    value = f"/data/{folder}/file"
+    (argument,) = quote_names([f"{name}={value}"], scope)
+    params = scope.fetch(scope.command_line_argument_interpreter().process(argument)).extract()
+    assert (params.background if name == "background" else params.output.log) == value
+
+
+def test_other_arguments_stay_as_they_are():
+    scope = parse("size = 1 2\n  .type = ints\nname = None\n  .type = str\nscope { x = 1 }")
+    args = ["size='1 2'", "name='in quotes; yes'", "scope { x=2 }", "a b.expt", "name=plain", "-v"]
+    assert quote_names(args, scope) == args

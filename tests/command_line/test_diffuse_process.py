@@ -12,8 +12,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from commands import run_command
+from plain_images import crystal_at, write_stills
 
 from dxtbx.imageset import ImageSetFactory
 from dxtbx.model import Crystal, Experiment, ExperimentList, GoniometerFactory, ScanFactory
@@ -496,3 +498,31 @@ def test_a_sweep_without_scan_points_is_refused(tmp_path):
     result = run_command(tmp_path, "dials.diffuse_process", "sweep.expt", "sweep.refl")
     assert result.returncode == 1
     assert "refine it with dials.refine scan_varying=True" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["cell {x}", "it's; a=b #3", 'say "hi"'])
+def test_folders_of_any_name(tmp_path, name):
+    """Plain images, empty shots and results in folders whose names PHIL would take apart"""
+    rng = np.random.default_rng(4)
+    folder = tmp_path / name
+    images = [rng.poisson(3.0, (100, 100)) for _ in range(5)]
+    write_stills(folder, images[:3], [crystal_at(rng) for _ in range(3)])
+    write_stills(folder / "empty", images[3:], [[None], [None]])
+    result = run_command(
+        folder,
+        "dials.diffuse_process",
+        folder / "stills.expt",
+        folder / "stills.refl",
+        f"background={folder / 'empty' / 'stills.expt'}",
+        "steps=mask+extract+grid",
+        "mask.bragg.mosaicity=0.1",
+        "mask.bragg.domain_size=1000",
+        "mp.nproc=1",
+        "batch_size=2",
+        f"output.batches={folder / 'batches'}",
+    )
+    assert result.returncode == 0, result.stderr
+    table = flex.reflection_table.from_file(str(folder / "batches" / "diffuse_gridded_0001.refl"))
+    assert np.array(table["background"]).sum() == pytest.approx(
+        np.array(table["counts"]).sum(), rel=0.05
+    )
