@@ -75,10 +75,12 @@ bragg
             "spots of split crystals, salt or ice. Such groups are more than 9 standard"
             "deviations above their resolution ring, and twice as bright as the pixels around"
             "them."
-  multi_lattice = *mask exclude
+  multi_lattice = *exclude keep
     .type = choice
-    .help = "Images with several lattices. mask: the spots of all lattices are masked on every"
-            "still of the image. exclude: such images are left out."
+    .help = "Images with several lattices, which hold the photons of all. exclude: they are left out"
+            "of the map. keep: they are taken as if each lattice had all of the diffuse photons, which"
+            "halves the contrast of the map for two lattices; the spots of all lattices are masked. (They"
+            "are not modelled as the sum over their lattices.)"
 }
 
 dynamic

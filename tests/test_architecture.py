@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"adapters", "grid", "io"},
     "geometry": {"adapters", "grid", "io"},
     "masking/spots": {"adapters", "grid", "io"},
-    "masking/pixels": {"adapters", "masking/spots"},
+    "masking/pixels": {"adapters", "io", "masking/spots"},
     "masking/bright": {"adapters", "io", "masking/spots"},
     "masking": {
         "adapters",

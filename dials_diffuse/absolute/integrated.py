@@ -10,6 +10,7 @@ import numpy as np
 from dials_diffuse.absolute.profile import usable_rows
 from dials_diffuse.absolute.wilson import Nodes
 from dials_diffuse.adapters.tables import as_numpy
+from dials_diffuse.grid.symmetry import absent_by_centring
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.io.integrated_reflections import read_integrated, relative_times
 
@@ -72,12 +73,19 @@ def merge_integrated(
 
     Raises:
         ValueError: no intensities, none of these experiments, or no reflection left.
+
+    Reflections that the centring of the lattice extinguishes are left out: noise, or of another lattice.
     """
     rows = read_integrated(table, name, experiments, grid, relative_time, min_partiality)
     if not len(rows.rows):
         raise ValueError(
             f"None of the integrated reflections has a partiality of {min_partiality:g} or more"
         )
+    lattice_points = 1
+    space_group = experiments[0].crystal and experiments[0].crystal.get_space_group()
+    if space_group:
+        lattice_points = space_group.n_ltr()
+        rows = rows.select(~absent_by_centring(rows.miller_index, space_group))
     scales = np.array([e.scaling_model.components["scale"].parameters[0] for e in experiments])
     divisor = rows.exposure * scales[rows.still]
     unique, inverse = np.unique(rows.miller_index, axis=0, return_inverse=True)
@@ -87,7 +95,7 @@ def merge_integrated(
     mean = np.bincount(inverse, rows.counts / divisor, len(unique)) / number
     spread = np.bincount(inverse, rows.variance / divisor**2, len(unique)) / number**2
     q = np.linalg.norm(grid.q_of_voxel(unique * np.array(grid.subdivide)), axis=1)
-    return Nodes(unique, mean, spread, number.astype(float), q), rows.partiality
+    return Nodes(unique, mean, spread, number.astype(float), q, lattice_points), rows.partiality
 
 
 def compare_with_grid(

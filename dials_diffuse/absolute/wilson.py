@@ -49,6 +49,8 @@ class Nodes:
         variance: (N,) from counting
         weight: (N,) sum of scaled exposure over the node's cell
         q: (N,) 1/Angstrom, reference cell
+        lattice_points: how many times the mean of these nodes is that of all: 1 where the nodes that centring
+            extinguishes are among them, else the number of lattice points in the cell
     """
 
     miller_index: np.ndarray
@@ -56,6 +58,7 @@ class Nodes:
     variance: np.ndarray
     weight: np.ndarray
     q: np.ndarray
+    lattice_points: int = 1
 
 
 class NodeIntegrator:
@@ -135,7 +138,7 @@ class WilsonPlot:
         q: of the shells (N,), 1/Angstrom
         mean: (N,) mean |F|^2 in the unit of the map
         error: (N,) of the mean, from the spread of the nodes
-        expected: (N,) sum f^2 and pairs of the ordered atoms, electrons^2
+        expected: (N,) sum f^2 and pairs of the ordered atoms, times Nodes.lattice_points, electrons^2
         used: (N,) bool: shells of the fit
         scale, b_factor: of the fit
     """
@@ -234,6 +237,7 @@ def _mean_in_shells(
     expected = inventory.sum_f_squared(q_mean, tables, ordered=True)
     if inventory.has_pairs:
         expected = expected + inventory.pair_sum(q_mean, tables, ordered=True)
+    expected = nodes.lattice_points * expected
     return _Shells(q_mean, mean[filled], error[filled], expected), int(inside.sum())
 
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cctbx import sgtbx
+
 from dials_diffuse.adapters.beams import set_probe
 from dials_diffuse.adapters.experiment_file import ExperimentFile
 from dials_diffuse.adapters.images import exposure_time, has_dynamic_mask, read_raw, trusted_bounds
@@ -29,6 +31,7 @@ from dials_diffuse.extraction.settings import ExtractionSettings
 from dials_diffuse.geometry.cache import GeometryCache, geometry_key
 from dials_diffuse.geometry.panel import PanelGeometry
 from dials_diffuse.geometry.probe import PROBE_NAMES
+from dials_diffuse.grid.lattice_settings import LatticeSetting, index_transformation
 from dials_diffuse.io.pixel_file import CorrectedDiffusePixelList
 from dials_diffuse.masking.masker import Masker
 from dials_diffuse.masking.spots.rows import SpotRows
@@ -44,6 +47,7 @@ class ExtractedStill:
         observations: None where extraction failed
         left_out: if it could not be masked, and so has no place in the files: the name that it is listed under
         spots: new rows of Bragg spots, see ImageMask
+        operator: the change of basis (xyz) from its crystal's setting to that of its voxels, None for none
         pixels: the corrected pixels outside the Bragg mask, if they were asked for
     """
 
@@ -52,6 +56,7 @@ class ExtractedStill:
     observations: StillObservations | StoredObservations | None = None
     left_out: str = ""
     spots: list[tuple[SpotRows, bool]] = field(default_factory=list)
+    operator: str | None = None
     pixels: CorrectedDiffusePixelList | None = None
 
 
@@ -82,6 +87,7 @@ class Extractor:
         background: the background, None for none
         folder: where geometries lie that processes share, None for none
         keep_pixels: whether the corrected pixels themselves are wanted too
+        setting: that the voxels of all stills shall have, None: those of their crystals
 
     Attributes:
         experiments: of the file, without images
@@ -99,8 +105,10 @@ class Extractor:
         background: Background | None = None,
         folder: str | os.PathLike | None = None,
         keep_pixels: bool = False,
+        setting: LatticeSetting | None = None,
     ):
-        self._arguments = (pair, settings, masker, background, folder, keep_pixels)
+        self._arguments = (pair, settings, masker, background, folder, keep_pixels, setting)
+        self._setting = setting
         self._settings = settings
         self._keep_pixels = keep_pixels
         self._background, self._background_pixels = None, None
@@ -206,7 +214,7 @@ class Extractor:
         if self._background is not None:
             self._background.check_shapes(still.detector, settings.background)
             dose = self._background.dose(seconds, still.beam)
-        matrix = np.diag(settings.subdivide) @ _inverse_of_a(still)
+        matrix, operator = self._to_voxels(still)
         sums.start(dose)
         kept = []
         for number, panel in enumerate(geometry):
@@ -229,10 +237,20 @@ class Extractor:
                 photons=float(profile.photons.sum()),
                 exposure_time=seconds,
                 profile=profile,
+                reindexed="" if operator is None else operator.as_hkl(),
             ),
             StillObservations(columns, sums.repeated()),
+            operator=None if operator is None else operator.as_xyz(),
             pixels=CorrectedDiffusePixelList.joined(kept) if kept else None,
         )
+
+    def _to_voxels(self, still: Still) -> tuple[np.ndarray, sgtbx.change_of_basis_op | None]:
+        """Matrix from q to voxels, (3, 3), and the change of basis that it contains."""
+        inverse = _inverse_of_a(still)
+        operator = self._setting and self._setting.operator_for(still.crystal)
+        if operator is not None:
+            inverse = np.linalg.solve(index_transformation(still.crystal, operator), inverse)
+        return np.diag(self._settings.subdivide) @ inverse, operator
 
     def _panel_pixels(
         self, still: Still, number: int, image: _Image, use: np.ndarray, seconds: float

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from cctbx import sgtbx
 from dxtbx.model import ExperimentList
 
 from dials_diffuse.adapters.identifiers import name_experiments
 from dials_diffuse.adapters.stills import Still
 from dials_diffuse.extraction.extractor import ExtractedStill
 from dials_diffuse.extraction.observations import numbered_rows, write_derived_columns
+from dials_diffuse.grid.lattice_settings import LatticeSetting, changed
+from dials_diffuse.grid.reindexing import note_reindexing
 from dials_diffuse.grid.voxel_grid import VoxelGrid, attach_grid
 from dials_diffuse.io.atomic import replacing
 from dials_diffuse.io.batches import batch_name, stills_a_file
@@ -32,14 +35,22 @@ class ExtractedFiles:
         scratch: where the observations are
         masker: of the stills
         n_stills: how many there are in all
+        setting: that crystals of reindexed stills get
 
     Attributes:
         models: copies of the scaling models written so far, if output.json is wanted
     """
 
     def __init__(
-        self, output, grid: VoxelGrid, scratch: ColumnScratch, masker: Masker, n_stills: int
+        self,
+        output,
+        grid: VoxelGrid,
+        scratch: ColumnScratch,
+        masker: Masker,
+        n_stills: int,
+        setting: LatticeSetting | None = None,
     ):
+        self._setting = setting
         self._output, self._grid, self._scratch, self._masker = output, grid, scratch, masker
         self._n_stills = n_stills
         self._batch_size: int | None = output.batch_size
@@ -58,6 +69,7 @@ class ExtractedFiles:
         self._rows.close()
         self._experiments, self._spots = ExperimentList(), CollectedSpots()
         self._slots: list[int] = []
+        self._operators: list[str | None] = []
 
     def add(self, experiment, still: ExtractedStill) -> None:
         """Add a still; those that failed stay, without rows, so that ids are those of the input."""
@@ -69,6 +81,7 @@ class ExtractedFiles:
                 self._batch_size = stills_a_file(stored.n_rows, self._n_stills)
         self._rows.append(numbered_rows(columns, index))
         self._experiments.append(experiment)
+        self._operators.append(still.operator)
         for rows, other in still.spots:
             self._spots.add(rows, index, Still(index, experiment).image_number, other)
         if self._batch_size is not None and len(self._experiments) >= self._batch_size:
@@ -97,6 +110,11 @@ class ExtractedFiles:
 
     def _write_extracted(self, expt: str, refl: str) -> None:
         attach_grid(self._experiments, self._grid)
+        for experiment, xyz in zip(self._experiments, self._operators):
+            if xyz is not None:
+                operator = sgtbx.change_of_basis_op(xyz)
+                experiment.crystal = changed(experiment.crystal, operator, self._setting)
+                note_reindexing(experiment, operator)
         logger.info(
             "Saving %d observations of %d stills to %s and %s",
             self._rows.n_rows,

@@ -16,6 +16,7 @@ from dials_diffuse.extraction.background.planes import Background
 from dials_diffuse.extraction.extractor import ExtractedStill, Extractor
 from dials_diffuse.extraction.observations import COLUMNS, StoredObservations
 from dials_diffuse.extraction.settings import ExtractionSettings
+from dials_diffuse.grid.lattice_settings import LatticeSetting
 from dials_diffuse.io.scratch import ColumnScratch
 from dials_diffuse.masking.masker import Masker
 
@@ -75,6 +76,7 @@ def extract_pair(
     nproc: int = 1,
     scratch: ColumnScratch | None = None,
     keep_pixels: bool = False,
+    setting: LatticeSetting | None = None,
 ) -> Iterator[tuple[object, ExtractedStill]]:
     """Extract the stills of a pair of files.
 
@@ -82,7 +84,7 @@ def extract_pair(
         pair, settings, masker, background: see Extractor
         nproc: number of processes
         scratch: where the observations are stored; None: every still brings its own along
-        keep_pixels: see Extractor
+        keep_pixels, setting: see Extractor
 
     Yields:
         (experiment, ExtractedStill) in the order of the file, whatever nproc
@@ -94,8 +96,8 @@ def extract_pair(
         folder = None
         if nproc > 1:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffuse_extract-"))
-        extractor = Extractor(pair, settings, masker, background, folder, keep_pixels)
-        nproc = min(nproc, len(extractor.images))
+        extractor = Extractor(pair, settings, masker, background, folder, keep_pixels, setting)
+        nproc = max(1, min(nproc, len(extractor.images)))
         if nproc > 1:
             extractor.share_geometries()
         # Made one by one as they are wanted, when slots may have become free

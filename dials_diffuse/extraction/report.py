@@ -12,6 +12,8 @@ from dials_diffuse.report import plotly
 from dials_diffuse.report.html import ReportSection
 
 _MOST_CURVES = 12
+# Stills of a setting that are listed
+_MOST_NUMBERS = 12
 
 
 def _selection(stills: Sequence[StillSummary]) -> list[tuple[int, StillSummary]]:
@@ -66,10 +68,36 @@ def sections(result: ExtractionResult) -> list[ReportSection]:
         f"{grid.laue_group.info()}. Intensities are photons per second and steradian, at unit "
         "polarisation and efficiency."
     )
-    return [
+    parts = [
         ReportSection("Radial profiles", text=text, plots=profiles),
         ReportSection("Stills", tables=[table(stills)]),
     ]
+    settings = settings_table(result)
+    if len(settings) > 2:
+        parts.append(
+            ReportSection(
+                "Settings of the lattice",
+                "The stills were indexed in several settings of one lattice. All were brought to the most frequent "
+                f"one, {result.setting.space_group.info()} with the cell {result.setting.unit_cell}, before their "
+                "pixels were summed.",
+                tables=[settings],
+            )
+        )
+    return parts
+
+
+def settings_table(result: ExtractionResult) -> list[list[str]]:
+    """Rows of a table of the settings that stills had, column names first."""
+    members: dict[str, list[int]] = {"": []}
+    for number, still in enumerate(result.stills):
+        if not still.error:
+            members.setdefault(still.reindexed, []).append(number)
+    rows = [["change of basis", "stills", "numbers"]]
+    for operator, numbers in members.items():
+        listed = ", ".join(map(str, numbers[:_MOST_NUMBERS]))
+        more = ", ..." if len(numbers) > _MOST_NUMBERS else ""
+        rows.append([operator or "none", str(len(numbers)), listed + more])
+    return rows
 
 
 def table(stills: Sequence[StillSummary]) -> list[list[str]]:
@@ -111,6 +139,7 @@ def numbers(result: ExtractionResult) -> dict:
         row = {"image": still.path, "error": still.error or None}
         if not still.error:
             row |= {
+                "reindexed": still.reindexed or None,
                 "num_pixels": still.num_pixels,
                 "photons": still.photons,
                 "exposure_time": still.exposure_time,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from dials_diffuse.extraction.profile import Profile
 from dials_diffuse.extraction.settings import ExtractionSettings
+from dials_diffuse.grid.lattice_settings import LatticeSetting
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 
 
@@ -20,6 +21,7 @@ class StillSummary:
         num_pixels, photons: of the diffuse observations
         exposure_time: s
         profile: see Profile
+        reindexed: change of basis (hkl) of its voxels, "" for none
     """
 
     path: str
@@ -29,6 +31,7 @@ class StillSummary:
     photons: float = 0.0
     exposure_time: float = 0.0
     profile: Profile | None = None
+    reindexed: str = ""
 
 
 @dataclass
@@ -41,6 +44,7 @@ class ExtractionResult:
         stills: summaries of the stills in the files, in their order
         failures: stills left out of the files, see Masker.failures
         models: copies of the scaling models, if output.json is wanted
+        setting: of the lattice, that all voxels have
     """
 
     settings: ExtractionSettings
@@ -48,3 +52,4 @@ class ExtractionResult:
     stills: list[StillSummary] = field(default_factory=list)
     failures: dict = field(default_factory=dict)
     models: dict = field(default_factory=dict)
+    setting: LatticeSetting | None = None

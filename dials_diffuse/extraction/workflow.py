@@ -26,10 +26,12 @@ from dials_diffuse.extraction.result import ExtractionResult, StillSummary
 from dials_diffuse.extraction.settings import ExtractionSettings
 from dials_diffuse.geometry.panel import warn_of_unknown_sensors
 from dials_diffuse.geometry.probe import check_probes
-from dials_diffuse.grid.reference_cell import common_space_group, reference_cell
+from dials_diffuse.grid.lattice_settings import LatticeSetting
+from dials_diffuse.grid.reference_cell import reference_cell
 from dials_diffuse.grid.symmetry import check_subdivide, laue_group_of
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.io.pixel_file import pixel_file
+from dials_diffuse.masking.lattices import ALL_HAVE_SEVERAL
 from dials_diffuse.masking.masker import Masker, masker_for
 from dials_diffuse.report.html import write_outputs
 
@@ -53,13 +55,16 @@ def run(inputs: Inputs, params) -> ExtractionResult:
     masker = masker_for(params.survey)
     masker.restore(experiments)
     check_probes(experiments.beams(), settings)
-    result = ExtractionResult(settings, reference_grid(experiments, settings))
+    setting = masker.setting or common_setting(experiments)
+    grid = reference_grid(experiments, settings, setting)
+    result = ExtractionResult(settings, grid, setting=setting)
     warn_of_unknown_sensors(experiments[0].detector, experiments[0].beam, settings)
     nproc = resolve_nproc(params.nproc, len(experiments))
     logger.info("Extracting %d stills with %d process(es)", len(experiments), nproc)
     background = background_for(inputs.pairs[0], settings, masker)
     _extract_all(inputs.pairs, experiments, masker, background, nproc, params.output, result)
     _log_stills(result.stills)
+    _log_settings(result)
     write_outputs(
         params.output,
         "dials.diffuse_extract",
@@ -81,26 +86,41 @@ def _load_models(pairs: list[DataPair]) -> ExperimentList:
     return everything
 
 
-def reference_grid(experiments, settings: ExtractionSettings) -> VoxelGrid:
-    """The grid of all crystals: their common Laue group, and the median of their cells.
+def common_setting(experiments) -> LatticeSetting:
+    """The setting that most crystals have.
+
+    Raises:
+        ValueError: no crystal.
+    """
+    for index, experiment in enumerate(experiments):
+        if experiment.crystal is None:
+            raise ValueError(f"Experiment {index} has no crystal (index and integrate it first)")
+    return LatticeSetting.most_frequent([experiment.crystal for experiment in experiments])
+
+
+def reference_grid(
+    experiments, settings: ExtractionSettings, setting: LatticeSetting | None = None
+) -> VoxelGrid:
+    """The grid of all crystals: their common Laue group, and the median of their cells in one setting.
 
     The cell sets the scale of |q| only; dials.diffuse_grid replaces it by a robust average.
 
     Args:
         experiments: every experiment that will be extracted (a sequence)
         settings: of the extraction
+        setting: that all are brought to; None: the one that most have
 
     Raises:
         ValueError: no crystal, different space groups, or a subdivision against the symmetry.
     """
-    for index, experiment in enumerate(experiments):
-        if experiment.crystal is None:
-            raise ValueError(f"Experiment {index} has no crystal (index and integrate it first)")
-    crystals = [experiment.crystal for experiment in experiments]
-    space_group = common_space_group(crystals)
-    laue_group = laue_group_of(space_group)
+    setting = setting or common_setting(experiments)
+    laue_group = laue_group_of(setting.space_group)
     check_subdivide(settings.subdivide, laue_group)
-    cell = reference_cell([crystal.get_unit_cell() for crystal in crystals], space_group)
+    cells = [setting.cell_of(experiment.crystal) for experiment in experiments]
+    # A group of the crystals themselves: the order of its operators decides the last bits of a mean
+    own = (experiment.crystal.get_space_group() for experiment in experiments)
+    space_group = next((group for group in own if group == setting.space_group), None)
+    cell = reference_cell(cells, space_group or setting.space_group)
     return VoxelGrid(
         subdivide=settings.subdivide,
         unit_cell=cell.unit_cell,
@@ -166,12 +186,19 @@ def _extract_all(
         folder = Path(output.reflections).absolute().parent
         scratch = stack.enter_context(observation_scratch(experiments, folder))
         files = stack.enter_context(
-            ExtractedFiles(output, result.grid, scratch, masker, len(experiments))
+            ExtractedFiles(output, result.grid, scratch, masker, len(experiments), result.setting)
         )
         pixels = stack.enter_context(pixel_file(output.pixels)) if output.pixels else None
         for pair in pairs:
             for experiment, still in extract_pair(
-                pair, result.settings, masker, background, nproc, scratch, pixels is not None
+                pair,
+                result.settings,
+                masker,
+                background,
+                nproc,
+                scratch,
+                pixels is not None,
+                result.setting,
             ):
                 summary = still.summary
                 _log_failure(still, len(result.stills))
@@ -186,6 +213,7 @@ def _extract_all(
                 files.add(experiment, still)
         if all(summary.error for summary in result.stills):
             reasons = [summary.error for summary in result.stills] or list(left_out.values())
+            reasons = reasons or [ALL_HAVE_SEVERAL.format(len(experiments))]
             raise NothingLeft(f"Not one still could be extracted: {reasons[0]}")
         files.write()
     result.failures, result.models = masker.failures(left_out), files.models
@@ -205,4 +233,14 @@ def _log_stills(stills: list[StillSummary]) -> None:
     if n_failed:
         logger.warning(
             "Warning: %d of %d stills failed and have no observations", n_failed, len(stills)
+        )
+
+
+def _log_settings(result: ExtractionResult) -> None:
+    rows = report.settings_table(result)
+    if len(rows) > 2:
+        logger.info(
+            "The stills were indexed in %d settings of one lattice, and brought to the most frequent one\n%s",
+            len(rows) - 1,
+            tabulate(rows, headers="firstrow", tablefmt="psql"),
         )

@@ -51,6 +51,25 @@ def reciprocal_operators(group: sgtbx.space_group) -> np.ndarray:
     )
 
 
+def centring_vectors(space_group: sgtbx.space_group) -> tuple[np.ndarray, int]:
+    """Translations of a space group's lattice centring, (n, 3) integers over a common denominator.
+
+    A node is there if its scalar product with each of them is an integer.
+    """
+    vectors, denominator = [], 1
+    for i in range(1, space_group.n_ltr()):
+        translation = space_group(i, 0, 0).t()
+        denominator = translation.den()
+        vectors.append(translation.num())
+    return np.array(vectors, dtype=np.int64).reshape(-1, 3), int(denominator)
+
+
+def absent_by_centring(miller_index: np.ndarray, space_group: sgtbx.space_group) -> np.ndarray:
+    """(N,) bool: nodes (N, 3) that the centring of the lattice extinguishes."""
+    vectors, denominator = centring_vectors(space_group)
+    return np.any((np.asarray(miller_index, dtype=np.int64) @ vectors.T) % denominator != 0, axis=1)
+
+
 def check_subdivide(subdivide: Sequence[int], laue_group: sgtbx.space_group) -> None:
     """Check that every operator maps voxel centres to voxel centres.
 

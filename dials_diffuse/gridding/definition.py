@@ -13,6 +13,7 @@ from dxtbx.model import ExperimentList
 from dials_diffuse.adapters.experiments import load_experiments
 from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.stills import check_given_once
+from dials_diffuse.grid.lattice_settings import FEW, LatticeSetting, check_settings
 from dials_diffuse.grid.reference_cell import ReferenceCell, common_space_group, reference_cell
 from dials_diffuse.grid.symmetry import laue_group_from_symbol, laue_group_of
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
@@ -109,6 +110,7 @@ def define_grid(lists: list[ExperimentList], settings: GridSettings) -> GridDefi
     extracted = grid_of(everything, any_cell=True)
     crystals = [experiment.crystal for experiment in everything]
     space_group = common_space_group(crystals)
+    _check_lattices(crystals, settings)
     cells = [crystal.get_unit_cell() for crystal in crystals]
     shared = settings.grid
     cell = reference_cell(cells, space_group, shared.reference_cell, shared.max_cell_deviation)
@@ -137,6 +139,30 @@ def define_grid(lists: list[ExperimentList], settings: GridSettings) -> GridDefi
     ends = np.cumsum([len(experiments) for experiments in lists])[:-1]
     excluded = [np.flatnonzero(part).tolist() for part in np.split(leave_out, ends)]
     return GridDefinition(grid, extracted, cell, lists, excluded)
+
+
+def _check_lattices(crystals: Sequence, settings: GridSettings) -> None:
+    """Refuse stills whose voxels can't be merged.
+
+    Raises:
+        ValueError: crystals in other settings of the lattice, or too many with another cell.
+    """
+    setting = LatticeSetting.most_frequent(crystals)
+    other = check_settings(crystals, setting)
+    if other:
+        raise ValueError(
+            f"{len(other)} of {len(crystals)} stills are indexed in another setting of the lattice (experiment "
+            f"{other[0]}: {crystals[other[0]].get_unit_cell()}, most: {setting.unit_cell}): extract all stills in one "
+            "run of dials.diffuse_extract, which brings them to one setting"
+        )
+    far = [i for i, model in enumerate(crystals) if setting.is_far(model.get_unit_cell())]
+    chosen = settings.grid.max_cell_deviation is not None or settings.grid.reference_cell
+    if len(far) > 1 and len(far) > FEW * len(crystals) and not chosen:
+        raise ValueError(
+            f"{len(far)} of {len(crystals)} stills have another cell (experiment {far[0]}: "
+            f"{crystals[far[0]].get_unit_cell()}, most: {setting.unit_cell}): reduce them apart, or leave them out with "
+            "grid.max_cell_deviation=0.05"
+        )
 
 
 def _limits(settings: GridSettings, extracted: VoxelGrid) -> tuple[float | None, float | None]:

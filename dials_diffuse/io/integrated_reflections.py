@@ -8,7 +8,7 @@ exposure of diffuse observations. In a still, partiality takes the place of the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,6 +40,11 @@ class IntegratedReflections:
     variance: np.ndarray
     exposure: np.ndarray
     partiality: str
+
+    def select(self, chosen: np.ndarray) -> IntegratedReflections:
+        """Some of the reflections: a mask or indices (N,)."""
+        arrays = ("rows", "still", "miller_index", "counts", "variance", "exposure")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in arrays})
 
 
 def relative_times(exposure: np.ndarray, n_pixels: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dials_diffuse.adapters.images import check_shape, read_raw, trusted_bounds
+from dials_diffuse.adapters.images import check_shape, read_raw, static_mask, trusted_bounds
 from dials_diffuse.adapters.stills import Still, group_by_image, stills_of
 from dials_diffuse.masking.bright.check import BrightGroups, bright_groups
 from dials_diffuse.masking.bright.rings import N_RINGS, RingCache, add_profile
@@ -111,7 +111,8 @@ def check_images(result, n_images: int, pictures: bool) -> list[ImageCheck]:
     checks = []
     for group in spread_subset(groups, n_images) if n_images else []:
         try:
-            checks.append(check_image(group, result.good, masker, cache, pictures))
+            good = static_mask(group[0].imageset) if result.own_masks else result.good
+            checks.append(check_image(group, good, masker, cache, pictures))
         except ValueError as error:
             result.failures[group[0].path] = str(error)
             logger.warning("This image is not compared with its mask: %s", error)

@@ -6,9 +6,14 @@ import logging
 
 from dxtbx.model.experiment_list import ExperimentList
 
-from dials_diffuse.adapters.stills import NothingLeft, group_by_image, stills_of
+from dials_diffuse.adapters.stills import NothingLeft, Still, group_by_image, stills_of
 
 logger = logging.getLogger("dials.diffuse.masking")
+
+ALL_HAVE_SEVERAL = (
+    "All {} images have several lattices, whose photons can't be told apart: multi_lattice=keep takes them all the "
+    "same, with less contrast in the map"
+)
 
 
 def select_stills(experiments: list, reflections):
@@ -21,31 +26,43 @@ def select_stills(experiments: list, reflections):
     return ExperimentList(experiments), reflections
 
 
+def only_one_lattice(groups: list[list[Still]]) -> list[list[Still]]:
+    """The images with one lattice, and a warning with the number of the others."""
+    single = [group for group in groups if len(group) == 1]
+    if len(single) < len(groups):
+        logger.warning(
+            "Warning: %d of %d images have several lattices and are left out of the map, as their photons are those "
+            "of all lattices (multi_lattice=keep takes them)",
+            len(groups) - len(single),
+            len(groups),
+        )
+    return single
+
+
 def select_lattices(experiments, reflections, multi_lattice: str):
     """Apply the parameter bragg.multi_lattice to images with several lattices.
 
     Args:
         experiments, reflections: ExperimentList and its table, or None
-        multi_lattice: mask or exclude
+        multi_lattice: exclude or keep
 
     Returns:
-        (experiments, reflections) of the images that are left
+        (experiments, reflections, number of images left out) of the images that are left
 
     Raises:
-        ValueError: no image is left.
+        NothingLeft: no image is left.
     """
     groups = group_by_image(stills_of(experiments))
     n_several = sum(len(group) > 1 for group in groups)
     if not n_several:
-        return experiments, reflections
-    if multi_lattice == "mask":
+        return experiments, reflections, 0
+    if multi_lattice == "keep":
         logger.info("%d images have several lattices; all of their spots are masked", n_several)
-        return experiments, reflections
-    keep = [group[0].experiment for group in groups if len(group) == 1]
-    logger.info("%d images with several lattices are left out", n_several)
+        return experiments, reflections, 0
+    keep = [group[0].experiment for group in only_one_lattice(groups)]
     if not keep:
-        raise ValueError("All images have several lattices: use bragg.multi_lattice=mask")
-    return select_stills(keep, reflections)
+        raise NothingLeft(ALL_HAVE_SEVERAL.format(n_several))
+    return *select_stills(keep, reflections), n_several
 
 
 def other_lattice_unknown(index: int) -> str:

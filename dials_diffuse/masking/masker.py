@@ -23,11 +23,12 @@ from dials_diffuse.adapters.images import (
     trusted_bounds,
 )
 from dials_diffuse.adapters.stills import Still, group_by_image, stills_of
+from dials_diffuse.grid.lattice_settings import LatticeSetting
 from dials_diffuse.io.atomic import replacing
 from dials_diffuse.masking.bragg_rows import integrated_spots
 from dials_diffuse.masking.bright.other_spots import OtherSpots
-from dials_diffuse.masking.lattices import other_lattice_unknown
-from dials_diffuse.masking.pixels.static import set_lookup_mask
+from dials_diffuse.masking.lattices import only_one_lattice, other_lattice_unknown
+from dials_diffuse.masking.pixels.static import own_masks, set_lookup_mask
 from dials_diffuse.masking.spots.painting import BraggRows
 from dials_diffuse.masking.spots.rows import ELLIPSE, CollectedSpots, SpotRows
 from dials_diffuse.masking.survey_file import MaskSurvey
@@ -54,7 +55,12 @@ class Masker(Protocol):
     """Masks images that are in memory.
 
     What methods do by default is right for stills whose masked files are there already.
+
+    Attributes:
+        setting: that the voxels of all stills shall have, None: the most frequent one
     """
+
+    setting: LatticeSetting | None = None
 
     def for_pair(self, experiments, reflections) -> Masker:
         """A masker for one pair of files; only this has `mask`.
@@ -174,6 +180,7 @@ class SurveyMasker(Masker):
     def __init__(self, survey: MaskSurvey, integrated: dict | None = None):
         self._survey = survey
         self._integrated = integrated or {}
+        self.setting = survey.setting
 
     @functools.cached_property
     def _others(self) -> OtherSpots:
@@ -191,17 +198,18 @@ class SurveyMasker(Masker):
                 "The survey was made with bragg.method=shoebox: mask the stills with dials.diffuse_mask"
             )
         lower_trusted_range(experiments.detectors(), self._survey.trusted_limit)
-        stills = [still for group in self.images(experiments) for still in group]
+        stills = stills_of(experiments)
         return SurveyMasker(self._survey, integrated_spots(reflections, stills))
 
     def images(self, experiments) -> list[list[Still]]:
         groups = super().images(experiments)
         if self._survey.multi_lattice == "exclude":
-            groups = [group for group in groups if len(group) == 1]
+            return only_one_lattice(groups)
         return groups
 
     def good_pixels(self, imageset) -> list[np.ndarray]:
-        return [mask.copy() for mask in self._survey.good]
+        ((_, own),) = own_masks([imageset])
+        return [mask & kept for mask, kept in zip(self._survey.good, own)]
 
     def mask(self, stills: Sequence[Still], raw: Sequence[np.ndarray]) -> ImageMask:
         check_shape(raw, stills[0])

@@ -9,7 +9,7 @@ import numpy as np
 
 from dials.util import tabulate
 
-from dials_diffuse.adapters.stills import stills_of
+from dials_diffuse.adapters.stills import group_by_image, stills_of
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.io.model_copy import models_to_json
 from dials_diffuse.masking.bright.rings import N_RINGS
@@ -70,6 +70,15 @@ def checks_table(checks: Sequence[ImageCheck]) -> list[list]:
     return rows
 
 
+def images_table(result: MaskResult) -> list[list]:
+    """Rows of the table of images: those masked and those left out."""
+    masked = len(group_by_image(stills_of(result.experiments)))
+    return [
+        ["images masked", "left out: several lattices", "images or stills not used"],
+        [masked, result.multi_lattice, len(result.failures)],
+    ]
+
+
 def spots_per_still(result: MaskResult) -> list[int]:
     """Number of Bragg rows of every still."""
     ids = as_numpy(result.reflections["id"])
@@ -82,6 +91,7 @@ def numbers(result: MaskResult) -> dict:
         "pixels_removed": causes_table(result.causes),
         "spots_per_still": spots_per_still(result),
         "failures": result.failures,
+        "multi_lattice_images_left_out": result.multi_lattice,
         "trusted_limit": result.trusted_limit,
     }
     if result.size_fit is not None:
@@ -93,6 +103,8 @@ def numbers(result: MaskResult) -> dict:
 
 def log_result(result: MaskResult) -> None:
     """Log the tables of removed pixels and of images with their masks."""
+    header, *rows = images_table(result)
+    logger.info("Images:\n%s", tabulate(rows, header))
     header, *rows = causes_table(result.causes)
     logger.info("Pixels removed from every image:\n%s", tabulate(rows, header))
     if result.checks:
@@ -114,11 +126,12 @@ def sections(result: MaskResult) -> list[ReportSection]:
             f"{result.trusted_limit:.10g} mark overloads and gaps."
         )
     parts = [
+        ReportSection("Images", tables=[images_table(result)]),
         ReportSection(
             "Pixels removed from every image",
             "Several causes may remove the same pixel. The column any counts it once." + limit,
             tables=[causes_table(result.causes)],
-        )
+        ),
     ]
     if result.size_fit is not None:
         parts.append(

@@ -31,6 +31,8 @@ class MaskResult:
         predictor: of the spots, None where none are predicted
         failures: path of an image or identifier of a still -> why it can't be used
         checks: images that were compared with their masks
+        multi_lattice: number of images that were left out because they have several lattices
+        own_masks: whether images have lookup masks of their own, which remove further pixels
         trusted_limit: where the trusted range ends because larger values mark overloads, ADU, or None
     """
 
@@ -44,4 +46,6 @@ class MaskResult:
     predictor: SpotPredictor | None
     failures: dict[str, str]
     checks: list[ImageCheck] = field(default_factory=list)
+    multi_lattice: int = 0
+    own_masks: bool = False
     trusted_limit: float | None = None

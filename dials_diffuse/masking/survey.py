@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from dials_diffuse.adapters.images import check_shape, read_raw, trusted_bounds
+from dials_diffuse.adapters.images import check_shape, read_raw, static_mask, trusted_bounds
 from dials_diffuse.adapters.stills import Still
 from dials_diffuse.adapters.system import map_in_processes, resolve_nproc
 from dials_diffuse.io.handover import Handover
@@ -176,12 +176,21 @@ class ImageSummer:
         good: pixels that are good in every image, a (n_slow, n_fast) bool array a panel
         q_max, window: of the sums around nodes, 1/Angstrom
         measure_spots: sum around nodes
+        own_masks: whether images have lookup masks of their own
 
     Attributes:
         pixels: the sums so far
     """
 
-    def __init__(self, good: list[np.ndarray], q_max: float, window: float, measure_spots: bool):
+    def __init__(
+        self,
+        good: list[np.ndarray],
+        q_max: float,
+        window: float,
+        measure_spots: bool,
+        own_masks: bool = False,
+    ):
+        self._own_masks = own_masks
         sizes = [mask.shape for mask in good]
         self.pixels = PixelSums.empty(sizes)
         self._q_max, self._window, self._measure_spots = q_max, window, measure_spots
@@ -205,11 +214,13 @@ class ImageSummer:
         nodes = [predict_spots(lattice, WIDEST, WIDEST_SIGMA, 0.0) for lattice in lattices]
         near = self._painted([_around(rows) for rows in nodes])
         rings = self._rings.get(still.detector, still.beam)
-        panels = []
+        bad, panels = self._bad, []
+        if self._own_masks:
+            bad = [mask | ~own for mask, own in zip(bad, static_mask(still.imageset))]
         for number, values in enumerate(raw):
             panels.append(
                 _compared_with_rings(
-                    values, self._bad[number], bragg[number], bounds[number], rings[number]
+                    values, bad[number], bragg[number], bounds[number], rings[number]
                 )
             )
             sums = PanelSums(*(getattr(self.pixels, name)[number] for name in PanelSums._fields))
@@ -309,7 +320,12 @@ def _survey_share(task):
 
 
 def run_survey(
-    groups: Sequence[list[Still]], n_images: int, good, measure_spots: bool, nproc: int | None
+    groups: Sequence[list[Still]],
+    n_images: int,
+    good,
+    measure_spots: bool,
+    nproc: int | None,
+    own_masks: bool = False,
 ) -> SurveySums:
     """Survey some of the images, evenly spread over all of them.
 
@@ -318,7 +334,7 @@ def run_survey(
     Args:
         groups: stills by image
         n_images: how many of them
-        good, measure_spots: see ImageSummer
+        good, measure_spots, own_masks: see ImageSummer
         nproc: number of processes, None for as many as there are processors
 
     Raises:
@@ -335,7 +351,8 @@ def run_survey(
     # Through a pipe, the sums of a process take 2 s longer (6 Mpixels): more than it saves on a
     # few images
     with tempfile.TemporaryDirectory(prefix="diffuse_mask-") as folder:
-        arguments = good, q_max, window, measure_spots, folder if n_shares > 1 else None
+        folder_or_none = folder if n_shares > 1 else None
+        arguments = good, q_max, window, measure_spots, own_masks, folder_or_none
         tasks = [(subset[i::n_shares], *arguments) for i in range(n_shares)]
         for i, share in enumerate(map_in_processes(_survey_share, tasks, n_shares)):
             share = share.take() if isinstance(share, Handover) else share

@@ -15,6 +15,7 @@ from dxtbx.model.experiment_list import ExperimentList
 from dials.array_family import flex
 
 from dials_diffuse.adapters.images import lower_trusted_range, panel_sizes
+from dials_diffuse.grid.lattice_settings import LatticeSetting, brings_together
 from dials_diffuse.grid.reference_cell import common_space_group
 from dials_diffuse.io.atomic import replacing
 from dials_diffuse.masking.bragg_rows import bragg_rows
@@ -36,6 +37,7 @@ class MaskSurvey:
         space_group: symbol
         multi_lattice: bragg.multi_lattice
         trusted_limit: see MaskResult
+        setting: of the lattice that most of these stills have, so that all batches take the same
     """
 
     method: str
@@ -43,8 +45,9 @@ class MaskSurvey:
     good: list[np.ndarray]
     mask: str
     space_group: str
-    multi_lattice: str = "mask"
+    multi_lattice: str = "keep"
     trusted_limit: float | None = None
+    setting: LatticeSetting | None = None
 
     @classmethod
     def from_result(cls, result, params) -> MaskSurvey:
@@ -62,6 +65,7 @@ class MaskSurvey:
             str(result.experiments[0].crystal.get_space_group().info()),
             params.bragg.multi_lattice,
             result.trusted_limit,
+            LatticeSetting.most_frequent([e.crystal for e in result.experiments]),
         )
 
     @classmethod
@@ -88,9 +92,12 @@ class MaskSurvey:
 
     def check(self, experiments) -> None:
         """Raises ValueError if stills are of another detector or space group."""
-        space_group = str(
-            common_space_group([experiment.crystal for experiment in experiments]).info()
-        )
+        crystals = [experiment.crystal for experiment in experiments]
+        space_group = self.space_group
+        if self.setting is None:
+            space_group = str(common_space_group(crystals).info())
+        elif not brings_together(self.setting, crystals):
+            space_group = str(LatticeSetting.most_frequent(crystals).space_group.info())
         if space_group != self.space_group:
             raise ValueError(
                 f"The crystals' space group is {space_group}, that of the survey {self.space_group}: "
@@ -138,7 +145,9 @@ def mask_batch(experiments, reflections, params, survey: MaskSurvey) -> BatchMas
     """
     survey.check(experiments)
     lower_trusted_range(experiments.detectors(), survey.trusted_limit)
-    experiments, reflections = select_lattices(experiments, reflections, params.bragg.multi_lattice)
+    experiments, reflections, _ = select_lattices(
+        experiments, reflections, params.bragg.multi_lattice
+    )
     experiments, table, failures = bragg_rows(
         experiments, reflections, survey.method, survey.predictor, survey.good, params.nproc
     )

@@ -10,7 +10,7 @@ from dials_diffuse.adapters.images import lower_trusted_range
 from dials_diffuse.adapters.inputs import DataPair, Inputs
 from dials_diffuse.adapters.parameters import settings_from
 from dials_diffuse.adapters.stills import group_by_image, stills_of
-from dials_diffuse.grid.reference_cell import common_space_group
+from dials_diffuse.grid.lattice_settings import check_settings
 from dials_diffuse.io.atomic import replacing
 from dials_diffuse.io.json_file import write_json
 from dials_diffuse.io.model_copy import models_to_json
@@ -128,20 +128,24 @@ def make_masks(experiments, reflections, params) -> MaskResult:
     Raises:
         ValueError: input that can't be used, or no pixel or no still is left.
     """
-    common_space_group([still.crystal for still in stills_of(experiments)])
+    check_settings([still.crystal for still in stills_of(experiments)])
     settings = settings_from(BraggMaskSettings, params.bragg)
-    experiments, reflections = select_lattices(experiments, reflections, settings.multi_lattice)
+    experiments, reflections, n_several = select_lattices(
+        experiments, reflections, settings.multi_lattice
+    )
     stills, imagesets = stills_of(experiments), experiments.imagesets()
     groups = group_by_image(stills)
 
-    causes = static_causes(imagesets, params)
+    causes, differ = static_causes(imagesets, params)
     good = remaining(causes)
     survey, fit, predictor, failures = None, None, None, {}
     dynamic = params.dynamic
     limit = trusted_limit(groups, good) if dynamic.enable else None
     lower_trusted_range(experiments.detectors(), limit)
     if settings.needs_size or dynamic.enable or dynamic.shadow:
-        survey = run_survey(groups, dynamic.n_images, good, settings.needs_size, params.nproc)
+        survey = run_survey(
+            groups, dynamic.n_images, good, settings.needs_size, params.nproc, differ
+        )
         failures.update(survey.failures)
         fit = fit_spot_size(survey.spots)
         detector, beam = stills[0].detector, stills[0].beam
@@ -167,5 +171,7 @@ def make_masks(experiments, reflections, params) -> MaskResult:
         fit,
         predictor,
         failures,
+        multi_lattice=n_several,
         trusted_limit=limit,
+        own_masks=differ,
     )

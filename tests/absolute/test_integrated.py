@@ -161,3 +161,15 @@ def test_partiality_of_ones_is_reported(data, integrated):
     assert merge(data, table, 0.5)[1] == "all 1"
     del table["partiality"]
     assert merge(data, table, 0.5)[1] == "absent"
+
+
+def test_centring_counts(data, integrated):
+    """A body-centred cell: half of the reflections are left, and their mean is twice that of all nodes."""
+    table, _, _ = integrated
+    experiments = copy.deepcopy(data.experiments)
+    for experiment in experiments:
+        experiment.crystal.set_space_group(sgtbx.space_group_info("I 4").group())
+    nodes, _ = merge_integrated(table, "x", experiments, data.grid, TIMES, 0.0)
+    assert nodes.lattice_points == 2
+    assert (nodes.miller_index.sum(axis=1) % 2 == 0).all() and len(nodes.q) > 50
+    assert merge(data, table)[0].lattice_points == 1

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import synthetic_crystal
 import unit_cells
+import xraylib
 
 from cctbx import crystal, miller
 
@@ -130,3 +131,42 @@ def test_bragg_that_does_not_stand_out(inventory):
     )
     with pytest.raises(ValueError, match="less than 3 shells"):
         estimated(nodes, inventory)
+
+
+CENTRINGS = {
+    "P": [(0, 0, 0)],
+    "I": [(0, 0, 0), (0.5, 0.5, 0.5)],
+    "C": [(0, 0, 0), (0.5, 0.5, 0)],
+    "F": [(0, 0, 0), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)],
+}
+
+
+@pytest.mark.parametrize("lattice", CENTRINGS)
+def test_reflections_of_a_centred_lattice(lattice):
+    """Structure factors of carbon atoms at random places, summed by plain numpy; only reflections that the
+    centring allows are in the list of an integration program."""
+    rng = np.random.default_rng(5)
+    shifts = np.array(CENTRINGS[lattice])
+    cell = np.array([24.0, 26.0, 28.0])
+    atoms = (rng.random((60, 1, 3)) + shifts).reshape(-1, 3)
+    indices = np.stack(np.meshgrid(*3 * [np.arange(-24, 25)], indexing="ij"), axis=-1).reshape(
+        -1, 3
+    )
+    q = np.linalg.norm(indices / cell, axis=1)
+    indices = indices[(q > 0.05) & (q < 0.85) & (indices[:, 0] > 0)]
+    allowed = np.isclose(np.exp(2j * np.pi * indices @ shifts.T).sum(axis=1), len(shifts))
+    indices = indices[allowed][rng.permutation(allowed.sum())[:6000]]
+    q = np.linalg.norm(indices / cell, axis=1)
+    known = np.linspace(0.0, 0.9, 200)
+    form = np.interp(q, known, [xraylib.FF_Rayl(6, max(0.5 * x, 0.001)) for x in known])
+    amplitude = form * np.exp(-10.0 * q**2 / 4)
+    intensity = np.abs(amplitude * np.exp(2j * np.pi * indices @ atoms.T).sum(axis=1)) ** 2
+    ones = np.ones(len(q))
+    nodes = Nodes(indices, intensity / 10.0, 0.01 * ones, ones, q, len(shifts))
+    symmetry = crystal.symmetry(
+        (*cell, 90, 90, 90), f"{lattice} 1" if lattice == "P" else f"{lattice} 2 2 2"
+    )
+    contents = unit_cells.inventory(symmetry, formula="C 60", copies=len(shifts))
+    estimate, plot = estimated(nodes, contents)
+    assert estimate.scale == pytest.approx(10.0, rel=0.05)
+    assert plot.b_factor == pytest.approx(10.0, abs=1.5)

@@ -18,6 +18,7 @@ from dials_diffuse.command_line import diffuse_extract, diffuse_mask
 from dials_diffuse.masking.lattices import select_stills
 
 INPUT = ["simulated.expt", "simulated.refl", "output.html=None"]
+KEEP = "multi_lattice=keep"
 FILES = [
     "diffuse_masked.expt",
     "diffuse_masked.refl",
@@ -36,7 +37,7 @@ def made(tmp_path_factory):
     simulate(settings, folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        diffuse_mask.run([*INPUT, "nproc=1", "border=3", "output.survey=survey.pickle"])
+        diffuse_mask.run([*INPUT, "nproc=1", "border=3", KEEP, "output.survey=survey.pickle"])
         diffuse_extract.run([*FILES[:2], "output.html=None", "nproc=1", "subdivide=2,2,2"])
     (folder / "apart").mkdir()
     for name in FILES:
@@ -146,7 +147,7 @@ def test_lattices_whose_spots_are_not_known_take_their_image_with_them(folder):
         crystal.pop(key)
     crystal["__id__"] = "crystal"
     (folder / "simulated.expt").write_text(json.dumps(content))
-    diffuse_mask.run([*INPUT, "nproc=1", "bragg.size=model", "output.survey=survey.pickle"])
+    diffuse_mask.run([*INPUT, "nproc=1", "bragg.size=model", KEEP, "output.survey=survey.pickle"])
     assert MaskSurvey.from_file("survey.pickle").predictor != before.predictor
     expected = left_in_masked()
     assert 0 < len(expected) < 8
@@ -181,7 +182,7 @@ def test_images_of_several_lattices_can_be_left_out(folder):
 
 
 def test_without_bragg_masks(folder):
-    diffuse_mask.run([*INPUT, "nproc=1", "bragg.method=none", "output.survey=survey.pickle"])
+    diffuse_mask.run([*INPUT, "nproc=1", "bragg.method=none", KEEP, "output.survey=survey.pickle"])
     extract("nproc=1")
     assert len(left_in_masked()) == 8
     assert flex.reflection_table.from_file("diffuse_masked.refl").size() == 0
@@ -232,5 +233,5 @@ def test_stills_of_another_detector_or_space_group(folder, tmp_path, monkeypatch
         detector={"image_size": (150, 150), "pixel_size": 0.8},
     )
     simulate(settings, other)
-    with pytest.raises(SystemExit, match="that of the survey"):
+    with pytest.raises(SystemExit, match="different space groups"):
         diffuse_extract.run([*INPUT, f"survey={folder / 'survey.pickle'}"])

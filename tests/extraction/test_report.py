@@ -7,12 +7,13 @@ import json
 import numpy as np
 import pytest
 
-from cctbx import uctbx
+from cctbx import sgtbx, uctbx
 
 from dials_diffuse.extraction import report
 from dials_diffuse.extraction.profile import Profile
 from dials_diffuse.extraction.result import ExtractionResult, StillSummary
 from dials_diffuse.extraction.settings import ExtractionSettings
+from dials_diffuse.grid.lattice_settings import LatticeSetting
 from dials_diffuse.grid.symmetry import laue_group_from_symbol
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 from dials_diffuse.phil.defaults import default_settings
@@ -74,3 +75,15 @@ def test_numbers(result):
     assert first["num_pixels"] == 40 and first["error"] is None
     assert first["profile"]["exposure"] == [2.235, 3.0, None]
     assert second == {"image": "images/b.cbf", "error": "unreadable"}
+
+
+def test_settings_of_the_lattice(result):
+    assert report.settings_table(result)[1:] == [["none", "2", "0, 2"]]
+    assert "Settings of the lattice" not in [part.title for part in report.sections(result)]
+    result.stills[2].reindexed = "h,k,h+l"
+    cell = uctbx.unit_cell((40, 40, 50, 90, 90, 90))
+    result.setting = LatticeSetting(sgtbx.space_group_info("P 4").group(), cell)
+    assert report.settings_table(result)[1:] == [["none", "1", "0"], ["h,k,h+l", "1", "2"]]
+    part = next(part for part in report.sections(result) if part.title == "Settings of the lattice")
+    assert "P 4" in part.text
+    assert report.numbers(result)["stills"][2]["reindexed"] == "h,k,h+l"

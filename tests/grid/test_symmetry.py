@@ -8,6 +8,7 @@ import pytest
 from cctbx import miller, sgtbx
 
 from dials_diffuse.grid.symmetry import (
+    absent_by_centring,
     check_subdivide,
     group_from_hall,
     laue_group_from_symbol,
@@ -55,3 +56,20 @@ def test_subdivision_and_symmetry(symbol, good, bad):
 def test_unknown_symbol():
     with pytest.raises(ValueError, match="Unknown symmetry"):
         laue_group_from_symbol("P 5")
+
+
+@pytest.mark.parametrize(
+    "symbol, points, allowed",
+    [
+        ("P 1", 1, lambda h, k, l: h == h),
+        ("I 2 2 2", 2, lambda h, k, l: (h + k + l) % 2 == 0),
+        ("C 2 2 2", 2, lambda h, k, l: (h + k) % 2 == 0),
+        ("F 2 2 2", 4, lambda h, k, l: (h % 2 == k % 2) & (k % 2 == l % 2)),
+        ("R 3 :H", 3, lambda h, k, l: (-h + k + l) % 3 == 0),
+    ],
+)
+def test_reflections_that_centring_extinguishes(symbol, points, allowed):
+    index = np.random.default_rng(1).integers(-9, 10, (500, 3))
+    group = sgtbx.space_group_info(symbol).group()
+    assert group.n_ltr() == points
+    np.testing.assert_array_equal(absent_by_centring(index, group), ~allowed(*index.T))

@@ -37,11 +37,12 @@ def test_a_selection_is_numbered_anew(shared):
 
 def test_images_with_several_lattices(shared):
     experiments, table = shared
-    assert select_lattices(experiments, table, "mask") == (experiments, table)
-    kept, rows = select_lattices(experiments, table, "exclude")
+    assert select_lattices(experiments, table, "keep") == (experiments, table, 0)
+    kept, rows, n_left_out = select_lattices(experiments, table, "exclude")
+    assert n_left_out == 1
     assert names(kept) == [experiments[0].identifier, experiments[3].identifier]
     assert len(rows) == 2
-    with pytest.raises(ValueError, match="multi_lattice=mask"):
+    with pytest.raises(ValueError, match="multi_lattice=keep"):
         select_lattices(ExperimentList(list(experiments[1:3])), None, "exclude")
 
 

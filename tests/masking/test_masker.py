@@ -38,6 +38,7 @@ def made(tmp_path_factory):
     pair = DataPair(folder / "simulated.expt", folder / "simulated.refl")
     params = phil_scope.extract()
     params.nproc, params.output.mask, params.border = 1, str(folder / "pixels.mask"), 3
+    params.bragg.multi_lattice = "keep"
     result = make_masks(*pair.load(), params)
     return pair, result, MaskSurvey.from_result(result, params)
 

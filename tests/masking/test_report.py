@@ -65,13 +65,14 @@ def test_numbers(masked):
 def test_sections(masked):
     sections = report.sections(masked)
     assert [section.title for section in sections] == [
+        "Images",
         "Pixels removed from every image",
         "Size of Bragg spots",
         "Images with their masks",
         "Mean image",
     ]
-    assert len(sections[2].images) == 2
-    for picture in (*sections[2].images.values(), *sections[3].images.values()):
+    assert len(sections[3].images) == 2
+    for picture in (*sections[3].images.values(), *sections[4].images.values()):
         assert picture.startswith(b"\x89PNG")
     plots = plots_of(sections)
     size, profile = (plots[name]["data"] for name in ("spot_size", "radial_profile"))
@@ -87,10 +88,11 @@ def test_sections_of_what_is_there_only(masked):
     )
     sections = report.sections(bare)
     assert [section.title for section in sections] == [
+        "Images",
         "Pixels removed from every image",
         "Images and stills that are not used",
     ]
-    assert sections[1].tables[0][1] == ["image.cbf", "truncated"]
+    assert sections[2].tables[0][1] == ["image.cbf", "truncated"]
     assert {"spot_size", "images"}.isdisjoint(report.numbers(bare))
 
 

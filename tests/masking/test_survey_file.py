@@ -31,7 +31,7 @@ def experiments(space_group="P 1"):
 def test_what_is_written_is_read(tmp_path):
     survey().write(tmp_path / "survey.pickle")
     found = MaskSurvey.from_file(tmp_path / "survey.pickle")
-    assert (found.method, found.space_group, found.multi_lattice) == ("predicted", "P 1", "mask")
+    assert (found.method, found.space_group, found.multi_lattice) == ("predicted", "P 1", "keep")
     assert np.array_equal(found.good[0], survey().good[0])
     assert not found.needs_images
 

@@ -98,16 +98,16 @@ def test_two_lattices_and_a_tilted_detector_of_four_panels(tmp_path):
     simulated = simulate(
         settings_of(4, crystal={"lattices": 2}, detector={"type": "tilted"}), tmp_path
     )
-    result = make_masks(simulated.experiments, simulated.reflections, parameters(tmp_path))
+    result = make_masks(
+        simulated.experiments,
+        simulated.reflections,
+        parameters(tmp_path, bragg__multi_lattice="keep"),
+    )
     assert len(result.experiments) == 8 and len(result.good) == 4
     removed, lost = bragg_left(simulated, result)
     assert removed > 0.995 and lost < 0.15
     with pytest.raises(ValueError, match="several lattices"):
-        make_masks(
-            simulated.experiments,
-            simulated.reflections,
-            parameters(tmp_path, bragg__multi_lattice="exclude"),
-        )
+        make_masks(simulated.experiments, simulated.reflections, parameters(tmp_path))
 
 
 @pytest.fixture(scope="module")

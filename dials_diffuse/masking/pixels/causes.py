@@ -17,8 +17,8 @@ logger = logging.getLogger("dials.diffuse.masking")
 Causes = dict[str, list[np.ndarray]]
 
 
-def static_causes(imagesets, params) -> Causes:
-    """The pixels that are bad without a look at the images.
+def static_causes(imagesets, params) -> tuple[Causes, bool]:
+    """The pixels that are bad in all images, without a look at them, and whether the images' own masks differ.
 
     Args:
         imagesets: of one detector
@@ -28,11 +28,12 @@ def static_causes(imagesets, params) -> Causes:
         ValueError: the detectors differ, a lookup mask does not fit, or a parameter makes no sense.
     """
     static.check_same_panels(imagesets)
+    lookup, differ = static.lookup_masks(imagesets)
     good = {
-        "detector and lookup mask": static.lookup_masks(imagesets),
+        "detector and lookup mask": lookup,
         "parameters": static.parameter_mask(imagesets[0], params),
     }
-    return {cause: [~mask for mask in masks] for cause, masks in good.items()}
+    return {cause: [~mask for mask in masks] for cause, masks in good.items()}, differ
 
 
 def dynamic_causes(sums: PixelSums, good, detector, beam, params) -> Causes:

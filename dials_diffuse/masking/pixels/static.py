@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +17,7 @@ import dials.util.masking
 from dials_diffuse.adapters.beams import beside_pixel_centres
 from dials_diffuse.adapters.images import static_mask
 from dials_diffuse.adapters.tables import mask_as_flex, mask_as_numpy
+from dials_diffuse.io.atomic import replacing
 
 logger = logging.getLogger("dials.diffuse.masking.static")
 
@@ -80,44 +85,94 @@ def parameter_mask(imageset, params) -> list[np.ndarray]:
     return [mask_as_numpy(mask) for mask in masks]
 
 
-def lookup_masks(imagesets) -> list[np.ndarray]:
-    """Good pixels by the imagesets' own lookup masks and the panels' untrusted
-    rectangles; masks that differ between imagesets are combined.
+def own_masks(imagesets) -> Iterator[tuple[object, list[np.ndarray]]]:
+    """The lookup mask of each imageset with the untrusted rectangles of its panels.
+
+    Where imagesets are open without their images, the mask file is read. A file is read once for imagesets
+    that follow each other.
+
+    Yields:
+        (imageset, a (n_slow, n_fast) bool array a panel, True = good)
+
+    Raises:
+        ValueError: a lookup mask that can't be read, or has another shape than the detector.
+    """
+    known, masks = None, []
+    for imageset in imagesets:
+        lookup = imageset.external_lookup.mask
+        if lookup.filename and lookup.data.empty():
+            lookup.data = ImageBool(_read_mask(lookup.filename))
+        rectangles = tuple(tuple(panel.get_mask()) for panel in imageset.get_detector())
+        key = (lookup.filename, lookup.data.empty(), rectangles)
+        if key != known or (not lookup.filename and not lookup.data.empty()):
+            known, masks = key, static_mask(imageset)
+        yield imageset, masks
+
+
+def _read_mask(filename: str):
+    try:
+        with open(filename, "rb") as handle:
+            return pickle.load(handle, encoding="bytes")
+    except (OSError, ValueError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"Can't read the lookup mask {filename}: {error}") from error
+
+
+def lookup_masks(imagesets) -> tuple[list[np.ndarray], bool]:
+    """The pixels that are good in some image, by the imagesets' own lookup masks and the panels'
+    untrusted rectangles.
+
+    Returns:
+        (a (n_slow, n_fast) bool array a panel, whether the masks of the imagesets differ)
 
     Raises:
         ValueError: a lookup mask has another shape than the detector.
     """
-    combined, seen, seen_rectangles = None, set(), set()
-    for imageset in imagesets:
-        lookup = imageset.external_lookup.mask
-        key = (lookup.filename, lookup.data.empty())
-        # Nothing new: a file that was seen, or nothing besides rectangles that were
-        rectangles = tuple(tuple(panel.get_mask()) for panel in imageset.get_detector())
-        if key in seen and (
-            lookup.filename or (lookup.data.empty() and rectangles in seen_rectangles)
-        ):
-            continue
-        seen.add(key)
-        seen_rectangles.add(rectangles)
-        masks = static_mask(imageset)
-        if combined is None:
-            combined = masks
-        else:
-            combined = [a & b for a, b in zip(combined, masks)]
-    if len(seen) > 1:
-        logger.info("%d different lookup masks were combined", len(seen))
-    return combined
+    some: list[np.ndarray] = []
+    every: list[np.ndarray] = []
+    for _, masks in own_masks(imagesets):
+        some = [a | b for a, b in zip(some, masks)] if some else masks
+        every = [a & b for a, b in zip(every, masks)] if every else masks
+    differ = not all(np.array_equal(a, b) for a, b in zip(some, every))
+    if differ:
+        logger.info(
+            "The lookup masks of the images differ: each image keeps its own (%d pixels are masked on some of them)",
+            sum(int((a & ~b).sum()) for a, b in zip(some, every)),
+        )
+    return some, differ
 
 
 def set_lookup_mask(imagesets, masks: list[np.ndarray], filename: str) -> tuple:
     """Make masks (True = good) the lookup mask of all imagesets.
 
+    An imageset whose own lookup mask removes further pixels keeps them: it gets a file of its own, beside
+    the other, which is written here. Imagesets with equal masks share it.
+
     Returns:
         the tuple of flex.bool that belongs in the file, as DIALS keeps masks
     """
     as_flex = tuple(mask_as_flex(mask) for mask in masks)
-    image = ImageBool(as_flex)
-    for imageset in imagesets:
-        imageset.external_lookup.mask.data = image
-        imageset.external_lookup.mask.filename = filename
+    images = {filename: ImageBool(as_flex)}
+    for imageset, own in own_masks(imagesets):
+        name = filename
+        if any((mask & ~kept).any() for mask, kept in zip(masks, own)):
+            both = [mask & kept for mask, kept in zip(masks, own)]
+            name = _write_beside(filename, both)
+            if name not in images:
+                # One at a time: each may be of another image
+                images = {filename: images[filename]}
+                images[name] = ImageBool(tuple(mask_as_flex(mask) for mask in both))
+        imageset.external_lookup.mask.data = images[name]
+        imageset.external_lookup.mask.filename = name
     return as_flex
+
+
+def _write_beside(filename: str, masks: list[np.ndarray]) -> str:
+    """Write a mask as <name>_<digest of its content><suffix>, and return this name."""
+    digest = hashlib.sha1(b"".join(np.packbits(mask).tobytes() for mask in masks)).hexdigest()
+    path = Path(filename)
+    path = path.with_name(f"{path.stem}_{digest[:12]}{path.suffix}")
+    if not path.is_file():
+        with replacing(path) as temporary, open(temporary, "wb") as handle:
+            content = tuple(mask_as_flex(mask) for mask in masks)
+            pickle.dump(content, handle, pickle.HIGHEST_PROTOCOL)
+    return str(path)

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from dials_diffuse.grid.symmetry import centring_vectors
 from dials_diffuse.masking.spots.shape import SpotShape
 
 
@@ -183,19 +184,6 @@ def _sections(hkl, setting, s0, q_max, k_of_q, constant, across, along, largest)
         rows[n] = i
         n += 1
     return centre, spread, level, rows[:n]
-
-
-def centring_vectors(space_group) -> tuple[np.ndarray, int]:
-    """Translations of a space group's lattice centring, (n, 3) integers over a common denominator.
-
-    A node is there if its scalar product with each of them is an integer.
-    """
-    vectors, denominator = [], 1
-    for i in range(1, space_group.n_ltr()):
-        translation = space_group(i, 0, 0).t()
-        denominator = translation.den()
-        vectors.append(translation.num())
-    return np.array(vectors, dtype=np.int64).reshape(-1, 3), int(denominator)
 
 
 def lattice_sections(

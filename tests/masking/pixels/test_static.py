@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pytest
 from plain_images import flat_detector
@@ -12,6 +15,7 @@ from dials_diffuse.adapters.tables import mask_as_flex, mask_as_numpy
 from dials_diffuse.masking.pixels.static import (
     check_same_panels,
     lookup_masks,
+    own_masks,
     parameter_mask,
     set_lookup_mask,
 )
@@ -71,20 +75,41 @@ def test_parameters_mask_pixels():
     assert nothing_given.all()
 
 
-def test_lookup_masks_of_all_imagesets_are_combined_and_set():
-    first, second, third = (imageset_of() for _ in range(3))
+def test_images_keep_their_own_lookup_masks(tmp_path):
+    first, second, third, fourth = (imageset_of() for _ in range(4))
     masks = np.ones((2, *SIZE), bool)
+    masks[:, 1, 1] = False
     masks[0, 3, 4], masks[1, 5, 6] = False, False
-    set_lookup_mask([first], [masks[0]], "a.mask")
-    set_lookup_mask([second], [masks[1]], "b.mask")
-    (good,) = lookup_masks([first, second, third])
-    assert np.array_equal(good, masks.all(axis=0))
-    written = set_lookup_mask([first, third], [good], "all.mask")
+    set_lookup_mask([first, fourth], [masks[0]], str(tmp_path / "a.mask"))
+    set_lookup_mask([second], [masks[1]], str(tmp_path / "b.mask"))
+    (good,), differ = lookup_masks([first, second])
+    assert differ and np.array_equal(good, masks.any(axis=0))
+    assert not lookup_masks([first, fourth])[1]
+    good = good.copy()
+    good[10:12] = False
+    written = set_lookup_mask([first, second, third, fourth], [good], str(tmp_path / "all.mask"))
     assert np.array_equal(mask_as_numpy(written[0]), good)
-    for imageset in (first, third):
-        assert imageset.external_lookup.mask.filename == "all.mask"
-        assert np.array_equal(lookup_masks([imageset])[0], good)
-    assert written[0].all_eq(mask_as_flex(good))
+    names = []
+    for imageset, own in zip((first, second, third, fourth), (*masks, good, masks[0])):
+        lookup = imageset.external_lookup.mask
+        names.append(lookup.filename)
+        ((_, (found,)),) = own_masks([imageset])
+        assert np.array_equal(found, good & own)
+        if lookup.filename != str(tmp_path / "all.mask"):
+            (in_file,) = pickle.loads(Path(lookup.filename).read_bytes())
+            assert np.array_equal(mask_as_numpy(in_file), good & own)
+    assert names[0] == names[3] and len(set(names)) == 3 and names[2] == str(tmp_path / "all.mask")
+
+
+def test_a_mask_file_is_read_where_the_images_are_not(tmp_path):
+    imageset = imageset_of()
+    imageset.external_lookup.mask.filename = str(tmp_path / "own.mask")
+    with pytest.raises(ValueError, match="Can't read the lookup mask"):
+        list(own_masks([imageset]))
+    mask = np.ones(SIZE, bool)
+    mask[3] = False
+    (tmp_path / "own.mask").write_bytes(pickle.dumps((mask_as_flex(mask),)))
+    assert np.array_equal(next(own_masks([imageset]))[1][0], mask)
 
 
 def by_numpy(detector, beam, d_min, d_max):
