@@ -141,17 +141,14 @@ CENTRINGS = {
 }
 
 
-@pytest.mark.parametrize("lattice", CENTRINGS)
-def test_reflections_of_a_centred_lattice(lattice):
-    """Structure factors of carbon atoms at random places, summed by plain numpy; only reflections that the
-    centring allows are in the list of an integration program."""
-    rng = np.random.default_rng(5)
+def scale_of_a_centred_lattice(lattice, rng):
+    """Of structure factors of carbon atoms at random places, summed by plain numpy, with a scale of 10 and B 10;
+    only reflections that the centring allows are in the list, as of an integration program."""
     shifts = np.array(CENTRINGS[lattice])
     cell = np.array([24.0, 26.0, 28.0])
     atoms = (rng.random((60, 1, 3)) + shifts).reshape(-1, 3)
-    indices = np.stack(np.meshgrid(*3 * [np.arange(-24, 25)], indexing="ij"), axis=-1).reshape(
-        -1, 3
-    )
+    axes = np.meshgrid(*3 * [np.arange(-24, 25)], indexing="ij")
+    indices = np.stack(axes, axis=-1).reshape(-1, 3)
     q = np.linalg.norm(indices / cell, axis=1)
     indices = indices[(q > 0.05) & (q < 0.85) & (indices[:, 0] > 0)]
     allowed = np.isclose(np.exp(2j * np.pi * indices @ shifts.T).sum(axis=1), len(shifts))
@@ -163,10 +160,18 @@ def test_reflections_of_a_centred_lattice(lattice):
     intensity = np.abs(amplitude * np.exp(2j * np.pi * indices @ atoms.T).sum(axis=1)) ** 2
     ones = np.ones(len(q))
     nodes = Nodes(indices, intensity / 10.0, 0.01 * ones, ones, q, len(shifts))
-    symmetry = crystal.symmetry(
-        (*cell, 90, 90, 90), f"{lattice} 1" if lattice == "P" else f"{lattice} 2 2 2"
-    )
+    symbol = "P 1" if lattice == "P" else f"{lattice} 2 2 2"
+    symmetry = crystal.symmetry((*cell, 90, 90, 90), symbol)
     contents = unit_cells.inventory(symmetry, formula="C 60", copies=len(shifts))
-    estimate, plot = estimated(nodes, contents)
-    assert estimate.scale == pytest.approx(10.0, rel=0.05)
-    assert plot.b_factor == pytest.approx(10.0, abs=1.5)
+    return estimated(nodes, contents)
+
+
+@pytest.mark.parametrize("lattice", CENTRINGS)
+def test_reflections_of_a_centred_lattice(lattice):
+    """Sixty atoms are few: one structure departs from Wilson's mean by 4 %, which the stated error covers."""
+    rng = np.random.default_rng(5)
+    found = [scale_of_a_centred_lattice(lattice, rng) for _ in range(6)]
+    assert np.mean([estimate.scale for estimate, _ in found]) == pytest.approx(10.0, rel=0.05)
+    assert np.mean([plot.b_factor for _, plot in found]) == pytest.approx(10.0, abs=0.5)
+    for estimate, _ in found:
+        assert abs(estimate.scale - 10.0) < 3 * estimate.error
