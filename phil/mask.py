@@ -74,7 +74,8 @@ bragg
     .help = "Read every image and mask bright groups of pixels that no indexed lattice explains:"
             "spots of split crystals, salt or ice. Such groups are more than 9 standard"
             "deviations above their resolution ring, and twice as bright as the pixels around"
-            "them."
+            "them. Groups that follow h on the surveyed images are sharp features of the crystal"
+            "(satellites, rods) and are kept."
   multi_lattice = *exclude keep
     .type = choice
     .help = "Images with several lattices, which hold the photons of all. exclude: they are left out"

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "geometry": {"adapters", "grid", "io"},
     "masking/spots": {"adapters", "grid", "io"},
     "masking/pixels": {"adapters", "io", "masking/spots"},
-    "masking/bright": {"adapters", "io", "masking/spots"},
+    "masking/bright": {"adapters", "grid", "io", "masking/spots"},
     "masking": {
         "adapters",
         "grid",

@@ -13,6 +13,7 @@ from dials.array_family import flex
 from dials_diffuse.adapters.stills import Still, group_by_image, stills_of
 from dials_diffuse.adapters.system import map_in_processes, resolve_nproc
 from dials_diffuse.adapters.tables import as_numpy
+from dials_diffuse.masking.bright.features import CrystalFeatures, RegionCounts
 from dials_diffuse.masking.bright.other_spots import OtherSpots
 from dials_diffuse.masking.lattices import leave_out_unmasked
 from dials_diffuse.masking.spot_predictor import SpotPredictor
@@ -60,7 +61,7 @@ class _SpotsOfImage:
 
         Returns:
             rows of each still, reasons of failures (or None) of each still, rows of the other spots,
-            why the image could not be read (or None)
+            numbers of bright regions, why the image could not be read (or None)
         """
         stills, integrated = task
         rows, reasons = [], []
@@ -71,31 +72,37 @@ class _SpotsOfImage:
             except UNPREDICTABLE as error:
                 rows.append(SpotRows.none())
                 reasons.append(str(error))
-        others, unread = SpotRows.none(), None
+        others, counts, unread = SpotRows.none(), RegionCounts(), None
         if self.other_spots is not None:
             try:
-                others = self.other_spots.find(stills, rows)
+                others, counts = self.other_spots.find(stills, rows)
             except ValueError as error:
                 unread = str(error)
-        return [part.for_table() for part in rows], reasons, others.for_table(), unread
+        return [part.for_table() for part in rows], reasons, others.for_table(), counts, unread
 
 
 def predicted_table(
-    stills: list[Still], reflections, predictor: SpotPredictor, good, nproc: int | None
+    stills: list[Still],
+    reflections,
+    predictor: SpotPredictor,
+    good,
+    nproc: int | None,
+    features: CrystalFeatures | None = None,
 ):
-    """The table of predicted and of other bright spots, and the failures; as bragg_rows does."""
+    """The table of predicted and of other bright spots, the failures and counts; as bragg_rows does."""
     failures: dict[str, str] = {}
+    counted: dict[str, RegionCounts] = {}
     integrated = integrated_spots(reflections, stills)
     groups = group_by_image(stills)
     settings = predictor.settings
-    other_spots = OtherSpots(good, settings.padding) if settings.other_spots else None
+    other_spots = OtherSpots(good, settings.padding, features) if settings.other_spots else None
     spots_of_images = map_in_processes(
         _SpotsOfImage(predictor, other_spots),
         ((group, [integrated[still.index] for still in group]) for group in groups),
         resolve_nproc(nproc, len(groups)),
     )
     collected = CollectedSpots()
-    for group, (rows, reasons, others, unread) in zip(groups, spots_of_images):
+    for group, (rows, reasons, others, counts, unread) in zip(groups, spots_of_images):
         for still, rows_of_still, reason in zip(group, rows, reasons):
             if reason is not None:
                 failures[still.experiment.identifier] = reason
@@ -106,7 +113,8 @@ def predicted_table(
             logger.warning("This image is not searched for other spots: %s", unread)
         else:
             collected.add(others, group[0].index, group[0].image_number, other=True)
-    return collected.into_table(), failures
+            counted[group[0].path] = counted.get(group[0].path, RegionCounts()) + counts
+    return collected.into_table(), failures, counted
 
 
 def shoebox_table(reflections):
@@ -128,7 +136,13 @@ def shoebox_table(reflections):
 
 
 def bragg_rows(
-    experiments, reflections, method: str, predictor: SpotPredictor | None, good, nproc: int | None
+    experiments,
+    reflections,
+    method: str,
+    predictor: SpotPredictor | None,
+    good,
+    nproc: int | None,
+    features: CrystalFeatures | None = None,
 ):
     """The Bragg rows of stills; stills whose spots are unknown are left out.
 
@@ -139,10 +153,11 @@ def bragg_rows(
         predictor: for the methods predicted and halo
         good: pixels good in every image, a (n_slow, n_fast) bool array a panel
         nproc: number of processes, None for as many as there are processors
+        features: tells which bright groups are the crystal's; None: all are masked
 
     Returns:
         (ExperimentList that is left, its table, identifier of a still or path of an image -> why
-        it can't be masked or read)
+        it can't be masked or read, path of an image -> numbers of its bright regions)
 
     Raises:
         ValueError: there are no shoeboxes for the method shoebox.
@@ -150,12 +165,15 @@ def bragg_rows(
     """
     stills = stills_of(experiments)
     failures: dict[str, str] = {}
+    counts: dict[str, RegionCounts] = {}
     if method == "shoebox":
         table = shoebox_table(reflections)
     elif method == "none":
         table = CollectedSpots().into_table()
     else:
-        table, failures = predicted_table(stills, reflections, predictor, good, nproc)
+        table, failures, counts = predicted_table(
+            stills, reflections, predictor, good, nproc, features
+        )
     for still in stills:
         table.experiment_identifiers()[still.index] = still.experiment.identifier
-    return *leave_out_unmasked(experiments, table, failures), failures
+    return *leave_out_unmasked(experiments, table, failures), failures, counts

@@ -184,8 +184,9 @@ class SurveyMasker(Masker):
 
     @functools.cached_property
     def _others(self) -> OtherSpots:
-        predictor = self._survey.predictor
-        return OtherSpots(self._survey.good, predictor.settings.padding if predictor else 0.0)
+        survey = self._survey
+        padding = survey.predictor.settings.padding if survey.predictor else 0.0
+        return OtherSpots(survey.good, padding, survey.features)
 
     def for_pair(self, experiments, reflections) -> SurveyMasker:
         self._survey.check(experiments)
@@ -218,7 +219,7 @@ class SurveyMasker(Masker):
         spots = [self._predicted(still) for still in stills]
         flat = self._others.painted(spots)
         if self._survey.needs_images:
-            others = self._others.find_in(raw, stills[0], flat)
+            others = self._others.find_in(raw, stills, flat).rows
             self._others.painted([others], flat)
         rows = [[(own.for_table(), False)] for own in spots]
         rows[0].append((others.for_table(), True))

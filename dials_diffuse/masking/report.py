@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from dials.util import tabulate
 from dials_diffuse.adapters.stills import group_by_image, stills_of
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.io.model_copy import models_to_json
+from dials_diffuse.masking.bright.features import RegionCounts
 from dials_diffuse.masking.bright.rings import N_RINGS
 from dials_diffuse.masking.image_check import MANY_PANELS, ImageCheck, picture_size
 from dials_diffuse.masking.pixels.sums import PixelSums
@@ -23,6 +24,9 @@ from dials_diffuse.report.html import ReportSection
 from dials_diffuse.report.picture import image_with_masks
 
 logger = logging.getLogger("dials.diffuse.masking.report")
+
+# Images whose bright groups are listed one by one, at most
+MANY_IMAGES = 20
 
 
 def causes_table(causes: dict[str, list[np.ndarray]]) -> list[list]:
@@ -79,6 +83,29 @@ def images_table(result: MaskResult) -> list[list]:
     ]
 
 
+def bright_table(counts: Mapping[str, RegionCounts]) -> list[list]:
+    """Bright groups that no lattice explains: the images with most of them, and all images together.
+
+    Args:
+        counts: path of an image -> numbers of its regions
+    """
+    total = sum(counts.values(), RegionCounts())
+    worst = sorted(counts, key=lambda path: -counts[path].found)[:MANY_IMAGES]
+    rows = [(path.rsplit("/", 1)[-1], counts[path]) for path in counts if path in worst]
+    header = ["image", "found", "kept (the crystal's)", "% kept", "masked", "next to a node"]
+    return [header] + [
+        [
+            name,
+            count.found,
+            count.kept,
+            f"{100 * count.kept / max(count.found, 1):.1f}",
+            count.found - count.kept,
+            count.near,
+        ]
+        for name, count in [*rows, (f"all {len(counts)}", total)]
+    ]
+
+
 def spots_per_still(result: MaskResult) -> list[int]:
     """Number of Bragg rows of every still."""
     ids = as_numpy(result.reflections["id"])
@@ -96,6 +123,8 @@ def numbers(result: MaskResult) -> dict:
     }
     if result.size_fit is not None:
         content["spot_size"] = result.size_fit.table()
+    if result.bright:
+        content["bright_groups"] = {path: list(count) for path, count in result.bright.items()}
     if result.checks:
         content["images"] = checks_table(result.checks)
     return {**content, "models": models_to_json(result.experiments)}
@@ -110,6 +139,9 @@ def log_result(result: MaskResult) -> None:
     if result.checks:
         header, *rows = checks_table(result.checks)
         logger.info("Images compared with their masks:\n%s", tabulate(rows, header))
+    if result.bright:
+        header, *rows = bright_table(result.bright)
+        logger.info("Bright groups of pixels that no lattice explains:\n%s", tabulate(rows, header))
     logger.info(
         "%d spots a still (median) on %d panels",
         int(np.median(spots_per_still(result))),
@@ -141,6 +173,16 @@ def sections(result: MaskResult) -> list[ReportSection]:
                 "peak, relative to the scattering around it.",
                 tables=[result.size_fit.table()],
                 plots={"spot_size": _size_plot(result.size_fit)},
+            )
+        )
+    if result.bright:
+        parts.append(
+            ReportSection(
+                "Bright groups that no lattice explains",
+                "Groups that are bright at the same h on other stills, or at the same distance from "
+                "other nodes, are sharp features of the crystal (satellites, rods) and are kept. The "
+                "others are masked, with those next to a node, where another domain may have its spots.",
+                tables=[bright_table(result.bright)],
             )
         )
     if result.checks:

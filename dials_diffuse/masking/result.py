@@ -10,6 +10,7 @@ from dxtbx.model.experiment_list import ExperimentList
 
 from dials.array_family import flex
 
+from dials_diffuse.masking.bright.features import CrystalFeatures, RegionCounts
 from dials_diffuse.masking.image_check import ImageCheck
 from dials_diffuse.masking.spot_predictor import SpotPredictor
 from dials_diffuse.masking.spots.size import SizeFit
@@ -30,6 +31,8 @@ class MaskResult:
         size_fit: size of the spots that was measured on them, or None
         predictor: of the spots, None where none are predicted
         failures: path of an image or identifier of a still -> why it can't be used
+        features: tells which bright groups are the crystal's, None where none are looked for
+        bright: path of an image -> numbers of its bright regions
         checks: images that were compared with their masks
         multi_lattice: number of images that were left out because they have several lattices
         own_masks: whether images have lookup masks of their own, which remove further pixels
@@ -45,6 +48,8 @@ class MaskResult:
     size_fit: SizeFit | None
     predictor: SpotPredictor | None
     failures: dict[str, str]
+    features: CrystalFeatures | None = None
+    bright: dict[str, RegionCounts] = field(default_factory=dict)
     checks: list[ImageCheck] = field(default_factory=list)
     multi_lattice: int = 0
     own_masks: bool = False

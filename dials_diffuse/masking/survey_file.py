@@ -19,6 +19,7 @@ from dials_diffuse.grid.lattice_settings import LatticeSetting, brings_together
 from dials_diffuse.grid.reference_cell import common_space_group
 from dials_diffuse.io.atomic import replacing
 from dials_diffuse.masking.bragg_rows import bragg_rows
+from dials_diffuse.masking.bright.features import CrystalFeatures
 from dials_diffuse.masking.lattices import select_lattices
 from dials_diffuse.masking.pixels import static
 from dials_diffuse.masking.spot_predictor import SpotPredictor
@@ -38,6 +39,7 @@ class MaskSurvey:
         multi_lattice: bragg.multi_lattice
         trusted_limit: see MaskResult
         setting: of the lattice that most of these stills have, so that all batches take the same
+        features: tells which bright groups are the crystal's; None: they are all masked
     """
 
     method: str
@@ -48,6 +50,7 @@ class MaskSurvey:
     multi_lattice: str = "keep"
     trusted_limit: float | None = None
     setting: LatticeSetting | None = None
+    features: CrystalFeatures | None = None
 
     @classmethod
     def from_result(cls, result, params) -> MaskSurvey:
@@ -66,6 +69,7 @@ class MaskSurvey:
             params.bragg.multi_lattice,
             result.trusted_limit,
             LatticeSetting.most_frequent([e.crystal for e in result.experiments]),
+            result.features,
         )
 
     @classmethod
@@ -148,8 +152,9 @@ def mask_batch(experiments, reflections, params, survey: MaskSurvey) -> BatchMas
     experiments, reflections, _ = select_lattices(
         experiments, reflections, params.bragg.multi_lattice
     )
-    experiments, table, failures = bragg_rows(
-        experiments, reflections, survey.method, survey.predictor, survey.good, params.nproc
+    settings = params.nproc, survey.features
+    experiments, table, failures, _ = bragg_rows(
+        experiments, reflections, survey.method, survey.predictor, survey.good, *settings
     )
     static.set_lookup_mask(experiments.imagesets(), survey.good, survey.mask)
     return BatchMasks(experiments, table, failures)

@@ -17,6 +17,7 @@ from dials_diffuse.io.model_copy import models_to_json
 from dials_diffuse.masking import report
 from dials_diffuse.masking.bragg_mask_file import write_bragg_masks
 from dials_diffuse.masking.bragg_rows import bragg_rows
+from dials_diffuse.masking.crystal_features import learn_features
 from dials_diffuse.masking.image_check import check_images
 from dials_diffuse.masking.lattices import select_lattices
 from dials_diffuse.masking.masker import RowMasker
@@ -138,7 +139,7 @@ def make_masks(experiments, reflections, params) -> MaskResult:
 
     causes, differ = static_causes(imagesets, params)
     good = remaining(causes)
-    survey, fit, predictor, failures = None, None, None, {}
+    survey, fit, predictor, features, failures = None, None, None, None, {}
     dynamic = params.dynamic
     limit = trusted_limit(groups, good) if dynamic.enable else None
     lower_trusted_range(experiments.detectors(), limit)
@@ -156,8 +157,12 @@ def make_masks(experiments, reflections, params) -> MaskResult:
         residual = choose_residual(settings, fit, groups, reflections, good)
         predictor = SpotPredictor.from_fit(settings, fit, residual)
         log_size(predictor, fit, residual, stills[0])
-    experiments, table, failed = bragg_rows(
-        experiments, reflections, settings.method, predictor, good, params.nproc
+        if settings.other_spots:
+            features = learn_features(
+                groups, dynamic.n_images, reflections, predictor, good, params.nproc
+            )
+    experiments, table, failed, bright = bragg_rows(
+        experiments, reflections, settings.method, predictor, good, params.nproc, features
     )
     failures.update(failed)
     mask = set_lookup_mask(imagesets, good, params.output.mask)
@@ -171,6 +176,8 @@ def make_masks(experiments, reflections, params) -> MaskResult:
         fit,
         predictor,
         failures,
+        features,
+        bright,
         multi_lattice=n_several,
         trusted_limit=limit,
         own_masks=differ,

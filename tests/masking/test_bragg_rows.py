@@ -46,7 +46,7 @@ def test_rows_are_those_of_each_still_and_of_its_other_spots(pair, masked):
     # Bright integrated spots are masked further out
     known = dataclasses.replace(masked.predictor, settings=settings)
     integrated = integrated_spots(reflections, stills_of(experiments))
-    kept, table, failures = bragg_rows(experiments, reflections, "predicted", known, GOOD, 1)
+    kept, table, failures, _ = bragg_rows(experiments, reflections, "predicted", known, GOOD, 1)
     assert kept == experiments and not failures
     table.assert_experiment_identifiers_are_consistent(kept)
     for still in stills_of(experiments):
@@ -58,7 +58,10 @@ def test_rows_are_those_of_each_still_and_of_its_other_spots(pair, masked):
     # Spots to low resolution are predicted alone: the others are found on the images
     few = predictor(d_min=8.0)
     table = bragg_rows(experiments, reflections, "predicted", few, GOOD, 1)[1]
+    counts = bragg_rows(experiments, reflections, "predicted", few, GOOD, 1)[3]
     other = table.select(table.get_flags(table.flags.strong))
+    assert sum(count.found for count in counts.values()) == len(other)
+    assert list(counts) == [still.path for still in stills_of(experiments)]
     assert set(other["id"]) == {0, 1, 2, 3}
     assert set(other["miller_index"]) == {(0, 0, 0)}
     # but not where all pixels are bad
@@ -79,7 +82,7 @@ def test_stills_that_can_not_be_masked(pair, monkeypatch):
     monkeypatch.setattr(SpotPredictor, "predict", some)
     unknown = {1}
     known = predictor(other_spots=False)
-    kept, table, failures = bragg_rows(experiments, reflections, "predicted", known, GOOD, 1)
+    kept, table, failures, _ = bragg_rows(experiments, reflections, "predicted", known, GOOD, 1)
     assert failures == {names[1]: "unknown size"}
     assert [experiment.identifier for experiment in kept] == [names[0], names[2], names[3]]
     assert set(table["id"]) == {0, 1, 2}
@@ -95,14 +98,14 @@ def test_an_image_that_can_not_be_read_keeps_its_still(pair, tmp_path, monkeypat
         raise ValueError("truncated")
 
     monkeypatch.setattr(other_spots, "read_raw", unreadable)
-    kept, table, failures = bragg_rows(*pair, "predicted", predictor(), GOOD, 1)
+    kept, table, failures, _ = bragg_rows(*pair, "predicted", predictor(), GOOD, 1)
     assert len(kept) == 4 and set(table["id"]) == {0, 1, 2, 3}
     assert failures == {still.path: "truncated" for still in stills_of(pair[0])}
 
 
 def test_no_spots_and_shoeboxes(pair):
     experiments, reflections = pair
-    kept, table, failures = bragg_rows(experiments, reflections, "none", None, GOOD, 1)
+    kept, table, failures, _ = bragg_rows(experiments, reflections, "none", None, GOOD, 1)
     assert (len(table), failures) == (0, {})
     table.assert_experiment_identifiers_are_consistent(kept)
     with pytest.raises(ValueError, match="needs a .refl file with shoeboxes"):

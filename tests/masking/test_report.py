@@ -9,6 +9,7 @@ import pytest
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.masking import report
 from dials_diffuse.masking.bright.check import BrightGroups
+from dials_diffuse.masking.bright.features import RegionCounts
 from dials_diffuse.masking.bright.rings import N_RINGS
 from dials_diffuse.masking.image_check import MANY_PANELS, ImageCheck
 from dials_diffuse.report.html import plots_of
@@ -50,6 +51,14 @@ def test_images_in_a_row_each():
     assert report.checks_table([check])[1] == ["image.cbf", "12.3", 7, 5, 1, "35.5", "10.5"]
 
 
+def test_bright_groups_of_the_images_with_most():
+    counts = {f"/data/{n}.cbf": RegionCounts(n, n // 2, 0) for n in range(report.MANY_IMAGES + 2)}
+    _, *rows, total = report.bright_table(counts)
+    assert [row[0] for row in rows] == [f"{n}.cbf" for n in range(2, report.MANY_IMAGES + 2)]
+    assert rows[1] == ["3.cbf", 3, 1, "33.3", 2, 0]
+    assert total == ["all 22", 231, 110, "47.6", 121, 0]
+
+
 def test_numbers(masked):
     numbers = report.numbers(masked)
     json.dumps(numbers)
@@ -58,6 +67,7 @@ def test_numbers(masked):
     border = 150**2 - 144**2
     assert numbers["pixels_removed"][0][:3] == ["panel", "detector and lookup mask", "parameters"]
     assert numbers["pixels_removed"][1][2] == border
+    assert len(numbers["bright_groups"]) == 4
     assert len(numbers["images"]) == 3 and numbers["models"] == {}
     assert numbers["spot_size"] == masked.size_fit.table()
 
@@ -68,11 +78,12 @@ def test_sections(masked):
         "Images",
         "Pixels removed from every image",
         "Size of Bragg spots",
+        "Bright groups that no lattice explains",
         "Images with their masks",
         "Mean image",
     ]
-    assert len(sections[3].images) == 2
-    for picture in (*sections[3].images.values(), *sections[4].images.values()):
+    assert len(sections[4].images) == 2
+    for picture in (*sections[4].images.values(), *sections[5].images.values()):
         assert picture.startswith(b"\x89PNG")
     plots = plots_of(sections)
     size, profile = (plots[name]["data"] for name in ("spot_size", "radial_profile"))
@@ -84,7 +95,12 @@ def test_sections(masked):
 
 def test_sections_of_what_is_there_only(masked):
     bare = dataclasses.replace(
-        masked, survey=None, size_fit=None, checks=[], failures={"image.cbf": "truncated"}
+        masked,
+        survey=None,
+        size_fit=None,
+        bright={},
+        checks=[],
+        failures={"image.cbf": "truncated"},
     )
     sections = report.sections(bare)
     assert [section.title for section in sections] == [
@@ -93,7 +109,7 @@ def test_sections_of_what_is_there_only(masked):
         "Images and stills that are not used",
     ]
     assert sections[2].tables[0][1] == ["image.cbf", "truncated"]
-    assert {"spot_size", "images"}.isdisjoint(report.numbers(bare))
+    assert {"spot_size", "images", "bright_groups"}.isdisjoint(report.numbers(bare))
 
 
 def test_the_log_has_the_tables(masked, caplog):

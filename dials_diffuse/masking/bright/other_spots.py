@@ -17,12 +17,14 @@ diffuse scattering, so that masking by them does not bias the mean.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numba
 import numpy as np
 
 from dials_diffuse.adapters.images import check_shape, read_raw, trusted_bounds
 from dials_diffuse.adapters.stills import Still
+from dials_diffuse.masking.bright.features import CrystalFeatures, RegionCounts
 from dials_diffuse.masking.bright.groups import (
     ENOUGH,
     PanelPixels,
@@ -93,7 +95,7 @@ def _grow_region(pixels, ring, edge, x, y, done):
     """Bounding box of the groups around (x, y) that are above the edge; marks them in done.
 
     Returns:
-        fast first, last + 1, slow first, last + 1
+        (fast first, last + 1, slow first, last + 1), list of (x, y) of the groups
     """
     n_slow, n_fast = ring.shape
     done[y, x] = True
@@ -110,7 +112,7 @@ def _grow_region(pixels, ring, edge, x, y, done):
                 if number >= ENOUGH and mean > edge[ring[j, i]]:
                     done[j, i] = True
                     queue.append((i, j))
-    return x0, x1 + 1, y0, y1 + 1
+    return (x0, x1 + 1, y0, y1 + 1), queue
 
 
 @numba.njit(cache=True)
@@ -123,7 +125,7 @@ def _compare(row, ring, quick, above):
 
 @numba.njit(cache=True)
 def _find_regions(raw, blocked, bounds, ring, seed, quick, edge):
-    """Bounding boxes of the centres of groups in bright regions, see _grow_region.
+    """Bounding boxes of the centres of groups in bright regions, and these groups; see _grow_region.
 
     Args:
         raw, blocked, bounds: see PanelPixels
@@ -138,7 +140,7 @@ def _find_regions(raw, blocked, bounds, ring, seed, quick, edge):
     done = np.zeros((n_slow, n_fast), np.bool_)
     above = np.zeros((n_fast + 7) // 8 * 8, np.bool_)
     eight = above.view(np.uint64)
-    boxes = []
+    boxes, groups = [], []
     for y in range(n_slow):
         sum_groups(pixels, y, row)
         _compare(row, ring[y], quick, above)
@@ -151,13 +153,29 @@ def _find_regions(raw, blocked, bounds, ring, seed, quick, edge):
                     continue
                 mean, _ = group_mean(pixels, x, y)
                 if mean > seed[ring[y, x]] and _stands_out(pixels, x, y, mean / CONTRAST):
-                    boxes.append(_grow_region(pixels, ring, edge, x, y, done))
-    return boxes
+                    box, members = _grow_region(pixels, ring, edge, x, y, done)
+                    for a, b in members:
+                        groups.append((len(boxes), a, b))
+                    boxes.append(box)
+    return boxes, groups
+
+
+class BrightRegions(NamedTuple):
+    """Bright regions of a panel.
+
+    Attributes:
+        boxes: (N, 4) int64, a box for each region around the central pixels of its groups: first and
+            last + 1 along fast, first and last + 1 along slow. The groups reach one pixel further
+        groups: (M, 3) int64: number of the region, fast, slow of the central pixel of each group
+    """
+
+    boxes: np.ndarray
+    groups: np.ndarray
 
 
 def bright_regions(
     raw, blocked, rings: PanelRings, low: float, high: float, gain: float = 1.0
-) -> np.ndarray:
+) -> BrightRegions:
     """Find regions of one panel that are far brighter than their surroundings.
 
     A group is 3 x 3 pixels, at least five of them usable. The module's docstring says which groups are
@@ -169,10 +187,6 @@ def bright_regions(
         rings: resolution rings of the panel
         low, high: trusted range in ADU, both inclusive; pixels beyond it are not used
         gain: ADU of a photon
-
-    Returns:
-        (N, 4) int64, a box for each region around the central pixels of its groups: first and last + 1
-        along fast, first and last + 1 along slow. The groups reach one pixel further
     """
     bounds = np.array([low, high])
     if np.issubdtype(raw.dtype, np.integer):
@@ -185,8 +199,23 @@ def bright_regions(
     sigma = np.maximum(sigma, np.sqrt(np.maximum(mean, 1e-3 * gain) * gain / 9))
     seed = mean + np.maximum(BRIGHT * sigma, CHANCE * sigma + SKEWNESS * gain)
     quick = np.minimum(seed * (1 - ROUNDING), seed * (1 + ROUNDING)).astype(np.float32)
-    boxes = _find_regions(*pixels, seed, quick, mean + EDGE * sigma)
-    return np.array(boxes, dtype=np.int64).reshape(-1, 4)
+    boxes, groups = _find_regions(*pixels, seed, quick, mean + EDGE * sigma)
+    return BrightRegions(
+        np.array(boxes, dtype=np.int64).reshape(-1, 4),
+        np.array(groups, dtype=np.int64).reshape(-1, 3),
+    )
+
+
+class OthersOfImage(NamedTuple):
+    """What is bright in an image besides the spots of its lattices.
+
+    Attributes:
+        rows: ellipses around the regions that are masked, Miller index 0
+        counts: numbers of regions
+    """
+
+    rows: SpotRows
+    counts: RegionCounts
 
 
 class OtherSpots:
@@ -195,31 +224,29 @@ class OtherSpots:
     Args:
         good: pixels good in every image, a (n_slow, n_fast) bool array a panel
         padding: pixels added to the semi-axes of regions
+        features: tells which regions are the crystal's; None: none is
     """
 
-    def __init__(self, good: Sequence[np.ndarray], padding: float):
+    def __init__(
+        self, good: Sequence[np.ndarray], padding: float, features: CrystalFeatures | None = None
+    ):
         self._panels = FlatPanels([mask.shape for mask in good])
         self._bad = np.concatenate([~mask.ravel() for mask in good])
-        self._padding = padding
+        self._padding, self._features = padding, features
         self._rings = RingCache(SAMPLES)
 
-    def find(self, lattices: Sequence[Still], rows: Iterable[SpotRows]) -> SpotRows:
+    def find(self, lattices: Sequence[Still], rows: Iterable[SpotRows]) -> OthersOfImage:
         """Read an image and find what is bright besides the spots of its lattices.
 
         Args:
             lattices: the stills on the image
             rows: their predicted spots
 
-        Returns:
-            ellipses around bright regions, Miller index 0
-
         Raises:
             ValueError: the image can't be read.
         """
-        still = lattices[0]
-        raw = read_raw(still.imageset, still.image_index)
-        check_shape(raw, still)
-        return self.find_in(raw, still, self.painted(rows))
+        raw = read_image(lattices[0])
+        return self.find_in(raw, lattices, self.painted(rows))
 
     def painted(self, rows: Iterable[SpotRows], flat: np.ndarray | None = None) -> np.ndarray:
         """The pixels under rows, a flat mask; see FlatPanels.paint."""
@@ -229,31 +256,64 @@ class OtherSpots:
         """A flat mask as an (n_slow, n_fast) array a panel."""
         return self._panels.split(flat)
 
-    def find_in(self, raw: Sequence[np.ndarray], still: Still, known: np.ndarray) -> SpotRows:
-        """Find what is bright in an image besides pixels that are known.
+    def blocked(self, known: np.ndarray) -> list[np.ndarray]:
+        """Pixels that are not looked at: bad or under known spots, an (n_slow, n_fast) array a panel."""
+        return self._panels.split(self._bad | known)
+
+    def regions_in(self, raw, still: Still, blocked) -> list[BrightRegions]:
+        """The bright regions of each panel.
 
         Args:
             raw: an (n_slow, n_fast) array a panel
             still: one of those on the image
-            known: pixels under spots, see painted
-
-        Returns:
-            ellipses around bright regions, Miller index 0
+            blocked: see above
         """
-        blocked = self._panels.split(self._bad | known)
         rings = self._rings.get(still.detector, still.beam)
-        rows = []
-        for number, panel in enumerate(still.detector):
-            boxes = bright_regions(
+        return [
+            bright_regions(
                 raw[number],
                 blocked[number],
                 rings[number],
                 *trusted_bounds(panel),
                 panel.get_gain() or 1.0,
             )
-            if len(boxes):
-                rows.append(rows_around(boxes, number, self._padding))
-        return SpotRows.joined(rows)
+            for number, panel in enumerate(still.detector)
+        ]
+
+    def find_in(
+        self, raw: Sequence[np.ndarray], lattices: Sequence[Still], known: np.ndarray
+    ) -> OthersOfImage:
+        """Find what is bright in an image besides pixels that are known.
+
+        Args:
+            raw: an (n_slow, n_fast) array a panel
+            lattices: the stills on the image
+            known: pixels under spots, see painted
+        """
+        rows, counts = [], RegionCounts()
+        found = self.regions_in(raw, lattices[0], self.blocked(known))
+        for number, (boxes, groups) in enumerate(found):
+            if not len(boxes):
+                continue
+            kept = np.zeros(len(boxes), bool)
+            near = kept
+            if self._features is not None:
+                kept, near = self._features.judge(lattices, number, groups, len(boxes))
+            counts += RegionCounts(len(boxes), int(kept.sum()), int((near & ~kept).sum()))
+            if not kept.all():
+                rows.append(rows_around(boxes[~kept], number, self._padding))
+        return OthersOfImage(SpotRows.joined(rows), counts)
+
+
+def read_image(still: Still) -> list[np.ndarray]:
+    """The pixels of a still's image, an (n_slow, n_fast) array a panel.
+
+    Raises:
+        ValueError: it can't be read, or has other panels than the detector.
+    """
+    raw = read_raw(still.imageset, still.image_index)
+    check_shape(raw, still)
+    return raw
 
 
 def rows_around(boxes: np.ndarray, panel: int, padding: float) -> SpotRows:

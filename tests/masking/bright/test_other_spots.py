@@ -93,7 +93,7 @@ def test_regions_are_those_of_whole_images(kind, low, high, seed):
     pixels, blocked, ring = image(kind, seed)
     rings = PanelRings(ring, np.arange(ring.size, dtype=np.int32))
     expected = whole_image(pixels, blocked, ring, low, high, 1.0)
-    found = sorted(map(tuple, bright_regions(pixels, blocked, rings, low, high).tolist()))
+    found = sorted(map(tuple, bright_regions(pixels, blocked, rings, low, high).boxes.tolist()))
     assert len(expected) > 8
     assert found == expected
 
@@ -106,9 +106,9 @@ def test_a_halo_that_does_not_stand_out_is_left():
     ring = np.zeros(pixels.shape, dtype=np.int16)
     rings = PanelRings(ring, np.arange(ring.size, dtype=np.int32))
     blocked = np.zeros(pixels.shape, dtype=bool)
-    assert len(bright_regions(pixels, blocked, rings, 0, 10**6)) == 0
+    assert len(bright_regions(pixels, blocked, rings, 0, 10**6).boxes) == 0
     pixels[30:33, 30:33] += 60
-    assert len(bright_regions(pixels, blocked, rings, 0, 10**6)) == 1
+    assert len(bright_regions(pixels, blocked, rings, 0, 10**6).boxes) == 1
 
 
 def test_a_group_between_runs_of_pixels():
@@ -124,7 +124,7 @@ def test_a_group_between_runs_of_pixels():
     rings = PanelRings(ring, np.arange(ring.size, dtype=np.int32))
     expected = whole_image(pixels, blocked, ring, 0, 10**6, 1.0)
     assert [box[0] for box in expected] == [32]
-    assert bright_regions(pixels, blocked, rings, 0, 10**6).tolist() == [list(expected[0])]
+    assert bright_regions(pixels, blocked, rings, 0, 10**6).boxes.tolist() == [list(expected[0])]
 
 
 def test_panels_that_are_narrower_than_a_run():
@@ -132,5 +132,5 @@ def test_panels_that_are_narrower_than_a_run():
     rings = PanelRings(
         np.zeros(pixels.shape, dtype=np.int16), np.arange(pixels.size, dtype=np.int32)
     )
-    assert len(bright_regions(pixels, np.zeros(pixels.shape, dtype=bool), rings, 0, 100)) == 0
-    assert len(bright_regions(pixels, np.ones(pixels.shape, dtype=bool), rings, 0, 100)) == 0
+    assert len(bright_regions(pixels, np.zeros(pixels.shape, dtype=bool), rings, 0, 100).boxes) == 0
+    assert len(bright_regions(pixels, np.ones(pixels.shape, dtype=bool), rings, 0, 100).boxes) == 0

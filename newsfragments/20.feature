@@ -1,0 +1,1 @@
+Sharp features of the crystal (satellites, rods, streaks) are kept by ``dials.diffuse_mask``: a bright group that no lattice explains is masked only if it does not follow h on the surveyed stills. Log, report and ``output.json`` count what was kept.
