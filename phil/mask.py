@@ -92,7 +92,8 @@ dynamic
     .help = "Find hot, cold, negative, overloaded and stuck pixels. Needs 3 images."
   shadow = True
     .type = bool
-    .help = "Find the beam stop and other shadows on the mean image."
+    .help = "Find the beam stop, its arm and other shadows on the mean image. Dark layers of the"
+            "crystal, which follow h, are kept."
   n_images = 30
     .type = int(value_min=1)
     .help = "Number of images to survey, evenly spread over all images. The size of the spots is"

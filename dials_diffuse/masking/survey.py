@@ -94,6 +94,9 @@ def _add_pixels(panel, bragg, near, sums):
             if bragg[y, x]:
                 continue
             r = panel.ring[y, x]
+            # A ring without samples: there is nothing to compare with
+            if not square[r] < np.inf:
+                continue
             sums.valid[y, x] += 1
             sums.total[y, x] += value
             sums.expected[y, x] += panel.mean[r]

@@ -28,7 +28,7 @@ from dials_diffuse.masking.residual import choose_residual
 from dials_diffuse.masking.result import MaskResult
 from dials_diffuse.masking.spot_predictor import BraggMaskSettings, SpotPredictor, log_size
 from dials_diffuse.masking.spots.size import fit_spot_size
-from dials_diffuse.masking.survey import run_survey
+from dials_diffuse.masking.survey import run_survey, spread_subset
 from dials_diffuse.masking.survey_file import BatchMasks, MaskSurvey, mask_batch
 from dials_diffuse.report.html import write_outputs
 
@@ -150,7 +150,8 @@ def make_masks(experiments, reflections, params) -> MaskResult:
         failures.update(survey.failures)
         fit = fit_spot_size(survey.spots)
         detector, beam = stills[0].detector, stills[0].beam
-        causes.update(dynamic_causes(survey.pixels, good, detector, beam, dynamic))
+        surveyed = [group[0] for group in spread_subset(groups, dynamic.n_images)]
+        causes.update(dynamic_causes(survey.pixels, good, detector, beam, dynamic, surveyed))
         good = remaining(causes)
 
     if settings.predicts:

@@ -161,6 +161,29 @@ class Rods:
         return 1 + self.height * np.exp(-0.5 * sum(axes))
 
 
+@dataclass(frozen=True)
+class Layers:
+    """Bright layers at whole indices along an axis, and dark ones between.
+
+    Attributes:
+        axis: 0, 1 or 2
+        width: half of a bright layer's width, as part of the distance of layers
+        ratio: bright over dark
+        beats: the strength of the layers goes up and down with their number
+    """
+
+    axis: int = 2
+    width: float = 0.25
+    ratio: float = 8.0
+    beats: bool = False
+
+    def __call__(self, h: np.ndarray) -> np.ndarray:
+        along = h[..., self.axis]
+        inside = np.abs(along - np.rint(along)) < self.width
+        value = np.where(inside, self.ratio, 1.0)
+        return value * (1 + 0.8 * np.cos(1.3 * np.rint(along))) if self.beats else value
+
+
 def salt(spots_an_image: int, height: float, seed: int = 11):
     """Spots of 3 x 3 pixels at other places on every still, for `decorate`.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 
+from dials_diffuse.adapters.stills import Still
 from dials_diffuse.masking.pixels import static
 from dials_diffuse.masking.pixels.dynamic import MIN_IMAGES, judge_pixels
 from dials_diffuse.masking.pixels.shadow import find_shadows
@@ -36,7 +38,9 @@ def static_causes(imagesets, params) -> tuple[Causes, bool]:
     return {cause: [~mask for mask in masks] for cause, masks in good.items()}, differ
 
 
-def dynamic_causes(sums: PixelSums, good, detector, beam, params) -> Causes:
+def dynamic_causes(
+    sums: PixelSums, good, detector, beam, params, stills: Sequence[Still] = ()
+) -> Causes:
     """The faulty and the shadowed pixels, judged from sums over images.
 
     Args:
@@ -44,6 +48,7 @@ def dynamic_causes(sums: PixelSums, good, detector, beam, params) -> Causes:
         good: pixels that no other cause removes, a (n_slow, n_fast) bool array a panel
         detector, beam: dxtbx models
         params: extract of the scope dynamic of dials_diffuse.phil.mask
+        stills: that were surveyed
     """
     causes: Causes = {}
     if params.enable:
@@ -57,7 +62,7 @@ def dynamic_causes(sums: PixelSums, good, detector, beam, params) -> Causes:
     if params.shadow:
         bad = {"known": [~mask for mask in good], **causes}
         clear = [~np.any(masks, axis=0) for masks in zip(*bad.values())]
-        causes["shadow"] = find_shadows(sums, clear, detector, beam)
+        causes["shadow"] = find_shadows(sums, clear, detector, beam, stills)
     return causes
 
 

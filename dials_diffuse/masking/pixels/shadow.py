@@ -1,16 +1,28 @@
 """Find the beam stop and shadows on the mean image.
 
 A shadow is a region, many pixels wide, that is much darker than the rest of its resolution ring. The
-beam stop darkens whole rings around the beam. It is found by its edge, a step in the radial profile
-that is steeper than scattering can be.
+beam stop darkens whole rings around the beam (see beam_stop). What is dark because of the h that it
+sees (see layers) is the crystal's, and no shadow.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import binary_dilation, label, uniform_filter
+
+from dials_diffuse.adapters.stills import Still
+from dials_diffuse.masking.pixels.beam_stop import (
+    STEP_PIXELS,
+    Disc,
+    arm_from,
+    beam_stop_edge,
+    disc_around,
+)
+from dials_diffuse.masking.pixels.layers import crystal_darkness
 
 logger = logging.getLogger("dials.diffuse.masking.shadow")
 
@@ -22,15 +34,10 @@ BLACK = 0.1
 # diffuse scattering may be as dark
 DIM = 0.5
 PENUMBRA = 2
-# The profile rises by this factor at least within STEP_PIXELS at the edge of a beam stop, and faster
-# than this power of the radius: diffuse scattering begins with q^2
-STEP = 2.5
-POWER = 4
-# An edge is certain only where so many counts would be expected inside without one
-LEAST_COUNTS = 9
-STEP_PIXELS = 6
 SMOOTH = 3
 GROW = 1
+# The bright or dim rim of a beam stop, pixels
+RIM = 2
 MIN_PIXELS = 60
 
 
@@ -58,54 +65,122 @@ def pixel_radius(detector, beam) -> list[np.ndarray]:
     return [radius * np.float32(per_radian) for radius in radii]
 
 
-def find_shadows(sums, good, detector, beam) -> list[np.ndarray]:
+class MeanImage(NamedTuple):
+    """A panel of the mean image, (n_slow, n_fast) arrays.
+
+    Attributes:
+        value: smoothed over SMOOTH pixels, ADU; nan where spots hide it most of the time
+        error: its standard deviation
+        radius: distance from the beam, whole pixels
+        good: pixels that are used
+    """
+
+    value: np.ndarray
+    error: np.ndarray
+    radius: np.ndarray
+    good: np.ndarray
+
+
+def _mean_images(sums, good, detector, beam) -> list[MeanImage]:
+    """The mean image of the panels; arguments as of find_shadows."""
+    panels = []
+    radii = pixel_radius(detector, beam)
+    columns = sums.valid, sums.total, sums.variance, good, radii
+    for valid, total, variance, mask, radius in zip(*columns):
+        # One pixel without a finite variance would spread over its lines
+        use = mask & (valid > 0) & np.isfinite(variance)
+        weight = uniform_filter(np.where(use, valid, 0).astype(np.float32), SMOOTH, mode="constant")
+        mean = uniform_filter(np.where(use, total, 0), SMOOTH, mode="constant")
+        spread = uniform_filter(np.where(use, variance, 0), SMOOTH, mode="constant")
+        # Pixels that spots hide most of the time are not judged
+        some = weight > 0.3 * sums.images
+        weight = np.maximum(weight, 1e-6)
+        value = np.where(some, mean / weight, np.nan)
+        error = np.sqrt(np.maximum(spread, 0)) / weight / SMOOTH
+        panels.append(MeanImage(value, error, np.minimum(radius, 20000).astype(np.int32), mask))
+    return panels
+
+
+def find_shadows(sums, good, detector, beam, stills: Sequence[Still] = ()) -> list[np.ndarray]:
     """Shadowed pixels.
 
     Args:
         sums: PixelSums of a survey
         good: pixels that are used, a (n_slow, n_fast) bool array a panel
         detector, beam: dxtbx models
+        stills: that were surveyed, to know what h pixels see; without them all that is dark is shadow
 
     Returns:
         a (n_slow, n_fast) bool array a panel, True = in a shadow
     """
-    radii = [np.minimum(r, 20000).astype(np.int32) for r in pixel_radius(detector, beam)]
-    smooth, noise = [], []
-    for valid, total, variance, mask in zip(sums.valid, sums.total, sums.variance, good):
-        use = mask & (valid > 0)
-        weight = uniform_filter(np.where(use, valid, 0).astype(np.float32), SMOOTH, mode="constant")
-        mean = uniform_filter(np.where(use, total, 0), SMOOTH, mode="constant")
-        spread = uniform_filter(np.where(use, variance, 0), SMOOTH, mode="constant")
-        # Pixels that spots hide most of the time are not judged
-        some = weight > 0.3 * sums.images
-        smooth.append(np.where(some, mean / np.maximum(weight, 1e-6), np.nan))
-        noise.append(np.sqrt(np.maximum(spread, 0)) / np.maximum(weight, 1e-6) / SMOOTH)
-    level = _ring_level(smooth, radii, good)
+    panels = _mean_images(sums, good, detector, beam)
+    level = _ring_level(panels)
     edge = beam_stop_edge(level, SMOOTH**2 * sums.images)
     reference = level.copy()
+    inside = 0
     if edge is not None:
-        reference[: edge + STEP_PIXELS] = np.nanmax(level[edge : edge + 2 * STEP_PIXELS])
+        inside = edge + STEP_PIXELS
+        reference[:inside] = np.nanmax(level[edge : edge + 2 * STEP_PIXELS])
         logger.info("Edge of the beam stop %d pixels from the beam", edge)
-    shadows = []
-    inside = 0 if edge is None else edge + STEP_PIXELS
-    for value, error, radius, mask in zip(smooth, noise, radii, good):
-        expected = reference[radius]
-        dark = mask & (value < DARK * expected) & (expected - value > 6 * error)
-        dim = mask & (value < DIM * expected) & (expected - value > 6 * error)
-        black = dark & (value < BLACK * expected)
-        shadows.append(_large_regions(dark, black | (dark & (radius < inside)), dim, mask))
+    expected = [reference[panel.radius] for panel in panels]
+    shadows = [_dark_regions(*pair, inside) for pair in zip(panels, expected)]
+    values = [panel.value for panel in panels]
+    outside = any((s & (p.radius >= inside)).any() for s, p in zip(shadows, panels))
+    if stills and (outside or edge is not None):
+        # What lies beside the beam stop might be the crystal's
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = [
+                np.where(panel.good, panel.value / e, np.nan) for panel, e in zip(panels, expected)
+            ]
+        darkness = crystal_darkness(stills, ratios)
+        values = [np.minimum(p.value / dark, level[p.radius]) for p, dark in zip(panels, darkness)]
+        expected = [e * dark for e, dark in zip(expected, darkness)]
+        shadows = [_dark_regions(*pair, inside) for pair in zip(panels, expected)]
+    if edge is None:
+        return shadows
+    stops = [disc_around(v, panel.radius, edge, level) for v, panel in zip(values, panels)]
+    for number, (panel, stop) in enumerate(zip(panels, stops)):
+        if stop is not None:
+            shadows[number] |= _beam_stop(panel, expected[number], stop)
     return shadows
 
 
-def _ring_level(smooth, radii, good) -> np.ndarray:
+def _dark_regions(panel: MeanImage, expected: np.ndarray, inside: int) -> np.ndarray:
+    """Regions darker than expected, (n_slow, n_fast) bool; those within `inside` pixels of the beam need
+    not be black."""
+    value, mask = panel.value, panel.good
+    certain = mask & (expected - value > 6 * panel.error)
+    dark, dim = certain & (value < DARK * expected), certain & (value < DIM * expected)
+    black = dark & (value < BLACK * expected)
+    return _large_regions(dark, black | (dark & (panel.radius < inside)), dim, mask)
+
+
+def _beam_stop(panel: MeanImage, expected: np.ndarray, stop: Disc) -> np.ndarray:
+    """The disc of a beam stop with its rim, and its arm, (n_slow, n_fast) bool."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.where(panel.good, panel.value / expected, np.nan)
+        error = panel.error / expected
+    shadow = arm_from(ratio, error, panel.good, stop)
+    number = int(shadow.sum())
+    logger.info(
+        "Disc of the beam stop: %.0f pixels around (%.0f, %.0f); its arm: %d pixels",
+        stop.radius,
+        stop.x,
+        stop.y,
+        number,
+    )
+    return (shadow | (stop.distance(shadow.shape) < stop.radius + RIM)) & panel.good
+
+
+def _ring_level(panels: Sequence[MeanImage]) -> np.ndarray:
     """75th percentile of the smoothed mean image in rings one pixel wide; nan where empty."""
-    values = np.concatenate([s[g] for s, g in zip(smooth, good)])
-    radius = np.concatenate([r[g] for r, g in zip(radii, good)])
+    values = np.concatenate([panel.value[panel.good] for panel in panels])
+    radius = np.concatenate([panel.radius[panel.good] for panel in panels])
     known = np.isfinite(values)
     values, radius = values[known], radius[known]
     order = np.argsort(radius, kind="stable")
     values, radius = values[order], radius[order]
-    last = max((int(r.max()) for r in radii), default=0)
+    last = max((int(panel.radius.max()) for panel in panels), default=0)
     edges = np.searchsorted(radius, np.arange(last + 2))
     level = np.full(last + 1, np.nan)
     for r in range(last + 1):
@@ -113,35 +188,6 @@ def _ring_level(smooth, radii, good) -> np.ndarray:
         if len(ring):
             level[r] = np.percentile(ring, 75)
     return level
-
-
-def beam_stop_edge(level: np.ndarray, pixels: int) -> int | None:
-    """Where the radial profile (a value a pixel of radius) steps up out of a beam stop, pixels.
-
-    None without a step of STEP within STEP_PIXELS in the inner third whose inside stays dark,
-    or if it is nowhere steeper than r^POWER or could be chance.
-
-    Args:
-        level: (R,) ADU a pixel
-        pixels: of which each value of a ring is the mean
-    """
-    inner = level[: len(level) // 3]
-    if len(inner) < 3 * STEP_PIXELS:
-        return None
-    filled = np.where(np.isfinite(inner), inner, 0.0)
-    floor = 1e-3 * np.nanmax(filled) + 1e-6
-    half = STEP_PIXELS // 2
-    ratio = (filled[2 * half :] + floor) / (filled[: -2 * half] + floor)
-    best, certain = None, False
-    for start in np.argsort(ratio)[::-1][:20]:
-        outside = filled[start + 2 * half : start + 4 * half].max(initial=0.0)
-        inside = np.nanmax(inner[: start + 1], initial=0.0)
-        power_law = ((start + 2 * half + 0.5) / (start + 0.5)) ** POWER
-        expected = filled[start + 2 * half] / power_law * pixels
-        if ratio[start] >= STEP and inside < DARK * outside:
-            best = int(start) + half if best is None else max(best, int(start) + half)
-            certain |= ratio[start] >= power_law and expected >= LEAST_COUNTS
-    return best if certain else None
 
 
 def _large_regions(dark, seed, dim, good) -> np.ndarray:

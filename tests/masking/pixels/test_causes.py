@@ -71,7 +71,7 @@ def test_faulty_pixels_are_no_part_of_the_search_for_shadows(imageset, monkeypat
     hot[7, 7] = dark[20:25, 20:25] = True
     searched = []
 
-    def find_shadows(sums, good, detector, beam):
+    def find_shadows(sums, good, detector, beam, stills):
         searched.append(good[0])
         return [dark]
 
