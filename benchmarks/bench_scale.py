@@ -22,16 +22,19 @@ import time
 import numpy as np
 
 import dials.algorithms.scaling.model.model  # noqa: F401
+from dials.array_family import flex
 
 from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.grid.expand import unpack_voxels
+from dials_diffuse.model.components import N_RADIAL, Sensitivity
 from dials_diffuse.scaling import scale as scale_module
 from dials_diffuse.scaling.merging.merge import Merger
+from dials_diffuse.scaling.observations.frames import Bins
 from dials_diffuse.scaling.observations.source import ObservationSource
 from dials_diffuse.scaling.refinement import fit as fit_module
-from dials_diffuse.scaling.refinement import refinery as refinery_module
-from dials_diffuse.scaling.refinement.scaler import DiffuseScaler
-from dials_diffuse.scaling.refinement.target import DiffuseScalingTarget
+from dials_diffuse.scaling.refinement import selection as selection_module
+from dials_diffuse.scaling.refinement.fit import Fitter
+from dials_diffuse.scaling.refinement.objective import Objective, Preconditioner
 from dials_diffuse.scaling.scale import scale
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "helpers"))
@@ -64,6 +67,11 @@ def timed(owner, name: str, clock: dict) -> None:
     setattr(owner, name, wrapped)
 
 
+def directions(bins: Bins) -> tuple[np.ndarray, np.ndarray]:
+    """x and y of the bins of the flattened table a"""
+    return Sensitivity(flex.double(25, 1.0), bins.extent, (5, 5)).bin_centres()
+
+
 def recovery(numbers: list[int], total: int, seed: int) -> None:
     """Print how well the truth is found again"""
     print(
@@ -89,9 +97,11 @@ def recovery(numbers: list[int], total: int, seed: int) -> None:
             scaled = scale(source, settings)
             seconds = time.process_time() - start
             tables = scaled.merger.tables
-            q = np.linspace(0.12, 0.48, 40)
+            bins = scaled.overview.bins
+            radial = np.flatnonzero(abs(bins.q_of(np.arange(N_RADIAL)) - 0.3) < 0.18)[::10]
+            q = bins.q_of(radial)
             c_true = np.array([truth.c_of(i, q) for i in range(n_stills)])
-            x, y = tables.sensitivity.bin_centres()
+            x, y = directions(bins)
             inside = np.hypot(x, y) < 0.48
             # panels in the corners that hardly anything falls on say nothing
             seen = scaled.statistics.panel_n > 0.2 * np.median(scaled.statistics.panel_n)
@@ -101,8 +111,8 @@ def recovery(numbers: list[int], total: int, seed: int) -> None:
                 correlation(tables.b, truth.b),
                 correlation(tables.d[seen], truth.d[seen]),
                 spread / np.hypot(spread, np.sqrt(np.mean(esds**2))),
-                correlation(tables.a[inside], truth.a_of(x[inside], y[inside])),
-                correlation(tables.c[:, tables.offset.bin_of(q)], c_true),
+                correlation(tables.a[0, inside], truth.a_of(x[inside], y[inside])),
+                correlation(tables.c[:, radial], c_true),
             ]
             shift = perturbed_shift(scaled, settings)
             known = {tuple(v): i for v, i in zip(truth.voxel, truth.intensity)}
@@ -121,9 +131,7 @@ def perturbed_shift(scaled, settings) -> float:
     """Largest difference of b to a fit from other starts, in e.s.d.s"""
     rng = np.random.default_rng(4)
     start = scaled.merger.tables.b * np.exp(rng.uniform(-0.4, 0.4, len(scaled.merger.tables.b)))
-    again = fit_module.fit(
-        scaled.source, scaled.overview, scaled.merger.tables.excluded, settings, start
-    )
+    again = selection_module.fit(scaled.source, scaled.overview, settings, start)
     scales = [m.components["scale"] for m in again.models]
     b = np.array([s.parameters[0] for s in scales])
     esds = np.array([s.parameter_esds[0] for s in scales])
@@ -132,21 +140,12 @@ def perturbed_shift(scaled, settings) -> float:
 
 def merged_with_the_truth(scaled, truth) -> np.ndarray:
     """The map from the true factors and offsets, outliers as found"""
-    merger = scaled.merger
-
-    class TrueTables:
-        excluded = merger.tables.excluded
-
-        @staticmethod
-        def factors(obs):
-            detector = truth.a_of(obs.x, obs.y) * truth.d[obs.panel]
-            offset = np.empty(len(obs))
-            for still in range(len(truth.b)):
-                mine = obs.still == still
-                offset[mine] = truth.c_of(still, obs.q[mine])
-            return detector * truth.b[obs.still], detector * offset
-
-    merger.tables = TrueTables
+    merger, bins = scaled.merger, scaled.overview.bins
+    q = bins.q_of(np.arange(N_RADIAL))
+    c = np.zeros_like(merger.tables.c)
+    c[:, :N_RADIAL] = [truth.c_of(still, q) for still in range(len(truth.b))]
+    a = truth.a_of(*directions(bins))[None]
+    merger.tables = merger.tables._replace(b=truth.b, c=c, d=truth.d, a=a)
     return merger.merge().intensity
 
 
@@ -173,15 +172,15 @@ def speed(totals: list[float], n_stills: int) -> None:
             del truth
             clock: dict = {}
             watched = [
-                (scale_module, "read_overview"),
-                (fit_module, "collect"),
+                (scale_module, "read_observations"),
+                (scale_module, "fit"),
+                (selection_module, "fit_data"),
                 (fit_module, "refine_cycle"),
-                (DiffuseScalingTarget, "functional_and_gradients"),
-                (refinery_module, "set_units"),
-                (DiffuseScaler, "reject_outliers"),
-                (DiffuseScaler, "update_weights"),
+                (Objective, "evaluate"),
+                (Objective, "product"),
+                (Preconditioner, "__init__"),
+                (Fitter, "weigh_anew"),
                 (Merger, "merge"),
-                (Merger, "reject_outliers"),
                 (scale_module, "statistics"),
             ]
             originals = [(owner, name, getattr(owner, name)) for owner, name in watched]

@@ -92,6 +92,11 @@ stills
     .help = "Exclude stills that clearly do not follow the map of all others (misindexed,"
             "misoriented, another crystal), and those whose b is not above 0 by three sigma. Weak"
             "stills that follow the map are kept."
+  min_b_over_sigma = 3.0
+    .type = float(value_min=0)
+    .help = "Stills whose b is not above 0 by this many standard deviations take no part in the"
+            "map: the map of all others is not seen in them. None: all take part."
+    .expert_level = 1
   min_cc = None
     .type = float(value_min=-1, value_max=1)
     .help = "Exclude stills whose correlation with the map of all others (anisotropic part) is"
@@ -124,12 +129,14 @@ restraints
           "parameters poorly."
   .expert_level = 2
 {
-  scale = 1.0
+  scale = Auto
     .type = float(value_min=1e-6)
-    .help = "Of b, as a fraction of the scale of the still's radial profile."
-  offset = 1.0
+    .help = "Of b, as a fraction of the scale of the still's radial profile. Auto: learnt from the"
+            "stills, by how much the two differ."
+  offset = Auto
     .type = float(value_min=1e-6)
-    .help = "Of c, as a fraction of the still's mean intensity at that |q|."
+    .help = "Of c, as a fraction of the still's mean intensity at that |q|. Auto: learnt from the"
+            "stills, by how much their offsets differ."
   offset_smoothness = 0.3
     .type = float(value_min=1e-6)
     .help = "Of the second differences of c, as a fraction of the same."
@@ -151,19 +158,20 @@ fit
   .help = "Refinement of the scaling model."
   .expert_level = 1
 {
-  engine = *SimpleLBFGS GaussNewton LevMar
+  engine = *GaussNewton SimpleLBFGS
     .type = choice
-    .help = "Minimiser (one of DIALS's refineries). GaussNewton and LevMar are for small"
-            "problems; their standard deviations include all correlations."
+    .help = "Minimiser, run as one of DIALS's refineries. GaussNewton: one step a cycle, by conjugate"
+            "gradients. SimpleLBFGS: DIALS's own, to convergence in each cycle; ten times slower."
     .expert_level = 1
-  n_cycles = 6
+  n_cycles = 12
     .type = int(value_min=1)
     .help = "Largest number of cycles of refinement, each with new weights (expected variances) and"
             "outliers from the result of the one before."
     .expert_level = 1
   max_iterations = None
     .type = int(value_min=1)
-    .help = "Largest number of iterations of the minimiser in a cycle. None: until it converges."
+    .help = "Largest number of iterations of the minimiser (of conjugate gradients or L-BFGS) in a"
+            "cycle. None: until it converges."
     .expert_level = 2
   free_percentage = 5.0
     .type = float(value_min=0, value_max=50)
@@ -184,10 +192,11 @@ weighting
   .help = "Weights: one over the variance that is expected from the merged intensity."
   .expert_level = 1
 {
-  prior_strength = 2.0
+  prior_strength = 200.0
     .type = float(value_min=0.01)
-    .help = "The intensity for the weights is drawn towards the mean of its resolution shell as by"
-            "this many photons."
+    .help = "The intensity for the weights is drawn towards those of the six voxels next to it, and these"
+            "towards the mean of the resolution shell, as by this many photons, unless it certainly"
+            "differs from them."
     .expert_level = 2
   readout_noise = 0.0
     .type = float(value_min=0)
@@ -226,8 +235,8 @@ memory
 {
   keep_observations = 15000000
     .type = int(value_min=0)
-    .help = "Number of observations to keep in memory, some 100 bytes each; more are read from the"
-            "files again whenever they are needed."
+    .help = "Number of observations to keep in memory, some 40 bytes each; more are sorted in a"
+            "temporary file in the working folder, of 36 bytes for each observation."
     .expert_level = 2
 }
 seed = 42

@@ -167,7 +167,7 @@ def test_the_table_has_no_arrow_that_runs_up():
         ("io/atomic.py", "from dials_diffuse import masking"),
         ("masking/spots/size.py", "from dials_diffuse.masking.survey import run_survey"),
         ("simulation/forward.py", "from dials_diffuse.geometry.panel import PanelGeometry"),
-        ("scaling/merging/merge.py", "from dials_diffuse.scaling.refinement.fit import fit"),
+        ("scaling/merging/merge.py", "from dials_diffuse.scaling.refinement.selection import fit"),
         ("absolute/workflow.py", "from dials_diffuse.phil.absolute import phil_scope"),
     ],
 )

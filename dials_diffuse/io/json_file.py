@@ -30,6 +30,8 @@ def _finite(value):
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
+        if value and all(type(item) is float for item in value) and np.isfinite(value).all():
+            return value
         return [_finite(item) for item in value]
     if isinstance(value, (float, np.floating)):
         return float(value) if np.isfinite(value) else None

@@ -1,7 +1,7 @@
 """The factors and terms of the diffuse scaling model, as DIALS's scale components.
 
 Each component keeps its parameters and their e.s.d.s as DIALS does (flex.double), so that DIALS
-stores and shows them and its refineries can refine them. Smooth functions are DIALS's Gaussian
+stores and shows them. Smooth functions are DIALS's Gaussian
 smoothers, tabulated: each of millions of observations then costs one look-up.
 
 This module imports nothing beyond DIALS, cctbx and numpy, because DIALS itself loads it.
@@ -28,103 +28,9 @@ from dials.array_family import flex
 N_RADIAL = 512
 N_AZIMUTHAL = 96
 
-NOT_DEFINITE = (
-    "The observations do not determine the scaling model (a normal matrix is not positive definite): "
-    "use fewer components or stronger restraints"
-)
 
-
-class FreeParameters(ScaleComponentBase):
-    """A component whose minimiser sees preconditioned, "free" parameters f.
-
-    The parameters are ``unit * f`` (or ``unit @ f``), plus ``slope @ leader's parameters`` if the
-    component follows another one. With a unit such that the functional rises by about f^2 in all
-    directions (an e.s.d., or the inverse of a Cholesky factor of the normal matrix) L-BFGS
-    converges in tens of steps.
-
-    Attributes:
-        unit: a number or (n, n)
-        slope: (n, parameters of the leader); None for a component that follows none
-    """
-
-    unit: float | np.ndarray = 1.0
-    slope: np.ndarray | None = None
-    _inverse_unit: float | np.ndarray = 1.0
-    _leader: FreeParameters | None = None
-    _free_esds: np.ndarray | None = None
-
-    def set_unit(self, unit: float | np.ndarray, inverse: float | np.ndarray) -> None:
-        """Set the unit, (n, n) or a number, and its inverse."""
-        self.unit, self._inverse_unit = unit, inverse
-
-    def follow(self, leader: FreeParameters | None, slope: np.ndarray | None = None) -> None:
-        """Let the free parameters be what remains after slope @ leader's parameters.
-
-        Where the functional hardly changes if one component grows and another shrinks, the slope
-        of this valley makes the free parameters of the two independent. The parameter manager
-        must set the leader first.
-
-        Args:
-            leader: another component; None to follow none
-            slope: (n, parameters of the leader) derivatives along the valley
-        """
-        self._leader, self.slope = leader, None if leader is None else slope
-
-    def _from_leader(self) -> float | np.ndarray:
-        if self._leader is None or self.slope is None:
-            return 0.0
-        return self.slope @ self._leader.values()
-
-    @property
-    def free_parameters(self):
-        return _as_flex(_times(self._inverse_unit, self.values() - self._from_leader()))
-
-    @free_parameters.setter
-    def free_parameters(self, parameters):
-        if self._leader is None and np.ndim(self.unit) == 0:
-            self._parameters = parameters * self.unit
-            return
-        free = flumpy.to_numpy(parameters)
-        self._parameters = _as_flex(_times(self.unit, free) + self._from_leader())
-
-    @property
-    def free_parameter_esds(self):
-        if not self._parameter_esds:
-            return None
-        if np.ndim(self.unit) == 0 and self._leader is None:
-            return self._parameter_esds / self.unit
-        # by construction of the unit
-        return flex.double(self._n_params, 1.0)
-
-    @free_parameter_esds.setter
-    def free_parameter_esds(self, esds):
-        assert len(esds) == len(self._parameters)
-        self._free_esds = np.array(esds)
-        self._parameter_esds = _as_flex(np.sqrt(self.variances(self._free_esds)))
-
-    def variances(
-        self, free_esds: np.ndarray | None = None, convention: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Variances (n,) of the parameters, from those of independent free parameters.
-
-        Args:
-            free_esds: (n,), by default 1, and 1 for those of the leader too
-            convention: (n, n) projection of shifts on those that keep a convention
-        """
-        esds = np.ones(self._n_params) if free_esds is None else free_esds
-        project = np.eye(self._n_params) if convention is None else convention
-        variances = (project @ np.atleast_2d(self.unit)) ** 2 @ esds**2
-        if self._leader is not None and self.slope is not None:
-            leader_esds = None if free_esds is None else self._leader._free_esds
-            if leader_esds is None:
-                leader_esds = np.ones(self._leader.n_params)
-            jacobian = project @ self.slope @ np.atleast_2d(self._leader.unit)
-            variances = variances + jacobian**2 @ leader_esds**2
-        return variances
-
-    def free_gradient(self, gradient: np.ndarray) -> np.ndarray:
-        """Derivatives by the free parameters (..., n) from those by the parameters (..., n)."""
-        return gradient * self.unit if np.ndim(self.unit) == 0 else gradient @ self.unit
+class Values(ScaleComponentBase):
+    """A component whose parameters are numpy arrays outside of DIALS."""
 
     def values(self) -> np.ndarray:
         """The parameters as numpy array (a copy)."""
@@ -133,53 +39,6 @@ class FreeParameters(ScaleComponentBase):
     def set_values(self, values: np.ndarray | list[float]) -> None:
         """Set all parameters."""
         self.parameters = flex.double(np.asarray(values, dtype=float).tolist())
-
-
-def _as_flex(values: np.ndarray) -> flex.double:
-    # through a name: flumpy shares the memory
-    out = np.require(values, np.float64, ["C", "W", "O"])
-    return flumpy.from_numpy(out)
-
-
-def _times(unit: float | np.ndarray, vector: np.ndarray) -> np.ndarray:
-    return unit * vector if np.ndim(unit) == 0 else np.asarray(unit) @ vector
-
-
-def whitening(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Units U with U^T N U = 1 for normal matrices N, and their inverses.
-
-    From the Cholesky factor L of N = L L^T, computed for all matrices at once, column by column.
-    numpy's own would do in three lines and a similar time, but in other last bits, which L-BFGS turns
-    into other steps: scales of the thaumatin stills of dials_data move by up to 0.5 %.
-
-    Args:
-        normal: (n, n) or (S, n, n)
-
-    Returns:
-        (U, inverse of U), shaped as normal
-
-    Raises:
-        ValueError: a matrix is not positive definite.
-    """
-    if normal.ndim == 2:
-        try:
-            lower = np.linalg.cholesky(normal)
-        except np.linalg.LinAlgError as error:
-            raise ValueError(NOT_DEFINITE) from error
-        return np.linalg.inv(lower).T, lower.T
-    lower, inverse = np.zeros_like(normal), np.zeros_like(normal)
-    for i in range(normal.shape[-1]):
-        done = lower[:, i, :i]
-        pivot = normal[:, i, i] - np.sum(done**2, axis=1)
-        if not np.all(pivot > 0):
-            raise ValueError(NOT_DEFINITE)
-        pivot = np.sqrt(pivot)
-        lower[:, i, i] = pivot
-        rest = np.einsum("skj,sj->sk", lower[:, i + 1 :, :i], done)
-        lower[:, i + 1 :, i] = (normal[:, i + 1 :, i] - rest) / pivot[:, None]
-        inverse[:, i, i] = 1.0 / pivot
-        inverse[:, i, :i] = -np.einsum("sk,skj->sj", done, inverse[:, :i, :i]) / pivot[:, None]
-    return np.swapaxes(inverse, 1, 2), np.swapaxes(lower, 1, 2)
 
 
 def smoother_weights(smoother, parameters: flex.double, *axes: np.ndarray) -> np.ndarray:
@@ -196,11 +55,11 @@ def smoother_weights(smoother, parameters: flex.double, *axes: np.ndarray) -> np
     return dense / flumpy.to_numpy(total)[:, None]
 
 
-class StillScale(FreeParameters, SingleScaleFactor):
+class StillScale(Values, SingleScaleFactor):
     """b, the scale of one still."""
 
 
-class ScaleSeries(FreeParameters):
+class ScaleSeries(Values):
     """b as a smooth function of p_order, where stills follow each other on one crystal.
 
     Args:
@@ -242,13 +101,13 @@ class ScaleSeries(FreeParameters):
         return smoother_weights(self.smoother, self._parameters, self.p_order)
 
 
-class PanelScale(FreeParameters):
+class PanelScale(Values):
     """d, one factor for each panel of the detector, the same for all stills."""
 
     null_parameter_value = 1.0
 
 
-class RadialOffset(FreeParameters):
+class RadialOffset(Values):
     """c(|q|), scattering of one still that is not the crystal's: solvent, loop, air.
 
     Args:
@@ -262,7 +121,6 @@ class RadialOffset(FreeParameters):
         super().__init__(initial_values, parameter_esds)
         self.q_max = float(q_max)
         self.smoother = GaussianSmoother1D((0.0, self.q_max), intervals_of(self.n_params))
-        self.set_unit(np.eye(self.n_params), np.eye(self.n_params))
 
     def bin_of(self, q: np.ndarray) -> np.ndarray:
         """Bins of the table (N,) int16 for |q| (N,)."""
@@ -281,7 +139,7 @@ class RadialOffset(FreeParameters):
         return smoother_weights(self.smoother, self._parameters, self.bin_centres())
 
 
-class Sensitivity(FreeParameters):
+class Sensitivity(Values):
     """a(x, y), a smooth factor over the direction of s1 around the beam, the same for all stills.
 
     Args:

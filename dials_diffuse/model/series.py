@@ -18,10 +18,9 @@ from dials.algorithms.scaling.model.components.smooth_scale_components import (
 from dials.array_family import flex
 
 from dials_diffuse.model.components import (
-    N_AZIMUTHAL,
-    FreeParameters,
     RadialOffset,
     Sensitivity,
+    Values,
     intervals_of,
     smoother_weights,
 )
@@ -31,7 +30,7 @@ MOST_STEPS = 64
 STEPS_PER_INTERVAL = 12
 
 
-class _Series(FreeParameters):
+class _Series(Values):
     """Common part: parameters (n_p, n_params of one still), flattened."""
 
     def _set_p_order(self, p_order: np.ndarray, n_still: int) -> None:
@@ -91,7 +90,6 @@ class OffsetSeries(_Series):
         )
         self.radial = RadialOffset(flex.double(n_radial, 0.0), q_max)
         self.weights = self.weights_at(self.p_order)
-        self.set_unit(np.eye(self.n_params), np.eye(self.n_params))
 
     def _middle(self) -> tuple[float]:
         return (0.5 * self.q_max,)
@@ -117,22 +115,6 @@ class OffsetSeries(_Series):
         """(S, n_radial): parameters of c(|q|) of each still."""
         return self.weights @ self.parameter_rows()
 
-    def gradient(self, per_still: np.ndarray) -> np.ndarray:
-        """Gradient (n_params,) from derivatives by the parameters of each still (S, n_radial)."""
-        return (self.weights.T @ per_still).ravel()
-
-    def normal(self, per_still: np.ndarray) -> np.ndarray:
-        """Normal matrix (n_params, n_params) from those of each still (S, n_radial, n_radial)."""
-        pairs = self.weights[:, :, None] * self.weights[:, None, :]
-        out = np.tensordot(pairs, per_still, axes=(0, 0))  # i, j, q, r
-        return out.transpose(0, 2, 1, 3).reshape(self.n_params, self.n_params)
-
-    def covariances(self) -> np.ndarray:
-        """(S, n_radial, n_radial) of the parameters of each still, for free parameters of variance 1."""
-        unit = np.asarray(self.unit).reshape(self.n_p, -1, self.n_params)
-        per_still = np.tensordot(self.weights, unit, axes=(1, 0))
-        return per_still @ per_still.transpose(0, 2, 1)
-
     def to_dict(self) -> dict:
         """The function as a scaling model stores it, without the p_order of the still."""
         n_radial = self.n_params // self.n_p
@@ -150,64 +132,6 @@ class OffsetSeries(_Series):
         out = cls(flex.double(stored["parameters"]), stored["q_max"], stored["n_radial"], padded)
         out.p_order, out.weights = padded[2:], out.weights[2:]
         return out
-
-
-class OffsetOfStill:
-    """c(|q|) of one still of c(|q|, p_order), as a leader for the still's b to follow."""
-
-    def __init__(self, series: OffsetSeries, still: int):
-        self.series, self.weights = series, series.weights[still]
-
-    def values(self) -> np.ndarray:
-        """(n_radial,)"""
-        return self.weights @ self.series.parameter_rows()
-
-
-class ProductWeights:
-    """Weights (P D, n_p n) that are products of those over steps (P, n_p) and directions (D, n).
-
-    It replaces the array of all products, which would be too large.
-    """
-
-    __array_ufunc__ = None  # numpy leaves array @ weights to __rmatmul__
-
-    def __init__(self, steps: np.ndarray, directions: np.ndarray):
-        self.steps, self.directions = steps, directions
-
-    def __len__(self) -> int:
-        return len(self.steps) * len(self.directions)
-
-    def __matmul__(self, parameters: np.ndarray) -> np.ndarray:
-        rows = parameters.reshape(self.steps.shape[1], -1)
-        return (self.steps @ (rows @ self.directions.T)).ravel()
-
-    def __rmatmul__(self, vector: np.ndarray) -> np.ndarray:
-        table = vector.reshape(len(self.steps), len(self.directions))
-        return ((self.steps.T @ table) @ self.directions).ravel()
-
-    def normal(self, diagonal: np.ndarray) -> np.ndarray:
-        """weights.T @ diag(diagonal) @ weights, (n_p n, n_p n), for diagonal (P D,)."""
-        table = diagonal.reshape(len(self.steps), len(self.directions))
-        n_p, n = self.steps.shape[1], self.directions.shape[1]
-        out = np.zeros((n_p, n, n_p, n))
-        for i in range(n_p):
-            for j in range(i, n_p):
-                pair = self.steps[:, i] * self.steps[:, j]
-                if pair.any():
-                    block = self.directions.T @ ((pair @ table)[:, None] * self.directions)
-                    out[i, :, j] = block
-                    out[j, :, i] = block
-        return out.reshape(n_p * n, n_p * n)
-
-    def sparse_product(self, matrix) -> np.ndarray:
-        """matrix @ weights, (K, n_p n), for a scipy sparse matrix (K, P D)."""
-        columns = matrix.tocsc()
-        d = len(self.directions)
-        per_step = [
-            columns[:, p * d : (p + 1) * d] @ self.directions for p in range(len(self.steps))
-        ]
-        products = np.einsum("pi,pkn->kin", self.steps, np.array(per_step))
-        return products.reshape(matrix.shape[0], -1)
 
 
 class SensitivitySeries(_Series):
@@ -244,15 +168,6 @@ class SensitivitySeries(_Series):
     def _middle(self) -> tuple[float, float]:
         x0, x1, y0, y1 = self.extent
         return 0.5 * (x0 + x1), 0.5 * (y0 + y1)
-
-    def bin_of(self, x: np.ndarray, y: np.ndarray, still: np.ndarray) -> np.ndarray:
-        """Bins of the flattened table (N,) int32 for projected directions and stills (N,)."""
-        step = self.step_of_still[still].astype(np.int32)
-        return step * N_AZIMUTHAL**2 + self.plane.bin_of(x, y)
-
-    def table_weights(self) -> ProductWeights:
-        """Table of values (steps x directions, flattened) = weights @ parameters."""
-        return ProductWeights(self.weights, self.plane.table_weights())
 
     def by_step(self) -> np.ndarray:
         """(P, n_params of one still): parameters of a(x, y) at each step."""

@@ -10,6 +10,7 @@ import numpy as np
 from dials.util import tabulate
 
 from dials_diffuse.grid.expand import unpack_voxels
+from dials_diffuse.model.components import N_RADIAL
 from dials_diffuse.report.html import ReportSection
 from dials_diffuse.report.plotly import axes, line, plot, rounded
 from dials_diffuse.report.sections import section_plots
@@ -40,6 +41,7 @@ SHELL_COLUMNS = {
     "CC1/2": ("cc_half", ".4f"),
     "CC1/2 aniso": ("cc_half_anisotropic", ".4f"),
     "chi2": ("chi2", ".3f"),
+    "Jackknife/sigma": ("jackknife", ".2f"),
 }
 CYCLE_COLUMNS = {
     "Components": ("components", ""),
@@ -95,7 +97,7 @@ def still_table(scaled: Scaled) -> list[list]:
     ]
     result = scaled.statistics
     misoriented = set(result.misoriented().tolist())
-    without_scale = set(scaled.stills_without_scale().tolist())
+    without_scale = set(scaled.weak.tolist())
     n_patches = scaled.fit.bad_patches.sum(axis=1)
     for number, (experiment, model) in enumerate(zip(scaled.source.experiments, scaled.fit.models)):
         if number in scaled.excluded:
@@ -125,6 +127,7 @@ def still_table(scaled: Scaled) -> list[list]:
 def panel_table(scaled: Scaled) -> list[list]:
     """Table by panel: rows, the column names first."""
     result, factors = scaled.statistics, scaled.merger.tables.d
+    refined = "panel" in scaled.fit.components
     detector = scaled.source.experiments[0].detector
     rows: list[list] = [["Panel", "Name", "d", "Observations", "chi2", "(obs - calc)/calc"]]
     for number in range(scaled.overview.n_panels):
@@ -132,7 +135,7 @@ def panel_table(scaled: Scaled) -> list[list]:
             [
                 number,
                 detector[number].get_name() if number < len(detector) else "-",
-                "-" if factors is None else f"{factors[number]:.4f}",
+                f"{factors[number]:.4f}" if refined else "-",
                 result.panel_n[number],
                 f"{result.panel_chi2[number]:.3f}",
                 f"{result.panel_residual[number]:+.4f}",
@@ -162,11 +165,12 @@ def _log_suspects(scaled: Scaled) -> None:
             len(misoriented),
             _listed(misoriented),
         )
-    without_scale = scaled.stills_without_scale()
+    without_scale = scaled.weak
     if len(without_scale):
         logger.warning(
             "The scales of %d stills are not above 0 by three standard deviations: the map of all others "
-            "is not seen in them (misoriented, or no crystal; stills.exclude_misoriented=True excludes them): %s",
+            "is not seen in them (misoriented, or no crystal). They take no part in the map "
+            "(stills.min_b_over_sigma); stills.exclude_misoriented=True leaves them out of the fit too: %s",
             len(without_scale),
             _listed(without_scale),
         )
@@ -179,6 +183,12 @@ def _log_suspects(scaled: Scaled) -> None:
         )
 
 
+def dealt(scaled: Scaled) -> str:
+    """How the half sets and the groups of the jackknife were dealt, in words."""
+    halves = scaled.halves
+    return f"Half sets and groups of the jackknife are dealt by {halves.unit} ({halves.n_units} of them)."
+
+
 def log_results(scaled: Scaled) -> None:
     """Write the results of scaling to the log."""
     _log_table("Convergence", convergence_table(scaled.fit.cycles))
@@ -187,7 +197,7 @@ def log_results(scaled: Scaled) -> None:
     if scaled.overview.n_panels > 1:
         _log_table("Panels", panel_table(scaled))
     _log_suspects(scaled)
-    b = scaled.merger.tables.b[~scaled.merger.tables.excluded]
+    b = scaled.merger.tables.b[~scaled.merger.excluded]
     model = scaled.error_model
     logger.info(
         "\nScales b from %.3f to %.3f with mean %.3f. Error model a = %.3f, b = %.4f; chi2 %.3f with "
@@ -204,6 +214,7 @@ def log_results(scaled: Scaled) -> None:
         scaled.merger.n_outliers(),
         scaled.overview.n_usable,
     )
+    logger.info(dealt(scaled))
     _log_table("Merged intensities", shell_table(scaled.statistics))
     after, before = scaled.statistics.overall, scaled.unscaled.overall
     for label, overall in (("Before scaling:", before), ("After scaling: ", after)):
@@ -227,10 +238,18 @@ def _statistics_numbers(result: Statistics) -> dict:
     return {"overall": shell(result.overall), "shells": [shell(row) for row in result.shells]}
 
 
+def _zero_numbers(scaled: Scaled) -> dict | None:
+    """How the zero of the offsets was chosen; None without offsets"""
+    zero = scaled.fit.zero
+    if zero is None:
+        return None
+    return {**dataclasses.asdict(zero), "lift": zero.lift.tolist()}
+
+
 def numbers(scaled: Scaled) -> dict:
     """Content of the JSON file: numbers, and a copy of the models."""
     result, tables = scaled.statistics, scaled.merger.tables
-    misoriented = set(result.misoriented().tolist())
+    misoriented = {*result.misoriented().tolist(), *scaled.weak.tolist()}
     experiments = scaled.source.experiments
     return {
         "models": {
@@ -242,6 +261,8 @@ def numbers(scaled: Scaled) -> dict:
         "trials": scaled.fit.trials,
         "error_model": dataclasses.asdict(scaled.error_model),
         "chi2_before_error_model": scaled.chi2_before_error_model,
+        "halves": {"unit": scaled.halves.unit, "n_units": scaled.halves.n_units},
+        "offset_zero": _zero_numbers(scaled),
         "n_outliers": scaled.merger.n_outliers(),
         "n_usable": scaled.overview.n_usable,
         "groups": scaled.overview.groups(),
@@ -251,7 +272,7 @@ def numbers(scaled: Scaled) -> dict:
             {
                 "identifier": experiment.identifier,
                 "excluded": scaled.excluded.get(i),
-                "b": None if tables.excluded[i] else float(tables.b[i]),
+                "b": None if scaled.merger.excluded[i] else float(tables.b[i]),
                 "n_obs": int(result.still_n[i]),
                 "chi2": result.still_chi2[i],
                 "cc": result.still_cc[i],
@@ -275,7 +296,7 @@ def _plot(traces: list[dict], title: str, titles: tuple[str, str], text: str, **
 def still_plots(scaled: Scaled) -> dict[str, dict]:
     """b, agreement and chi^2 over the stills."""
     result = scaled.statistics
-    used = np.flatnonzero(~scaled.merger.tables.excluded)
+    used = np.flatnonzero(~scaled.merger.excluded)
     components = [scaled.fit.models[i].components["scale"] for i in used]
     sigma = [c.parameter_esds[0] if c.parameter_esds else np.nan for c in components]
     b = line("b", used, [c.parameters[0] for c in components], "markers", errors=sigma)
@@ -308,12 +329,11 @@ def offset_plots(scaled: Scaled) -> dict[str, dict]:
     """c(|q|) of some stills; nothing without offsets."""
     if "offset" not in scaled.fit.components:
         return {}
-    used = np.flatnonzero(~scaled.merger.tables.excluded)
+    used = np.flatnonzero(~scaled.merger.excluded)
     some = used[np.unique(np.linspace(0, len(used) - 1, MOST_CURVES).round().astype(int))]
-    offset = scaled.merger.tables.offset
-    q = offset.bin_centres()[::8]
+    q = scaled.overview.bins.q_of(np.arange(N_RADIAL))[::8]
     profile = scaled.merger.prior_of_q(q)
-    traces = [line(f"still {i}", q, scaled.merger.tables.c[i][::8]) for i in some]
+    traces = [line(f"still {i}", q, scaled.merger.tables.c[i, :N_RADIAL:8]) for i in some]
     traces.append(line("mean intensity", q, profile, line={"color": "black", "dash": "dot"}))
     plots = {
         "scale_offset": _plot(
@@ -321,7 +341,7 @@ def offset_plots(scaled: Scaled) -> dict[str, dict]:
             "Offset c(|q|)",
             ("|q| (1/Angstrom)", "photons/(s sr)"),
             "Scattering of a still in addition to b times the merged intensity, as a function of |q| only: "
-            "solvent, loop, air. The smallest c/b over the stills is 0 by convention, within errors: scattering that "
+            "solvent, loop, air. A low quantile of c/b over the stills is 0 by convention, within errors: scattering that "
             "all stills have in proportion to b is part of the map. The dotted line is the mean intensity.",
         )
     }
@@ -338,9 +358,9 @@ def _offsets_over_p_order(scaled: Scaled, used: np.ndarray) -> dict:
     rows = order[np.unique(np.linspace(0, len(order) - 1, MOST_ROWS).round().astype(int))]
     image = {
         "type": "heatmap",
-        "x": rounded(scaled.merger.tables.offset.bin_centres()[::8]),
+        "x": rounded(scaled.overview.bins.q_of(np.arange(N_RADIAL))[::8]),
         "y": rounded(p_order[rows]),
-        "z": rounded(scaled.merger.tables.c[used[rows]][:, ::8]),
+        "z": rounded(scaled.merger.tables.c[used[rows], :N_RADIAL:8]),
         "colorscale": "Viridis",
     }
     return _plot(
@@ -376,34 +396,33 @@ def _image(values: np.ndarray, extent, title: str, text: str, low: float, high: 
     )
 
 
-def _sensitivity_plot(table: np.ndarray, tables, title: str, text: str) -> dict:
+def _sensitivity_plot(table: np.ndarray, extent, title: str, text: str) -> dict:
     """Image of one table of a."""
     n = int(np.sqrt(len(table)))
     image = table.reshape(n, n)[::2, ::2].copy()
     reach = np.percentile(abs(image - 1), 98)
     text += " Towards the corners, where there are no observations, it is an extrapolation."
-    return _image(image, tables.sensitivity.extent, title, text, 1 - reach, 1 + reach)
+    return _image(image, extent, title, text, 1 - reach, 1 + reach)
 
 
 def _sensitivity_plots(scaled: Scaled) -> dict[str, dict]:
     """Image of a, or of the first, middle and last still if it is a function of p_order."""
-    tables = scaled.merger.tables
-    if tables.a is None:
+    if "sensitivity" not in scaled.fit.components:
         return {}
-    if tables.step_of_still is None:
+    tables, extent = scaled.merger.tables, scaled.overview.bins.extent
+    if len(tables.a) == 1:
         text = "The factor a that all stills share."
         return {
-            "scale_sensitivity": _sensitivity_plot(tables.a, tables, "Sensitivity a(x, y)", text)
+            "scale_sensitivity": _sensitivity_plot(tables.a[0], extent, "Sensitivity a(x, y)", text)
         }
-    used = np.flatnonzero(~tables.excluded)
+    used = np.flatnonzero(~scaled.merger.excluded)
     models = scaled.fit.models
     p_order = [models[i].configdict["sensitivity_series"]["p_order"] for i in used]
     order = used[np.argsort(p_order, kind="stable")]
-    by_step = tables.a.reshape(tables.step_of_still.max() + 1, -1)
     return {
         f"scale_sensitivity_{position}": _sensitivity_plot(
-            by_step[tables.step_of_still[i]],
-            tables,
+            tables.a[tables.step[i]],
+            extent,
             f"Sensitivity a(x, y, p_order), {position} still of the series",
             f"The factor a of still {i}; along the series it changes smoothly.",
         )
@@ -526,14 +545,14 @@ def sections(scaled: Scaled) -> list[ReportSection]:
     """Sections of the report."""
     result, unscaled = scaled.statistics, scaled.unscaled
     after, before, model = result.overall, unscaled.overall, scaled.error_model
-    n_stills = np.count_nonzero(~scaled.merger.tables.excluded)
+    n_stills = np.count_nonzero(~scaled.merger.excluded)
     out = [
         ReportSection(
             "Merged intensities",
             f"{after.n_obs} observations of {n_stills} stills merged into {after.n_voxels} voxels. CC1/2 "
             f"{after.cc_half:.4f} ({before.cc_half:.4f} before scaling), of the anisotropic part "
             f"{after.cc_half_anisotropic:.4f} ({before.cc_half_anisotropic:.4f}), R_meas {after.r_meas:.4f} "
-            f"({before.r_meas:.4f}). {scaled.merger.n_outliers()} outliers.",
+            f"({before.r_meas:.4f}). {scaled.merger.n_outliers()} outliers. {dealt(scaled)}",
             tables=[shell_table(result)],
             plots=shell_plots(result, unscaled),
         ),

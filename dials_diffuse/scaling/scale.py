@@ -9,18 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from dials_diffuse.grid.reindexing import hand_on_reindexing
+from dials_diffuse.scaling.expectation.tables import ScaleTables
 from dials_diffuse.scaling.merging.error_model import ErrorModel, fit_error_model
-from dials_diffuse.scaling.merging.merge import Merged, Merger, ScaleTables, split_halves
+from dials_diffuse.scaling.merging.halves import Halves, deal
+from dials_diffuse.scaling.merging.merge import Merged, Merger, Voxels
 from dials_diffuse.scaling.merging.statistics import Statistics, statistics
-from dials_diffuse.scaling.observations.overview import Overview, read_overview
+from dials_diffuse.scaling.observations.overview import Overview, read_observations
 from dials_diffuse.scaling.observations.source import ObservationSource
-from dials_diffuse.scaling.refinement.fit import FitResult, fit
+from dials_diffuse.scaling.refinement.selection import FitResult, fit
 from dials_diffuse.scaling.refinement.settings import ScaleSettings, StillSettings
 
 logger = logging.getLogger("dials.diffuse.scaling.scale")
 
 # Stills that disagree spoil the map that the others are compared with: each round may find more
 MOST_ROUNDS = 5
+# b of most stills over its error, as a multiple of what is asked of each, for those of single ones to be judged alone
+ENOUGH = 1.5
 
 
 @dataclass
@@ -33,6 +37,10 @@ class Scaled:
         merger: with the scales and outliers of the merged map
         merged: the map
         excluded: still -> reason
+        weak: (M,) stills that take no part in the map, since their b is not above 0 by three standard
+            deviations. Where c takes what depends on |q| only, b is the amount of the map in the rest, which is 0
+            for a still of wrong orientation
+        halves: half sets of the stills
         error_model: its parameters
         chi2_before_error_model: overall, with counting statistics alone
         statistics: of the merged map
@@ -45,22 +53,13 @@ class Scaled:
     merger: Merger
     merged: Merged
     excluded: dict[int, str]
+    weak: np.ndarray
+    halves: Halves
     error_model: ErrorModel
     chi2_before_error_model: float
     statistics: Statistics
     merged_unscaled: Merged
     unscaled: Statistics
-
-    def stills_without_scale(self) -> np.ndarray:
-        """(M,) stills whose b is not above 0 by three standard deviations.
-
-        Where c takes what depends on |q| only, b is the amount of the map in the rest, which is 0 for
-        a still of wrong orientation.
-        """
-        esds = [model.components["scale"].parameter_esds for model in self.fit.models]
-        sigma = np.array([esd[0] if esd else np.nan for esd in esds])
-        tables = self.merger.tables
-        return np.flatnonzero(~tables.excluded & (tables.b < 3 * sigma))
 
 
 def scale(source: ObservationSource, settings: ScaleSettings, n_threads: int = 1) -> Scaled:
@@ -74,14 +73,16 @@ def scale(source: ObservationSource, settings: ScaleSettings, n_threads: int = 1
     Raises:
         ValueError: input that can't be scaled as a whole.
     """
-    overview = read_overview(source)
-    # the experiments are known only now
     names = excluded_names(settings.stills)
     reasons = dict.fromkeys(numbers_of_stills(names, source.experiments), "by stills.exclude")
+    everything = read_observations(
+        source, settings.weighting.readout_noise, settings.memory.keep_observations, n_threads
+    )
     if reasons:
         _check_enough(source, reasons)
-        overview = read_overview(source, reasons)
+    overview = everything.without(reasons)
     reasons = {**unusable_stills(overview), **reasons}
+    overview = everything.without(reasons)
     for still, reason in reasons.items():
         logger.warning("Still %d is excluded: %s", still, reason)
     scaled = _scale_without(reasons, source, overview, settings, n_threads)
@@ -98,8 +99,9 @@ def scale(source: ObservationSource, settings: ScaleSettings, n_threads: int = 1
         reasons = {**reasons, **disagreeing}
         _check_enough(source, reasons)
         # excluded stills connect no others
-        overview = read_overview(source, reasons)
+        overview = everything.without(reasons)
         reasons = {**unusable_stills(overview), **reasons}
+        overview = everything.without(reasons)
         start = scaled.merger.tables.b
         scaled = _scale_without(reasons, source, overview, settings, n_threads, start)
     else:
@@ -139,12 +141,13 @@ def numbers_of_stills(names: Sequence[str], experiments: Sequence) -> list[int]:
 def unusable_stills(overview: Overview) -> dict[int, str]:
     """Stills that can't be scaled, with the reason."""
     reasons = {}
-    for still in range(overview.n_stills_in):
+    for still in np.flatnonzero(~overview.excluded):
+        still = int(still)
         if overview.still_obs[still] == 0:
             reasons[still] = "no usable observations"
         elif overview.profile_counts[still].sum() <= 0:
             reasons[still] = "no counts above background"
-        elif overview.still_shared[still] == 0:
+        elif overview.connections.shared[still] == 0:
             reasons[still] = "no voxel in common with another still"
     return reasons
 
@@ -153,7 +156,7 @@ def disagreements(scaled: Scaled, settings: StillSettings) -> dict[int, str]:
     """Stills that disagree with the others, with the reason, as far as they are to be excluded."""
     reasons, cc = {}, scaled.statistics.still_cc
     if settings.exclude_misoriented:
-        for still in scaled.stills_without_scale():
+        for still in scaled.weak:
             reasons[int(still)] = "its scale can't be told from 0"
         for still in scaled.statistics.misoriented():
             reasons[int(still)] = (
@@ -201,30 +204,33 @@ def _scale_without(
     start: np.ndarray | None = None,
 ) -> Scaled:
     """Fit and merge without the stills in reasons; start: (S,) scales to start from."""
-    excluded = np.zeros(overview.n_stills_in, dtype=bool)
-    excluded[list(reasons)] = True
     _check_enough(source, reasons)
     _warn_of_input(overview)
-    result = fit(source, overview, excluded, settings, start, n_threads)
+    result = fit(source, overview, settings, start, n_threads)
     hand_on_reindexing(source.experiments, result.models)
-    tables = ScaleTables.from_models(result.models, excluded, n_threads)
-    half = split_halves(~excluded, settings.seed)
-    weighting = settings.weighting
-    arguments = (overview.prior(tables.b), half, weighting.prior_strength, weighting.readout_noise)
-    merger = Merger(source, overview, tables, *arguments)
-    merger.reject_patches(result.bad_patches)
-    cutoff = settings.outliers.cutoff
-    merged = merger.reject_outliers(cutoff) if cutoff else merger.merge()
+    tables = ScaleTables.of_models(result.models, overview.n_panels)
+    excluded = overview.excluded.copy()
+    weak = weak_stills(result, excluded, settings.stills.min_b_over_sigma)
+    if np.count_nonzero(~excluded) - len(weak) >= 2:
+        excluded[weak] = True
+    halves = deal(source.experiments, ~excluded, settings.seed)
+    rest = excluded, result.bad_patches, halves, settings.weighting.prior_strength, n_threads
+    voxels = Voxels(overview.rows, source.grid)
+    merger = Merger(overview, voxels, tables, *rest)
+    merged = merger.merge(settings.outliers.cutoff or 0.0)
+    if merger.n_outliers():
+        # they were in the expected intensities, and so in the variances
+        merged = merger.merge()
     error_model = ErrorModel()
     raw = statistics(merger, merged)
     if settings.error_model.refine:
         error_model = fit_error_model(raw.sizes)
         if error_model.b > 0:
-            merger.error_b = error_model.b
-            merged = merger.merge()
+            merged = merger.merge(error_b=error_model.b)
     numbers = statistics(merger, merged, variance_factor=error_model.a**2)
     merged.variance *= error_model.a**2
-    before = Merger(source, overview, ScaleTables(np.ones(len(excluded)), excluded), *arguments)
+    plain = ScaleTables.without_model(len(excluded), overview.n_panels)
+    before = Merger(overview, voxels, plain, *rest)
     before.rejected = merger.rejected
     merged_before = before.merge()
     return Scaled(
@@ -234,9 +240,35 @@ def _scale_without(
         merger=merger,
         merged=merged,
         excluded=reasons,
+        weak=weak,
+        halves=halves,
         error_model=error_model,
         chi2_before_error_model=raw.overall.chi2,
         statistics=numbers,
         merged_unscaled=merged_before,
         unscaled=statistics(before, merged_before),
     )
+
+
+def weak_stills(result: FitResult, excluded: np.ndarray, least: float | None) -> np.ndarray:
+    """(M,) stills whose b is not above 0 by this many standard deviations; none for None.
+
+    By the final b, which is drawn to what stills have in common; and by what the still's own data say, where those
+    of most stills say enough.
+    """
+    if least is None:
+        return np.zeros(0, dtype=np.int64)
+    b, sigma = scales_of(result.models)
+    weak = b < least * sigma
+    alone = result.significance
+    if alone is not None and np.nanmedian(alone[~excluded]) > ENOUGH * least:
+        weak |= alone < least
+    return np.flatnonzero(~excluded & weak)
+
+
+def scales_of(models: list) -> tuple[np.ndarray, np.ndarray]:
+    """b of all stills and their standard deviations (S,), NaN for those without."""
+    components = [model.components["scale"] for model in models]
+    b = np.array([component.parameters[0] for component in components])
+    esds = [component.parameter_esds for component in components]
+    return b, np.array([esd[0] if esd else np.nan for esd in esds])

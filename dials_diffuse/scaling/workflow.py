@@ -28,10 +28,12 @@ from dials_diffuse.io.maps.map_file import write_map
 from dials_diffuse.report.html import write_outputs
 from dials_diffuse.scaling import report
 from dials_diffuse.scaling.merging.merge import Merged
-from dials_diffuse.scaling.observations.sorting import MOST_CHUNKS
 from dials_diffuse.scaling.observations.source import ObservationSource
 from dials_diffuse.scaling.refinement.settings import ScaleSettings
 from dials_diffuse.scaling.scale import Scaled, scale
+
+# More threads wait for each other
+MOST_THREADS = 8
 
 logger = logging.getLogger("dials.diffuse.scaling.workflow")
 
@@ -46,13 +48,12 @@ def run(inputs: Inputs, params) -> Scaled:
     Raises:
         ValueError: input that can't be scaled; says what is wrong.
     """
-    n_threads = min(resolve_nproc(params.nproc), MOST_CHUNKS)
-    keep = params.memory.keep_observations
-    source = ObservationSource(inputs.pairs, inputs.model_copies(), keep)
+    n_threads = min(resolve_nproc(params.nproc), MOST_THREADS)
+    source = ObservationSource(inputs.pairs, inputs.model_copies())
     scaled = scale(source, settings_from(ScaleSettings, params), n_threads)
     report.log_results(scaled)
     for number in range(len(inputs.pairs)):
-        _write_pair(scaled, number, params.output)
+        _write_pair(scaled, number, params.output, n_threads)
     _write_merged(scaled, params.output, n_threads)
     if params.output.html or params.output.json:
         sections, numbers = report.sections(scaled), report.numbers(scaled)
@@ -60,7 +61,7 @@ def run(inputs: Inputs, params) -> Scaled:
     return scaled
 
 
-def _write_pair(scaled: Scaled, number: int, output) -> None:
+def _write_pair(scaled: Scaled, number: int, output, n_threads: int) -> None:
     """Write the scaled observations and the experiments of one pair."""
     source = scaled.source
     n_pairs = len(source.pairs)
@@ -69,7 +70,7 @@ def _write_pair(scaled: Scaled, number: int, output) -> None:
     logger.info("Saving scaled observations to %s", name)
     with replacing(name) as temporary:
         identifiers = dict(enumerate(experiments.identifiers()))
-        source.table(number).write(temporary, identifiers, scale_columns(scaled, number))
+        source.table(number).write(temporary, identifiers, scale_columns(scaled, number, n_threads))
         if output.derived:
             write_derived_columns(temporary, experiments, source.grid)
     name = batch_name(output.experiments, number, n_pairs)
@@ -91,9 +92,15 @@ def _write_merged(scaled: Scaled, output, n_threads: int) -> None:
         write_map(output.map, voxel, columns, grid, title, n_threads=n_threads)
 
 
+def _rows_to_write(merged: Merged) -> np.ndarray:
+    """Voxels with observations, sorted by index"""
+    keep = np.flatnonzero(merged.n_obs > 0)
+    return keep[np.argsort(merged.voxels[keep], kind="stable")]
+
+
 def merged_table(merged: Merged, grid: VoxelGrid) -> flex.reflection_table:
     """The merged voxels with observations as a reflection table, a row a voxel."""
-    keep = merged.n_obs > 0
+    keep = _rows_to_write(merged)
     voxel = unpack_voxels(merged.voxels[keep])
     table = flex.reflection_table()
     table["voxel"] = miller_index_column(voxel)
@@ -111,7 +118,7 @@ def merged_table(merged: Merged, grid: VoxelGrid) -> flex.reflection_table:
 
 def map_columns(merged: Merged) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """(voxels, columns) of the merged voxels with observations, for a map file."""
-    keep = merged.n_obs > 0
+    keep = _rows_to_write(merged)
     columns = {
         name: getattr(merged, name)[keep]
         for name in ("intensity", "variance", "n_obs", "n_stills", "exposure")
@@ -129,18 +136,22 @@ def scaled_experiments(scaled: Scaled, number: int) -> ExperimentList:
     return experiments
 
 
-def scale_columns(scaled: Scaled, number: int) -> dict[str, np.ndarray]:
+def scale_columns(scaled: Scaled, number: int, n_threads: int) -> dict[str, np.ndarray]:
     """Columns inverse_scale_factor, offset, excluded and outlier of one pair, (N,) each.
 
     Rows under the Bragg mask get factors too, and are not excluded for that reason.
     """
-    obs = scaled.source.read_pair(number)
-    g, h = scaled.merger.tables.factors(obs)
+    source, merger = scaled.source, scaled.merger
+    g, h, excluded = [], [], []
+    for part in source.parts(number, 0.0, everything=True, n_threads=n_threads):
+        for values, more in zip((g, h), merger.tables.factors(part.rows)):
+            values.append(more)
+        excluded.append(merger.excluded[part.rows["still"]] | (part.rows["voxel"] < 0))
+    ends = [*source.first_stills, len(source.experiments)]
     columns = {
-        "inverse_scale_factor": g,
-        "offset": h,
-        "excluded": scaled.merger.tables.excluded[obs.still]
-        | ~(obs.usable | (obs.bragg & obs.finite)),
-        "outlier": scaled.merger.outliers(number, len(obs)),
+        "inverse_scale_factor": np.concatenate(g),
+        "offset": np.concatenate(h),
+        "excluded": np.concatenate(excluded),
     }
-    return {name: scaled.source.in_table_order(number, values) for name, values in columns.items()}
+    n_rows = len(columns["offset"])
+    return {**columns, "outlier": merger.outliers((ends[number], ends[number + 1]), n_rows)}

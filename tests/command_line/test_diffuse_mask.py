@@ -258,6 +258,7 @@ def test_stills_whose_spots_are_not_known_are_left_out(folder):
             "simulated.refl",
             "nproc=1",
             "survey=survey.pickle",
+            "bragg.multi_lattice=keep",
             "output.json=mask.json",
         ]
     )

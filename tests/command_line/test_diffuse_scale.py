@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -246,17 +247,25 @@ def test_a_misoriented_still_is_reported_and_left_out_if_asked(make_truth, run_i
         run([*files, "output.json=scale.json", *options])
         return json.loads(pathlib.Path("scale.json").read_text())["stills"]
 
+    # its b is not above 0, so that it takes no part in the map
     found = stills_of()
     assert [i for i, still in enumerate(found) if still["misoriented"]] == [wrong]
     assert not any(still["excluded"] for still in found)
-    assert abs(found[wrong]["slope"]) < 0.3
+    assert [i for i, still in enumerate(found) if still["n_obs"] == 0] == [wrong]
     others = [still["slope"] for i, still in enumerate(found) if i != wrong]
     assert np.mean(others) == pytest.approx(1, abs=0.1)
+    log = pathlib.Path("dials.diffuse_scale.log").read_text()
+    assert re.search(rf"scales of 1 stills are not above 0 .* out of the fit too: {wrong}\n", log)
+    # where b is all that is refined, it has the b of its profile
+    only_b = ("model.offset=False", "model.sensitivity=False")
+    found = stills_of(*only_b)
+    assert [i for i, still in enumerate(found) if still["misoriented"]] == [wrong]
+    assert abs(found[wrong]["slope"]) < 0.3
     log = pathlib.Path("dials.diffuse_scale.log").read_text()
     assert "1 stills do not follow the map of all others" in log
     assert f"excludes them): {wrong}\n" in log
     for option in ("stills.exclude_misoriented=True", "stills.min_cc=0.2"):
-        found = stills_of(option)
+        found = stills_of(option, *only_b)
         assert [i for i, still in enumerate(found) if still["excluded"]] == [wrong]
         assert "map of all others" in found[wrong]["excluded"]
     b = np.array([still["b"] for i, still in enumerate(found) if i != wrong])

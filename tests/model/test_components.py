@@ -12,8 +12,9 @@ from dials_diffuse.model.components import (
     ScaleSeries,
     Sensitivity,
     StillScale,
+    intervals_of,
+    n_parameters_of,
     nearest_bins,
-    whitening,
 )
 
 
@@ -74,72 +75,26 @@ def test_impossible_numbers_of_parameters_are_refused():
         Sensitivity(flex.double(30, 1.0), (-1, 1, -1, 1), (7, 5))
 
 
-def test_free_parameters_are_in_units():
-    scale = StillScale(flex.double([2.0]))
-    scale.set_unit(0.25, 4.0)
-    assert list(scale.free_parameters) == [8.0]
-    scale.free_parameters = flex.double([4.0])
-    assert list(scale.parameters) == [1.0]
-    scale.free_parameter_esds = flex.double([2.0])
-    assert list(scale.parameter_esds) == [0.5]
+def test_parameters_and_intervals_are_each_others_inverse():
+    assert [n_parameters_of(n) for n in (1, 2, 3, 10)] == [2, 3, 5, 12]
+    for n in range(1, 30):
+        assert intervals_of(n_parameters_of(n)) == n
 
 
-def test_whitened_units_keep_the_parameters():
-    rng = np.random.default_rng(6)
-    offset = RadialOffset(flex.double(rng.normal(size=8).tolist()), 0.5)
-    before = offset.values()
-    matrix = rng.normal(size=(20, 8))
-    offset.set_unit(*whitening(matrix.T @ matrix))
-    free = offset.free_parameters
-    offset.free_parameters = free
-    np.testing.assert_allclose(offset.values(), before, rtol=1e-10)
-    np.testing.assert_allclose(np.array(free) @ np.array(free), np.sum((matrix @ before) ** 2))
-    offset.free_parameter_esds = flex.double(8, 1.0)
-    sigmas = np.sqrt(np.diagonal(np.linalg.inv(matrix.T @ matrix)))
-    np.testing.assert_allclose(np.array(offset.parameter_esds), sigmas)
+def test_a_series_closest_to_scales_that_tell_little_stays_at_their_mean():
+    p_order = np.array([0.0, 0.1, 9.9, 10.0])
+    series = ScaleSeries(flex.double(n_parameters_of(12), 1.0), p_order)
+    closest = series.closest_to(np.array([1.0, 1.0, 3.0, 3.0]))
+    np.testing.assert_allclose(closest.table_weights() @ closest.values(), [1, 1, 3, 3], atol=0.01)
+    middle = closest.values()[5:-5]
+    np.testing.assert_allclose(middle, 2, atol=0.01)
+    assert series.values().tolist() == 14 * [1.0]
 
 
-def test_many_small_matrices_are_whitened_as_one_is():
-    rng = np.random.default_rng(7)
-    design = rng.normal(size=(5, 20, 8))
-    normal = np.einsum("skp,skq->spq", design, design)
-    units, inverses = whitening(normal)
-    np.testing.assert_allclose(
-        np.einsum("spk,sqk->spq", units, units), np.linalg.inv(normal), rtol=1e-8, atol=1e-12
-    )
-    np.testing.assert_allclose(inverses @ units, np.broadcast_to(np.eye(8), (5, 8, 8)), atol=1e-10)
-    one, _ = whitening(normal[3])
-    np.testing.assert_allclose(units[3], one, atol=1e-12)
-    normal[2, 1] = normal[2, :, 1] = 0
-    for matrices in (normal, normal[2]):
-        with pytest.raises(ValueError, match="do not determine the scaling model"):
-            whitening(matrices)
-
-
-def test_variances_of_a_component_that_follows_another():
-    """Against the inverse of the normal matrix of both"""
-    rng = np.random.default_rng(8)
-    design = rng.normal(size=(40, 3 + 25))
-    design[:, 3:] += rng.normal(size=(40, 1))
-    design[:, :3] += design[:, 3:6]
-    normal = design.T @ design
-    of_panel, of_a, cross = normal[:3, :3], normal[3:, 3:], normal[:3, 3:]
-    panel = PanelScale(flex.double(3, 1.0))
-    sensitivity = Sensitivity(flex.double(25, 1.0), (-1, 1, -1, 1), (5, 5))
-    slope = -np.linalg.solve(of_a, cross.T)
-    sensitivity.set_unit(*whitening(of_a))
-    sensitivity.follow(panel, slope)
-    panel.set_unit(*whitening(of_panel + cross @ slope))
-    covariance = np.linalg.inv(normal)
-    np.testing.assert_allclose(panel.variances(), np.diagonal(covariance)[:3], rtol=1e-6)
-    np.testing.assert_allclose(sensitivity.variances(), np.diagonal(covariance)[3:], rtol=1e-6)
-    shifts = np.eye(25) - 1 / 25
-    np.testing.assert_allclose(
-        sensitivity.variances(convention=shifts),
-        np.diagonal(shifts @ covariance[3:, 3:] @ shifts.T),
-        rtol=1e-6,
-    )
-    # and the free parameters survive the leader's move
-    panel.free_parameters = flex.double([0.1, 0.2, 0.3])
-    sensitivity.free_parameters = flex.double(np.arange(25.0).tolist())
-    np.testing.assert_allclose(np.array(sensitivity.free_parameters), np.arange(25.0), atol=1e-8)
+@pytest.mark.parametrize("kind", [StillScale, PanelScale])
+def test_values_are_copies(kind):
+    component = kind(flex.double([1.0]))
+    component.values()[0] = 7
+    assert list(component.parameters) == [1.0]
+    component.set_values(np.array([2.5]))
+    assert list(component.parameters) == [2.5] and component.values().tolist() == [2.5]

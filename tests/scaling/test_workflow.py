@@ -38,7 +38,7 @@ def test_rows_that_are_not_finite_take_no_part(make_truth, tmp_path):
     scaled = scale(source, scale_settings(model=ONLY_SCALES))
     assert scaled.overview.n_not_finite == len(counts[::10])
     assert np.isfinite(scaled.merged.intensity).all()
-    np.testing.assert_array_equal(scale_columns(scaled, 0)["excluded"], np.isnan(counts))
+    np.testing.assert_array_equal(scale_columns(scaled, 0, 1)["excluded"], np.isnan(counts))
 
 
 def test_bragg_rows_that_are_not_finite_are_excluded(make_truth, tmp_path):
@@ -50,4 +50,4 @@ def test_bragg_rows_that_are_not_finite_are_excluded(make_truth, tmp_path):
     variance[[50, 51]] = np.nan
     truth.table["background.variance"] = double_column(variance)
     scaled = scale(source_of(truth, tmp_path), scale_settings(model=ONLY_SCALES))
-    assert np.flatnonzero(scale_columns(scaled, 0)["excluded"]).tolist() == [50, 51]
+    assert np.flatnonzero(scale_columns(scaled, 0, 1)["excluded"]).tolist() == [50, 51]

@@ -33,7 +33,7 @@ from dials_diffuse.io.atomic import replacing
 # Edge of a chunk of the file
 CHUNK = 32
 # Level of gzip; higher levels take longer and save a tenth
-EFFORT = 2
+EFFORT = 1
 
 _LONG_NAMES = {
     "intensity": "intensity",
@@ -197,7 +197,9 @@ def _write_dense(
         part = with_empty[rows[block]]
         chunk[tuple(slice(n) for n in part.shape)] = part
         shuffled = np.ascontiguousarray(chunk.reshape(-1, 1).view(np.uint8).T)
-        return zlib.compress(shuffled.data, EFFORT)
+        # most of a chunk is often empty: runs of one byte, which this strategy looks for
+        packer = zlib.compressobj(EFFORT, strategy=zlib.Z_RLE)
+        return packer.compress(shuffled.data) + packer.flush()
 
     for block, chunk in zip(blocks, map_in_threads(compressed, blocks, n_threads)):
         dataset.id.write_direct_chunk(tuple(part.start for part in block), chunk)

@@ -11,10 +11,10 @@ import warnings
 
 import numpy as np
 
-# Rings of |q|, and sectors of a ring; the arcs of nylon are some 25 degrees wide
-N_RINGS, N_SECTORS = 12, 20
+from dials_diffuse.scaling.observations.frames import N_RINGS, N_SECTORS
+
 N_PATCHES = N_RINGS * N_SECTORS
-NO_PATCH = -1
+NO_PATCH = N_PATCHES
 # Standard deviations beyond which a patch deviates
 CUTOFF = 6.0
 # Least expected photons of a patch, for sigma to be meaningful
@@ -24,18 +24,6 @@ MEDIAN_CHI2 = 0.4549
 ERROR_OF_MEDIAN = 2.33
 # Stills in a patch, and patches in a ring, for a median
 LEAST_MEMBERS = 5
-
-
-def patch_of(x: np.ndarray, y: np.ndarray, extent: tuple[float, float, float, float]) -> np.ndarray:
-    """Patches (N,) int16 of projected directions x (N,) and y (N,).
-
-    Args:
-        extent: (x_min, x_max, y_min, y_max) of all directions
-    """
-    farthest = np.hypot(max(abs(extent[0]), abs(extent[1])), max(abs(extent[2]), abs(extent[3])))
-    ring = np.minimum(np.hypot(x, y) * (N_RINGS / farthest), N_RINGS - 1).astype(np.int16)
-    sector = ((np.arctan2(y, x) / (2 * np.pi) + 0.5) * N_SECTORS).astype(np.int16) % N_SECTORS
-    return ring * np.int16(N_SECTORS) + sector
 
 
 def deviating_patches(excess: np.ndarray, information: np.ndarray, cutoff: float) -> np.ndarray:

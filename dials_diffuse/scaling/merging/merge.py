@@ -1,134 +1,33 @@
-"""Merging: one intensity a voxel of the asymmetric unit from all stills, a pair of files at a time."""
+"""Merging: one intensity a voxel of the asymmetric unit from all stills, in one pass with the statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from dials_diffuse.adapters.system import map_in_threads
 from dials_diffuse.grid.expand import unpack_voxels
-from dials_diffuse.model.components import N_AZIMUTHAL, RadialOffset, Sensitivity
-from dials_diffuse.scaling.expectation.patches import patch_of
+from dials_diffuse.grid.shells import ResolutionShells, isotropic_part
+from dials_diffuse.grid.voxel_grid import VoxelGrid
+from dials_diffuse.model.components import N_AZIMUTHAL
+from dials_diffuse.scaling.expectation.tables import ScaleTables
+from dials_diffuse.scaling.expectation.variance import expected_intensities, neighbours
+from dials_diffuse.scaling.merging.halves import Halves
 from dials_diffuse.scaling.merging.merge_kernels import (
-    MergeRows,
+    StatisticSums,
+    Still,
     VoxelSums,
-    accumulate_ratio,
-    accumulate_weighted,
-    count_stills,
-    deviations_from_rest,
+    VoxelTables,
+    add_ratios,
+    merge_voxels,
 )
 from dials_diffuse.scaling.observations.overview import Overview
-from dials_diffuse.scaling.observations.sorting import MOST_CHUNKS
-from dials_diffuse.scaling.observations.source import Observations, ObservationSource
+from dials_diffuse.scaling.observations.sorted_rows import SortedRows
 
-# Observations whose factors are looked up together: they fit into a processor's cache
-_ROWS = 1 << 15
-
-
-@dataclass
-class ScaleTables:
-    """Factors of all stills as look-up tables.
-
-    Attributes:
-        b: (S,)
-        excluded: (S,) bool: stills that take no part
-        c: (S, n_radial) or None
-        d: (P,) or None
-        a: flattened table, of all steps if a is a function of p_order; or None
-        offset, sensitivity: components that know the bins
-        step_of_still: (S,) step of each still in a; None if all have the same a
-        n_threads: that look up factors
-    """
-
-    b: np.ndarray
-    excluded: np.ndarray
-    c: np.ndarray | None = None
-    d: np.ndarray | None = None
-    a: np.ndarray | None = None
-    offset: RadialOffset | None = None
-    sensitivity: Sensitivity | None = None
-    step_of_still: np.ndarray | None = None
-    n_threads: int = 1
-
-    @classmethod
-    def from_models(cls, models: list, excluded: np.ndarray, n_threads: int = 1) -> ScaleTables:
-        """Tables of the scaling models of all stills, whose d is the same."""
-        first = models[0].components
-        tables = cls(
-            b=np.array([m.components["scale"].parameters[0] for m in models]),
-            excluded=np.asarray(excluded, dtype=bool),
-            n_threads=n_threads,
-        )
-        if "offset" in first:
-            tables.offset = first["offset"]
-            weights = tables.offset.table_weights().T
-            parameters = np.array([m.components["offset"].values() for m in models])
-            tables.c = (parameters @ weights).astype(np.float32)
-        if "panel" in first:
-            tables.d = first["panel"].values()
-        if "sensitivity" in first:
-            tables.sensitivity = first["sensitivity"]
-            weights = tables.sensitivity.table_weights()
-            per_still = [m.components["sensitivity"] for m in models]
-            different = list({id(component): component for component in per_still}.values())
-            tables.a = np.concatenate([weights @ component.values() for component in different])
-            if len(different) > 1:
-                step = {id(component): number for number, component in enumerate(different)}
-                steps = [step[id(component)] for component in per_still]
-                tables.step_of_still = np.array(steps, dtype=np.int32)
-        return tables
-
-    def factors(self, obs: Observations) -> tuple[np.ndarray, np.ndarray]:
-        """Inverse scale factor g = a d b and offset h = a d c of observations, (N,) each."""
-        g, h = np.empty(len(obs)), np.zeros(len(obs))
-
-        def fill(start: int) -> None:
-            rows = slice(start, start + _ROWS)
-            still = obs.still[rows]
-            detector = np.ones(len(still))
-            if self.d is not None:
-                detector *= self.d.take(obs.panel[rows])
-            if self.a is not None:
-                direction = self.sensitivity.bin_of(obs.x[rows], obs.y[rows])
-                if self.step_of_still is not None:
-                    direction += self.step_of_still.take(still) * np.int32(N_AZIMUTHAL**2)
-                detector *= self.a.take(direction)
-            if self.c is not None:
-                h[rows] = detector * self.c[still, self.offset.bin_of(obs.q[rows])]
-            g[rows] = detector * self.b.take(still)
-
-        for _ in map_in_threads(fill, range(0, len(obs), _ROWS), self.n_threads):
-            pass
-        return g, h
-
-
-@dataclass
-class Block:
-    """Observations of one pair of files with their factors.
-
-    Attributes:
-        number: of the pair
-        obs: observations
-        rows: arrays for the compiled loops
-    """
-
-    number: int
-    obs: Observations
-    rows: MergeRows
-
-    def chunks(self) -> list[slice]:
-        """Rows in chunks without a common voxel, which may be merged at the same time.
-
-        They do not depend on the number of threads; all rows are one chunk unless sorted by voxel.
-        """
-        index = self.rows.index
-        if len(index) < MOST_CHUNKS or np.any(index[1:] < index[:-1]):
-            return [slice(0, len(index))]
-        middle = index[np.linspace(0, len(index), MOST_CHUNKS + 1).astype(int)[1:-1]]
-        edges = [0, *np.searchsorted(index, middle).tolist(), len(index)]
-        return [slice(first, last) for first, last in zip(edges[:-1], edges[1:])]
+# Side of the image of residuals over the direction of s1
+N_DIRECTIONS = 48
+N_SHELLS = 10
 
 
 @dataclass
@@ -136,27 +35,32 @@ class Merged:
     """Merged voxels.
 
     Attributes:
-        voxels: (V,) packed, sorted
+        voxels: (V,) packed
         intensity: photons/(s sr) on the scale of b = 1, NaN where nothing is left
         variance: by propagation of the expected variances
-        expected: intensity that the weights were made with
         n_obs, n_stills, exposure: (V,), exposure = sum of exposure times g
         half: (2, V) intensities of the two halves of the stills, NaN where a half is absent
-        num, den: (V,) weighted sums
         variance_scatter: (V,) variance from the scatter of the observations, NaN for one alone
+        variance_jackknife: (V,) variance from leaving out groups of stills, NaN for one group
+        isotropic: (V,) mean of the map at each voxel's |q|
+        shell: (V,) int64 resolution shell, -1 for none
+        shells: resolution shells
+        sums: for the statistics
     """
 
     voxels: np.ndarray
     intensity: np.ndarray
     variance: np.ndarray
-    expected: np.ndarray
     n_obs: np.ndarray
     n_stills: np.ndarray
     exposure: np.ndarray
     half: np.ndarray
-    num: np.ndarray
-    den: np.ndarray
-    variance_scatter: np.ndarray | None = None
+    variance_scatter: np.ndarray
+    variance_jackknife: np.ndarray
+    isotropic: np.ndarray
+    shell: np.ndarray
+    shells: ResolutionShells
+    sums: StatisticSums
 
 
 def _ratio(num: np.ndarray, den: np.ndarray) -> np.ndarray:
@@ -164,222 +68,193 @@ def _ratio(num: np.ndarray, den: np.ndarray) -> np.ndarray:
         return np.where(den > 0, num / den, np.nan)
 
 
-def _grouped(index: np.ndarray, ok: np.ndarray, still: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The three, sorted by still unless they are, or are sorted by voxel and then by still."""
-    if np.all(index[1:] >= index[:-1]) or np.all(still[1:] >= still[:-1]):
-        return index, ok, still
-    order = np.argsort(still, kind="stable")
-    return index[order], ok[order], still[order]
+class Voxels:
+    """What merging knows of the voxels, whatever the scales are.
 
+    Args:
+        rows: observations; grid: of the voxels
 
-def split_halves(used: np.ndarray, seed: int) -> np.ndarray:
-    """Half set 0 or 1 of each still (S,): random, equal in number among the used ones (S,) bool."""
-    half = np.zeros(len(used), dtype=np.int8)
-    dealt = np.arange(np.count_nonzero(used)) % 2
-    np.random.default_rng(seed).shuffle(dealt)
-    half[used] = dealt
-    return half
+    Attributes:
+        voxel: (V, 3); q: (V,) |q| in 1/Angstrom; multiplicity: (V,) symmetry-equivalent voxels
+        nearest: (6, V) places of the nearest voxels
+    """
 
-
-def _rows_of(columns, rows: slice):
-    """Rows of an array, or of all arrays of a named tuple."""
-    if isinstance(columns, np.ndarray):
-        return columns[rows]
-    return type(columns)(*(column[rows] for column in columns))
+    def __init__(self, rows: SortedRows, grid: VoxelGrid):
+        self.grid = grid
+        self.voxel = unpack_voxels(rows.voxels)
+        self.q = np.linalg.norm(grid.q_of_voxel(self.voxel), axis=1)
+        self.multiplicity = grid.multiplicity(self.voxel)
+        self.nearest = neighbours(rows)
 
 
 class Merger:
-    """Merges the observations of a source with given scales.
+    """Merges observations with given scales.
 
     Args:
-        source: observations
-        overview: of the source
+        overview: observations
+        voxels: of the observations
         tables: scales
-        prior: function |q| -> mean intensity
-        half: (S,) half set of each still
-        prior_strength: photons by which expected intensities are drawn towards the prior
-        readout_noise: per pixel, photons
+        excluded: (S,) bool: stills that take no part
+        bad_patches: (S, patches) bool, whose observations are outliers
+        halves: half sets and groups of the stills
+        prior_strength: photons by which expected intensities are drawn towards those around them
+        n_threads: that share the work
 
     Attributes:
-        error_b: fraction of the intensity that adds to sigma (error model)
-        rejected: for each pair its outliers as packed bits, or None
+        rejected: outliers of each range of voxels, as packed bits; empty before the first pass
     """
 
     def __init__(
         self,
-        source: ObservationSource,
         overview: Overview,
+        voxels: Voxels,
         tables: ScaleTables,
-        prior: Callable,
-        half: np.ndarray,
+        excluded: np.ndarray,
+        bad_patches: np.ndarray,
+        halves: Halves,
         prior_strength: float,
-        readout_noise: float,
+        n_threads: int = 1,
     ):
-        self.source = source
-        self.overview = overview
-        self.tables = tables
-        self.half = half
-        self.prior_strength = prior_strength
-        self.readout_noise = readout_noise
-        self.error_b = 0.0
-        q = np.linalg.norm(source.grid.q_of_voxel(unpack_voxels(overview.voxels)), axis=1)
-        self.prior_of_q = prior
-        self.prior = prior(q)
-        self.rejected: list[np.ndarray | None] = [None] * len(source.pairs)
-        self._blocks: dict[int, Block] = {}
+        self.overview, self.voxels, self.tables = overview, voxels, tables
+        self.excluded, self.prior_strength, self.n_threads = excluded, prior_strength, n_threads
+        self._still = Still(excluded, bad_patches, halves.half, halves.group)
+        self.prior_of_q = overview.prior(tables.b)
+        self._prior = self.prior_of_q(voxels.q)
+        self._chunks = overview.rows.chunks()
+        self.rejected: list[np.ndarray] = []
 
-    def reject_patches(self, bad_patches: np.ndarray) -> None:
-        """Flag the usable observations in patches (S, N_PATCHES) bool as outliers."""
-        if not bad_patches.any():
-            return
-        affected = bad_patches.any(axis=1)
-        for number, obs in enumerate(self.source):
-            rows = np.flatnonzero(obs.usable & affected[obs.still])
-            patch = patch_of(obs.x[rows], obs.y[rows], self.overview.extent)
-            outliers = self.outliers(number, len(obs))
-            outliers[rows[bad_patches[obs.still[rows], patch]]] = True
-            self.rejected[number] = np.packbits(outliers)
-
-    def outliers(self, number: int, n: int) -> np.ndarray:
-        """(n,) bool: outliers among the n rows of a pair."""
-        bits = self.rejected[number]
-        if bits is None:
-            return np.zeros(n, dtype=bool)
-        return np.unpackbits(bits, count=n).astype(bool)
+    def _rejected(self, number: int, n: int) -> np.ndarray:
+        """(n,) bool: outliers of a range of voxels; empty before the first pass"""
+        if not self.rejected:
+            return np.zeros(0, dtype=bool)
+        return np.unpackbits(self.rejected[number], count=n).astype(bool)
 
     def n_outliers(self) -> int:
-        """Number of outliers in all pairs."""
-        return sum(int(np.unpackbits(bits).sum()) for bits in self.rejected if bits is not None)
+        """Number of outliers, patches that were left out included."""
+        return sum(int(np.unpackbits(bits).sum()) for bits in self.rejected)
 
-    def blocks(self) -> Iterator[Block]:
-        """The observations of each pair, with their factors."""
-        for number, (obs, index) in enumerate(self.source.indexed(self.overview.voxels)):
-            block = self._blocks.get(number)
-            if block is None:
-                block = self._block(number, obs, index)
-                if self.source.keeps(number):
-                    self._blocks[number] = block
-            if self.rejected[number] is not None:
-                ok = block.rows.ok & ~self.outliers(number, len(obs))
-                block = Block(number, obs, block.rows._replace(ok=ok))
-            yield block
-
-    def _block(self, number: int, obs: Observations, index: np.ndarray) -> Block:
-        g, h = self.tables.factors(obs)
-        rows = MergeRows(
-            index=index,
-            ok=obs.usable & (index >= 0) & ~self.tables.excluded[obs.still],
-            still=obs.still,
-            panel=obs.panel,
-            counts=obs.counts,
-            background=obs.background,
-            net=obs.net,
-            exposure=obs.exposure,
-            g=g,
-            h=h,
-            floor=obs.variance_floor(self.readout_noise),
-        )
-        return Block(number, obs, rows)
-
-    def add_in_chunks(self, kernel, block: Block, columns: tuple, *tables, sums=None) -> None:
-        """Call kernel(*columns, *tables[, sums]) for each chunk of a block, in threads.
+    def outliers(self, still_range: tuple[int, int], n_rows: int) -> np.ndarray:
+        """(n_rows,) bool: outliers in the table of a pair of files.
 
         Args:
-            columns: arrays (N,) or named tuples of these, of which each chunk gets its rows
-            tables: what chunks share: numbers, and arrays over voxels, changed in place by some
-            sums: named tuple of arrays that all voxels have in common; added to in place
+            still_range: first still of the pair, and of the next one
+            n_rows: of the table
         """
+        out = np.zeros(n_rows, dtype=bool)
+        for number, voxels in enumerate(self._chunks if self.rejected else []):
+            if self.rejected[number].any():
+                rows = self.overview.rows.rows(voxels)
+                rows = rows[self._rejected(number, len(rows))]
+                mine = (rows["still"] >= still_range[0]) & (rows["still"] < still_range[1])
+                out[rows["row"][mine]] = True
+        return out
 
-        def run(rows: slice):
-            arguments = [*(_rows_of(column, rows) for column in columns), *tables]
-            if sums is None:
-                kernel(*arguments)
-                return ()
-            own = type(sums)(*(np.zeros_like(total) for total in sums))
-            kernel(*arguments, own)
-            return own
+    def _expected(self) -> tuple[np.ndarray, np.ndarray]:
+        """(V,) intensities for the weights, and plain ratios of sums."""
+        sums = np.zeros((3, len(self._prior)))
+        rows, starts = self.overview.rows, self.overview.rows.start
 
-        for own in map_in_threads(run, block.chunks(), self.tables.n_threads):
-            for total, values in zip(sums or (), own):
-                total += values
+        def add(item: tuple[int, slice]) -> None:
+            number, voxels = item
+            own = rows.rows(voxels)
+            start = starts[voxels.start : voxels.stop + 1] - starts[voxels.start]
+            rejected = self._rejected(number, len(own))
+            add_ratios(start, own, self.tables, self._still, rejected, sums[:, voxels])
 
-    def expected_intensity(self) -> np.ndarray:
-        """(V,) ratio of sums in each voxel, drawn towards the prior."""
-        n = len(self.overview.voxels)
-        num, den = np.zeros(n), np.zeros(n)
-        for block in self.blocks():
-            self.add_in_chunks(accumulate_ratio, block, (block.rows,), num, den)
-        k = self.prior_strength
-        return (np.maximum(num, 0.0) + k) / (den + k / self.prior)
+        list(map_in_threads(add, enumerate(self._chunks), self.n_threads))
+        expected = expected_intensities(self.voxels.nearest, sums, self._prior, self.prior_strength)
+        return expected, _ratio(*sums[:2])
 
-    def merge(self) -> Merged:
-        """Merge all observations, which are read twice: for expected variances and for means."""
-        n = len(self.overview.voxels)
-        expected = self.expected_intensity()
-        n_obs, n_stills = (np.zeros(n, dtype=np.int32) for _ in range(2))
-        sums = VoxelSums(np.zeros((2, n)), np.zeros((2, n)), np.zeros(n), n_obs)
-        last = np.full(n, -1, dtype=np.int32)
-        for block in self.blocks():
-            rows = block.rows
-            self.add_in_chunks(
-                accumulate_weighted, block, (rows,), self.half, expected, self.error_b, sums
+    def _empty_sums(self) -> StatisticSums:
+        overview = self.overview
+        shapes = (
+            (N_SHELLS, 6),
+            (overview.n_panels, 5),
+            (overview.n_stills_in, 9),
+            (N_DIRECTIONS**2, 2),
+            (80, 3),
+            (1, 200),
+        )
+        return StatisticSums(*(np.zeros(shape) for shape in shapes))
+
+    def merge(self, cutoff: float = 0.0, error_b: float = 0.0) -> Merged:
+        """Merge all observations.
+
+        Args:
+            cutoff: reject outliers anew that deviate by more sigma than this; 0: keep those known
+            error_b: fraction of the intensity that adds to sigma (error model)
+        """
+        expected, ratio = self._expected()
+        known = self.voxels
+        isotropic = isotropic_part(known.voxel, ratio, known.grid, multiplicity=known.multiplicity)
+        shells, shell = _shells(known.q, np.isfinite(ratio), known.grid)
+        tables = VoxelTables(expected, self._prior, isotropic, shell.astype(float))
+        n = len(self._prior)
+        out = VoxelSums(np.zeros((n, 2)), np.zeros((n, 2)), *(np.zeros(n) for _ in range(5)))
+        total = self._empty_sums()
+        rows, starts = self.overview.rows, self.overview.rows.start
+        direction = _coarse_directions()
+
+        def run(item: tuple[int, slice]):
+            number, voxels = item
+            own = rows.rows(voxels)
+            start = starts[voxels.start : voxels.stop + 1] - starts[voxels.start]
+            rejected = np.zeros(len(own), dtype=bool)
+            if not cutoff and self.rejected:
+                rejected = self._rejected(number, len(own))
+            sums = self._empty_sums()
+            merge_voxels(
+                start,
+                own,
+                self.tables,
+                self._still,
+                VoxelTables(*(table[voxels] for table in tables)),
+                (float(cutoff), float(error_b)),
+                direction,
+                VoxelSums(*(array[voxels] for array in out)),
+                sums,
+                rejected,
             )
-            grouped = _grouped(rows.index, rows.ok, rows.still)
-            self.add_in_chunks(count_stills, block, grouped, last, n_stills)
-        num, den = sums.num.sum(axis=0), sums.den.sum(axis=0)
+            return np.packbits(rejected), sums
+
+        self_rejected = []
+        for bits, sums in map_in_threads(run, enumerate(self._chunks), self.n_threads):
+            self_rejected.append(bits)
+            for array, values in zip(total, sums):
+                array += values
+        self.rejected = self_rejected
+        num, den = out.num.sum(axis=1), out.den.sum(axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            scatter = np.where(out.n_obs > 1, out.scatter / (out.n_obs - 1) / den, np.nan)
         return Merged(
-            voxels=self.overview.voxels,
+            voxels=rows.voxels,
             intensity=_ratio(num, den),
             variance=_ratio(np.ones(n), den),
-            expected=expected,
-            n_obs=n_obs,
-            n_stills=n_stills,
-            exposure=sums.exposure,
-            half=_ratio(sums.num, sums.den),
-            num=num,
-            den=den,
+            n_obs=out.n_obs.astype(np.int32),
+            n_stills=out.n_stills.astype(np.int32),
+            exposure=out.exposure,
+            half=_ratio(out.num.T, out.den.T),
+            variance_scatter=scatter,
+            variance_jackknife=out.jackknife,
+            isotropic=isotropic,
+            shell=shell,
+            shells=shells,
+            sums=total,
         )
 
-    def reject_outliers(self, cutoff: float, n_rounds: int = 5) -> Merged:
-        """Flag observations that deviate by more than cutoff sigma from the others of their voxel.
 
-        An outlier shifts the mean, so that others seem to deviate: in each round only those are
-        flagged that deviate nearly as much as the worst of their voxel, then all is merged again.
+def _coarse_directions() -> np.ndarray:
+    """(N_AZIMUTHAL^2,) bin of the image of residuals for each bin of the table a"""
+    j, i = np.divmod(np.arange(N_AZIMUTHAL**2), N_AZIMUTHAL)
+    step = N_AZIMUTHAL // N_DIRECTIONS
+    return (j // step) * N_DIRECTIONS + i // step
 
-        Returns:
-            the voxels merged without them
-        """
-        merged = self.merge()
-        for _ in range(n_rounds):
-            worst = np.zeros(len(self.overview.voxels))
-            for block in self.blocks():
-                z = self._deviations(block, merged)
-                far = np.flatnonzero(z > cutoff)
-                np.maximum.at(worst, block.rows.index[far], z[far])
-            if not worst.any():
-                break
-            for block in self.blocks():
-                z = self._deviations(block, merged)
-                far = np.flatnonzero(z > cutoff)
-                far = far[z[far] >= 0.7 * worst[block.rows.index[far]]]
-                if len(far):
-                    outliers = self.outliers(block.number, len(block.obs))
-                    outliers[far] = True
-                    self.rejected[block.number] = np.packbits(outliers)
-            merged = self.merge()
-        return merged
 
-    def _deviations(self, block: Block, merged: Merged) -> np.ndarray:
-        """(N,) absolute deviations from the rest of the voxel, in sigma."""
-        z = np.empty(len(block.obs))
-        self.add_in_chunks(
-            deviations_from_rest,
-            block,
-            (block.rows, z),
-            merged.expected,
-            self.error_b,
-            self.prior,
-            merged.num,
-            merged.den,
-        )
-        return np.abs(z, out=z)
+def _shells(q: np.ndarray, measured: np.ndarray, grid):
+    """(ResolutionShells of the measured voxels (V,) bool, shell (V,) of each voxel at |q| (V,))."""
+    q_min, q_max = q[measured].min(), q[measured].max()
+    if grid.d_min is not None:
+        q_max = min(q_max, 1 / grid.d_min)
+    low = 0.999 * q_min if q_min < q_max else 0.0
+    shells = ResolutionShells.equal_volume(low, q_max, N_SHELLS)
+    return shells, shells.index_of(q)

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dials_diffuse.grid.expand import unpack_voxels
 from dials_diffuse.grid.possible import voxels_possible
-from dials_diffuse.grid.shells import ResolutionShells, isotropic_part
-from dials_diffuse.scaling.merging.merge import Merged, Merger
+from dials_diffuse.grid.shells import isotropic_part
+from dials_diffuse.scaling.merging.merge import N_DIRECTIONS, N_SHELLS, Merged, Merger
 from dials_diffuse.scaling.merging.merge_kernels import (
     EXPECTED,
     FREEDOM,
@@ -22,14 +21,8 @@ from dials_diffuse.scaling.merging.merge_kernels import (
     REST_REST,
     SQUARE,
     WEIGHTED_ABS,
-    MergedTables,
     N,
-    StatisticSums,
-    accumulate_statistics,
 )
-
-# Side of the image of residuals over the direction of s1
-N_DIRECTIONS = 48
 
 
 @dataclass
@@ -43,6 +36,7 @@ class ShellStatistics:
         r_meas: sum of sqrt(n/(n-1)) |y - expected| over sum of expected, in photons
         cc_half: correlation of the half sets; cc_half_anisotropic: less the isotropic parts
         chi2: mean square of residuals over expected sigma, leverage allowed for
+        jackknife: error of the voxels from leaving out groups of stills, over the propagated one
     """
 
     label: str
@@ -55,6 +49,7 @@ class ShellStatistics:
     cc_half: float
     cc_half_anisotropic: float
     chi2: float
+    jackknife: float
 
     @property
     def multiplicity(self) -> float:
@@ -122,58 +117,38 @@ def correlation(x: np.ndarray, y: np.ndarray) -> float:
     return float(x @ y / norm) if norm > 0 else float("nan")
 
 
-def statistics(
-    merger: Merger, merged: Merged, n_shells: int = 10, variance_factor: float = 1.0
-) -> Statistics:
-    """Read all observations once more and compare them with the merged voxels.
+def statistics(merger: Merger, merged: Merged, variance_factor: float = 1.0) -> Statistics:
+    """Statistics of merged voxels, from the sums that were made on merging.
 
     Args:
-        merger: with the scales and outliers of the merged voxels
-        merged: result of the merger; variance_scatter is set in place
-        n_shells: resolution shells of equal volume
+        merger, merged: the voxels and how they were merged
         variance_factor: a^2 of the error model
     """
-    grid, overview = merger.source.grid, merger.overview
-    voxel = unpack_voxels(overview.voxels)
-    shells, shell = _shells(np.linalg.norm(grid.q_of_voxel(voxel), axis=1), merged, grid, n_shells)
-    multiplicity = grid.multiplicity(voxel)
-    isotropic = isotropic_part(voxel, merged.intensity, grid, multiplicity=multiplicity)
-    tables = MergedTables(
-        merged.expected, merged.intensity, merged.num, merged.den, merged.n_obs, isotropic, shell
-    )
-    scatter = np.zeros(len(voxel))
-    sums = StatisticSums(
-        shells=np.zeros((n_shells, 6)),
-        panels=np.zeros((overview.n_panels, 5)),
-        stills=np.zeros((overview.n_stills_in, 9)),
-        directions=np.zeros((N_DIRECTIONS**2, 2)),
-        sizes=np.zeros((80, 3)),
-        histogram=np.zeros(200, dtype=np.int64),
-    )
-    x0, x1, y0, y1 = overview.extent
-    for block in merger.blocks():
-        direction = _bins(block.obs.y, y0, y1) * N_DIRECTIONS + _bins(block.obs.x, x0, x1)
-        columns = (block.rows, direction)
-        merger.add_in_chunks(
-            accumulate_statistics, block, columns, tables, merger.error_b, scatter, sums=sums
-        )
-    sums.shells[:, SQUARE] /= variance_factor
-    halves = merged.half
+    sums, isotropic, overview = merged.sums, merged.isotropic, merger.overview
+    shells, panels, directions = sums.shells.copy(), sums.panels.T, sums.directions
+    shells[:, SQUARE] /= variance_factor
+    known, halves = merger.voxels, merged.half
+    voxel, multiplicity = known.voxel, known.multiplicity
     anisotropic = np.array(
-        [half - isotropic_part(voxel, half, grid, multiplicity=multiplicity) for half in halves]
+        [
+            half - isotropic_part(voxel, half, known.grid, multiplicity=multiplicity)
+            for half in halves
+        ]
     )
+    possible = voxels_possible(known.grid, merged.shells)
+    measured, shell = merged.n_obs > 0, merged.shell
+    edges = merged.shells.edges
+    everything = f"{merged.shells.labels()[0].split(' - ')[0]} - {1 / edges[-1]:.2f}"
+    rows = []
     with np.errstate(invalid="ignore", divide="ignore"):
-        merged.variance_scatter = scatter / (merged.n_obs - 1) / merged.den
-        merged.variance_scatter[merged.n_obs < 2] = np.nan
-        i_over_sigma = merged.intensity / np.sqrt(merged.variance * variance_factor)
-        rows = []
-        possible = voxels_possible(grid, shells)
-        measured = merged.n_obs > 0
-        everything = f"{1 / shells.edges[0]:.2f} - {1 / shells.edges[-1]:.2f}"
-        for number, label in enumerate([*shells.labels(), everything]):
-            chosen = slice(None) if number == n_shells else slice(number, number + 1)
-            total = sums.shells[chosen].sum(axis=0)
-            inside = measured & (shell >= 0 if number == n_shells else shell == number)
+        variance = merged.variance * variance_factor
+        i_over_sigma = merged.intensity / np.sqrt(variance)
+        for number, label in enumerate([*merged.shells.labels(), everything]):
+            chosen = slice(None) if number == N_SHELLS else slice(number, number + 1)
+            total = shells[chosen].sum(axis=0)
+            inside = measured & (shell >= 0 if number == N_SHELLS else shell == number)
+            several = inside & np.isfinite(merged.variance_jackknife)
+            jackknife = _mean(merged.variance_jackknife[several]) / _mean(variance[several])
             rows.append(
                 ShellStatistics(
                     label=label,
@@ -186,9 +161,9 @@ def statistics(
                     cc_half=correlation(*halves[:, inside]),
                     cc_half_anisotropic=correlation(*anisotropic[:, inside]),
                     chi2=float(total[SQUARE] / total[FREEDOM]),
+                    jackknife=float(np.sqrt(jackknife)),
                 )
             )
-        panels, directions = sums.panels.T, sums.directions
         residuals = directions[:, 0] / directions[:, 1]
         return Statistics(
             shells=rows[:-1],
@@ -198,22 +173,11 @@ def statistics(
             panel_chi2=panels[SQUARE] / panels[FREEDOM] / variance_factor,
             panel_residual=panels[RESIDUAL] / panels[EXPECTED],
             direction_residual=residuals.reshape(N_DIRECTIONS, N_DIRECTIONS),
-            extent=overview.extent,
-            histogram=sums.histogram,
+            extent=overview.bins.extent,
+            histogram=sums.histogram[0],
             sizes=sums.sizes,
             isotropic=isotropic,
         )
-
-
-def _shells(q: np.ndarray, merged: Merged, grid, n_shells: int):
-    """(ResolutionShells of the measured voxels, shell (V,) of each voxel at |q| (V,))."""
-    measured = q[merged.n_obs > 0]
-    q_min, q_max = measured.min(), measured.max()
-    if grid.d_min is not None:
-        q_max = min(q_max, 1 / grid.d_min)
-    low = 0.999 * q_min if q_min < q_max else 0.0
-    shells = ResolutionShells.equal_volume(low, q_max, n_shells)
-    return shells, shells.index_of(q)
 
 
 def _still_statistics(sums: np.ndarray, variance_factor: float) -> dict[str, np.ndarray]:
@@ -232,11 +196,6 @@ def _still_statistics(sums: np.ndarray, variance_factor: float) -> dict[str, np.
         # information is the sum of 1/variance of the still's intensities
         "still_slope_sigma": 1.0 / np.sqrt(information * variance_rest),
     }
-
-
-def _bins(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    scaled = (values - low) / max(high - low, 1e-12) * N_DIRECTIONS
-    return np.clip(scaled, 0, N_DIRECTIONS - 1).astype(np.int64)
 
 
 def _mean(values: np.ndarray) -> float:

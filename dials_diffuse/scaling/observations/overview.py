@@ -1,25 +1,27 @@
-"""Overview of all observations before scaling: voxels, stills, radial profiles, connections."""
+"""Overview of all observations before scaling: stills, radial profiles, connections."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from dxtbx.model import ExperimentList
 
 from dials_diffuse.io.integrated_reflections import relative_times
-from dials_diffuse.scaling.observations.connections import Connections
-from dials_diffuse.scaling.observations.source import Observations, ObservationSource
+from dials_diffuse.model.components import N_RADIAL
+from dials_diffuse.scaling.observations.connections import Connections, connect
+from dials_diffuse.scaling.observations.frames import Bins
+from dials_diffuse.scaling.observations.sorted_rows import RowCollector, SortedRows
+from dials_diffuse.scaling.observations.source import ObservationSource
 
 logger = logging.getLogger("dials.diffuse.scaling.overview")
 
-# Bins of |q| for the radial profile: finer than any smooth feature, up to beyond any
-# wavelength in use
-PROFILE_STEP = 0.005
-N_PROFILE = 600
+# Width over which radial profiles are smoothed, 1/Angstrom
+PROFILE_WIDTH = 0.025
 
 
 @dataclass
@@ -27,38 +29,31 @@ class Overview:
     """Counts and sums over all observations, which need no scales.
 
     Attributes:
-        voxels: (V,) packed voxels with usable observations, sorted
-        n_obs, n_stills: (V,) usable observations, and stills, of each
-        still_obs: (S,) usable observations a still
-        still_shared: (S,) those in voxels that other stills see as well
-        still_group: (S,) connected group, -1 for stills without observations
-        still_pixels: (S,) pixels in usable observations
-        profile_counts, profile_exposure: (S, N_PROFILE) net photons and exposure (s sr) of each still
-            and bin of |q|
-        total_counts: photons, background included
-        n_rows, n_usable, n_not_finite, n_bragg: numbers of rows
-        extent: (x_min, x_max, y_min, y_max) of projected directions
-        q_max: largest |q|, 1/Angstrom
+        rows: usable observations, sorted by voxel
+        bins: ranges of |q| and of directions
+        excluded: (S,) bool, stills that take no part
+        connections: of the stills that take part
+        still_obs, still_pixels: (S,) usable observations, and pixels in them
+        still_variance: (S,) variance of the photons of each still
+        profile_counts, profile_exposure: (S, N_RADIAL) net photons and exposure (s sr) of each still
+            and radial bin
+        n_rows, n_not_finite, n_bragg: numbers of rows in the tables
         n_panels: most panels of any detector
         n_layouts: kinds of detectors, by number and size of their panels
     """
 
-    voxels: np.ndarray
-    n_obs: np.ndarray
-    n_stills: np.ndarray
+    rows: SortedRows
+    bins: Bins
+    excluded: np.ndarray
+    connections: Connections
     still_obs: np.ndarray
-    still_shared: np.ndarray
-    still_group: np.ndarray
     still_pixels: np.ndarray
+    still_variance: np.ndarray
     profile_counts: np.ndarray
     profile_exposure: np.ndarray
-    total_counts: float
     n_rows: int
-    n_usable: int
     n_not_finite: int
     n_bragg: int
-    extent: tuple[float, float, float, float]
-    q_max: float
     n_panels: int
     n_layouts: int
 
@@ -66,6 +61,21 @@ class Overview:
     def n_stills_in(self) -> int:
         """Stills in the input"""
         return len(self.still_obs)
+
+    @property
+    def used(self) -> np.ndarray:
+        """(S,) bool: stills that take part and have usable observations"""
+        return ~self.excluded & (self.still_obs > 0)
+
+    @property
+    def n_usable(self) -> int:
+        """Usable observations of the stills that take part"""
+        return int(self.still_obs[~self.excluded].sum())
+
+    def without(self, excluded: Iterable[int]) -> Overview:
+        """The same with other stills excluded."""
+        mask = np.isin(np.arange(self.n_stills_in), list(excluded))
+        return replace(self, excluded=mask, connections=connect(self.rows, mask))
 
     def relative_times(self) -> np.ndarray:
         """(S,) exposure times over their mean, NaN for stills without usable observations"""
@@ -76,7 +86,7 @@ class Overview:
 
         Stills without a voxel in common with others are in none.
         """
-        labels = np.where(self.still_shared > 0, self.still_group, -1)
+        labels = np.where(self.connections.shared > 0, self.connections.group, -1)
         groups = [
             np.flatnonzero(labels == label).tolist() for label in np.unique(labels) if label >= 0
         ]
@@ -86,7 +96,7 @@ class Overview:
         """Scales (S,) that make the radial profiles of the stills agree, to start the fit from."""
         counts, exposure = self.profile_counts, self.profile_exposure
         b = np.ones(len(counts))
-        usable = self.still_obs > 0
+        usable = self.used
         for _ in range(n_cycles):
             profile = self._profile(b)
             expected = exposure @ profile
@@ -96,16 +106,23 @@ class Overview:
             b /= b[usable].mean()
         return b
 
+    def scale_errors(self, b: np.ndarray) -> np.ndarray:
+        """Standard deviations (S,) of scales b (S,) of the radial profiles, by counting statistics."""
+        expected = self.profile_exposure @ self._profile(b)
+        return np.sqrt(self.still_variance) / np.maximum(expected, 1e-300)
+
     def _profile(self, b: np.ndarray) -> np.ndarray:
-        counts = self.profile_counts.sum(axis=0)
-        exposure = b @ self.profile_exposure
-        window = np.ones(5)
+        """(N_RADIAL,) mean intensity of all stills, smoothed"""
+        used = self.used
+        counts = self.profile_counts[used].sum(axis=0)
+        exposure = b[used] @ self.profile_exposure[used]
+        window = np.ones(2 * round(0.5 * PROFILE_WIDTH * N_RADIAL / self.bins.q_max) + 1)
         counts, exposure = (np.convolve(v, window, "same") for v in (counts, exposure))
         with np.errstate(invalid="ignore", divide="ignore"):
             profile = counts / exposure
         bad = ~np.isfinite(profile)
         if bad.all():
-            return np.zeros(N_PROFILE)
+            return np.zeros(N_RADIAL)
         profile[bad] = np.interp(np.flatnonzero(bad), np.flatnonzero(~bad), profile[~bad])
         return np.maximum(profile, 0.0)
 
@@ -114,96 +131,88 @@ class Overview:
         profile = self._profile(b)
         positive = profile[profile > 0]
         profile = np.maximum(profile, 1e-3 * np.median(positive) if len(positive) else 1.0)
-        centres = (np.arange(N_PROFILE) + 0.5) * PROFILE_STEP
-
-        def mean_intensity(q: np.ndarray) -> np.ndarray:
-            return np.interp(q, centres, profile)
-
-        return mean_intensity
+        return partial(np.interp, xp=self.bins.q_of(np.arange(N_RADIAL)), fp=profile)
 
 
-def _profiles(obs: Observations, first: int, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Net photons and exposure of n stills, the first one first, in bins of |q|: (n, N_PROFILE)."""
-    radial = np.clip((obs.q / PROFILE_STEP).astype(np.int64), 0, N_PROFILE - 1)
-    key = (obs.still - first) * N_PROFILE + radial
-    shape = (n, N_PROFILE)
-    return (
-        np.bincount(key, obs.net, n * N_PROFILE).reshape(shape),
-        np.bincount(key, obs.exposure, n * N_PROFILE).reshape(shape),
-    )
+class _Sums:
+    """Sums over the rows of all stills, part by part."""
+
+    def __init__(self, n_stills: int):
+        self.obs, self.pixels = (np.zeros(n_stills, dtype=np.int64) for _ in range(2))
+        self.counts, self.exposure = (np.zeros((n_stills, N_RADIAL)) for _ in range(2))
+        self.variance = np.zeros(n_stills)
+        self.total_counts = 0.0
+
+    def add(self, rows: np.ndarray, n_pixels: np.ndarray) -> None:
+        if not len(rows):
+            return
+        first, last = int(rows["still"].min()), int(rows["still"].max()) + 1
+        still = rows["still"].astype(np.int64) - first
+        n = last - first
+        self.obs[first:last] += np.bincount(still, minlength=n)
+        self.pixels[first:last] += np.bincount(still, n_pixels, n).astype(np.int64)
+        photons = np.maximum(rows["net"], 0.0) + rows["floor"]
+        self.variance[first:last] += np.bincount(still, photons, n)
+        key, shape = still * N_RADIAL + rows["radial"], (n, N_RADIAL)
+        self.counts[first:last] += np.bincount(key, rows["net"], n * N_RADIAL).reshape(shape)
+        self.exposure[first:last] += np.bincount(key, rows["exposure"], n * N_RADIAL).reshape(shape)
+        self.total_counts += float(
+            rows["net"].sum(dtype=float) + rows["background"].sum(dtype=float)
+        )
 
 
-def read_overview(source: ObservationSource, excluded: Iterable[int] = ()) -> Overview:
-    """Read all observations once.
+def read_observations(
+    source: ObservationSource, readout_noise: float, keep: int, n_threads: int = 1
+) -> Overview:
+    """Read all observations once, and sort the usable ones by voxel.
 
     Args:
-        excluded: stills that count as having no usable observations
+        readout_noise: per pixel, photons
+        keep: observations that are kept in memory; more are sorted in a temporary file
 
     Raises:
         ValueError: input that can't be scaled as a whole: fewer than two stills, no
             usable observations, no counts at all.
     """
-    connections = Connections()
-    still_obs, still_pixels, profiles = [], [], []
-    n_rows = n_usable = n_not_finite = n_bragg = 0
-    total_counts = 0.0
-    x0, x1, y0, y1, q_max = np.inf, -np.inf, np.inf, -np.inf, 0.0
-    for number, pair in enumerate(source):
-        # the number of stills grows with each pair that is read
-        out = np.isin(np.arange(len(source.experiments)), list(excluded))
-        first = source.first_stills[number]
-        n = len(source.experiments) - first
-        if number + 1 < len(source.first_stills):
-            n = source.first_stills[number + 1] - first
-        obs = pair.select(pair.usable & ~out[pair.still])
-        n_rows += len(pair)
-        n_usable += len(obs)
-        n_bragg += pair.n_bragg
-        n_not_finite += pair.n_not_finite
-        total_counts += obs.counts.sum()
-        still_obs.append(np.bincount(obs.still - first, minlength=n))
-        still_pixels.append(np.bincount(obs.still - first, obs.n_pixels, n))
-        profiles.append(_profiles(obs, first, n))
-        connections.add(obs.voxel, obs.still, first + n)
-        if not len(obs):
-            continue
-        x0, x1 = min(x0, obs.x.min()), max(x1, obs.x.max())
-        y0, y1 = min(y0, obs.y.min()), max(y1, obs.y.max())
-        q_max = max(q_max, float(obs.q.max()))
-    n_in = len(source.experiments)
-    if n_in < 2:
+    n_stills = len(source.experiments)
+    if n_stills < 2:
         raise ValueError(
             "There is only one still in the input: scales are relative, so that at least two are needed"
         )
-    if n_usable == 0:
+    n_rows = sum(source.table(number).n_rows for number in range(len(source.pairs)))
+    collector, sums = RowCollector(n_rows, keep), _Sums(n_stills)
+    n_bragg = n_not_finite = 0
+    for number in range(len(source.pairs)):
+        for part in source.parts(number, readout_noise, n_threads=n_threads):
+            sums.add(part.rows, part.n_pixels)
+            collector.add(part.rows, part.voxels)
+            n_bragg += part.n_bragg
+            n_not_finite += part.n_not_finite
+    if not sums.obs.any():
         raise ValueError(
             "None of the observations can be used: all are Bragg, not finite, or have no exposure"
         )
-    if total_counts == 0:
+    if sums.total_counts == 0:
         raise ValueError("All counts are zero: there is nothing to scale")
-    still_obs = np.concatenate(still_obs)
-    if np.count_nonzero(still_obs) < 2:
+    if np.count_nonzero(sums.obs) < 2:
         raise ValueError("Only one still has usable observations: at least two are needed")
-    profile_counts, profile_exposure = map(np.concatenate, zip(*profiles))
+    rows = collector.finish()
     detectors = ExperimentList(source.experiments).detectors()
     layouts = {tuple(panel.get_image_size() for panel in detector) for detector in detectors}
+    excluded = np.zeros(n_stills, dtype=bool)
     return Overview(
-        voxels=connections.voxels,
-        n_obs=connections.n_obs,
-        n_stills=connections.n_stills,
-        still_obs=still_obs,
-        still_shared=connections.shared,
-        still_group=np.where(still_obs > 0, connections.groups(), -1),
-        still_pixels=np.concatenate(still_pixels),
-        profile_counts=profile_counts,
-        profile_exposure=profile_exposure,
-        total_counts=float(total_counts),
+        rows=rows,
+        bins=source.bins,
+        excluded=excluded,
+        connections=connect(rows, excluded),
+        still_obs=sums.obs,
+        still_pixels=sums.pixels,
+        still_variance=sums.variance,
+        profile_counts=sums.counts,
+        profile_exposure=sums.exposure,
         n_rows=n_rows,
-        n_usable=n_usable,
         n_not_finite=n_not_finite,
         n_bragg=n_bragg,
-        extent=(float(x0), float(x1), float(y0), float(y1)),
-        q_max=q_max,
         n_panels=max(map(len, layouts)),
         n_layouts=len(layouts),
     )

@@ -7,7 +7,6 @@ scales. The full intensities of the reflections are solved for in closed form, a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -16,70 +15,76 @@ from dials_diffuse.adapters.experiments import load_reflections
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.io.integrated_reflections import read_integrated
-from dials_diffuse.scaling.observations.source import (
-    Observations,
-    ObservationSource,
-    observation_geometry,
-)
+from dials_diffuse.scaling.expectation.patches import NO_PATCH
+from dials_diffuse.scaling.expectation.tables import NO_OFFSET
+from dials_diffuse.scaling.observations.frames import directions_of_bins, positions_of
+from dials_diffuse.scaling.observations.overview import Overview
+from dials_diffuse.scaling.observations.rows import ROW
+from dials_diffuse.scaling.observations.source import ObservationSource
 from dials_diffuse.scaling.refinement.settings import BraggSettings
 
 logger = logging.getLogger("dials.diffuse.scaling.bragg")
 
-# Distinguishes packed Miller indices from packed voxels: the sign bit, which voxels do not use
-BRAGG_CODE = np.iinfo(np.int64).min
 
-
-class BraggReference(NamedTuple):
-    """Reflections that take part in a fit.
+class BraggReflections(NamedTuple):
+    """Reflections that take part in a fit, sorted by Miller index.
 
     Attributes:
-        reflections: as observations
+        rows: (N,) of ROW; net photons, no background, no offset
+        n_obs: (M,) reflections of each Miller index
+        mean_intensity: (M,) mean full intensity at the |q| of each
         settings: how they take part
-        mean_intensity: function |q| (N,) -> mean full intensity (N,)
     """
 
-    reflections: Observations
+    rows: np.ndarray
+    n_obs: np.ndarray
+    mean_intensity: np.ndarray
     settings: BraggSettings
-    mean_intensity: Callable
 
 
-def bragg_observations(
-    source: ObservationSource, settings: BraggSettings, relative_time: np.ndarray
-) -> Observations:
-    """Read the reflections of the files of the settings as observations for the fit.
+def read_bragg(
+    source: ObservationSource, overview: Overview, settings: BraggSettings, scales: np.ndarray
+) -> BraggReflections | None:
+    """Read the reflections of the files of the settings; None without files.
 
     Args:
-        source: the stills, read before; reflections are matched by experiment identifiers
-        relative_time: (S,) exposure time of each still over their mean; NaN for stills without
-            observations, whose reflections are left out
+        source: the stills; reflections are matched by experiment identifiers
+        overview: of the stills; reflections of excluded ones are left out
+        scales: (S,) of the radial profiles
 
     Raises:
         ValueError: columns missing, unknown experiments, or no reflection left.
     """
-    per_file = [
-        _observations_of_file(path, source, settings, relative_time)
-        for path in settings.reflections
-        if path
-    ]
-    reflections = Observations.concatenate(per_file)
-    if not len(reflections):
+    paths = [path for path in settings.reflections if path]
+    if not paths:
+        return None
+    per_file = [_rows_of_file(path, source, settings, overview) for path in paths]
+    rows, index, q = (np.concatenate(columns) for columns in zip(*per_file))
+    keep = ~overview.excluded[rows["still"]]
+    if not keep.any():
         raise ValueError(
             "No Bragg reflection of these stills is left to scale with (bragg.min_partiality="
             f"{settings.min_partiality:g})"
         )
-    logger.info("%d Bragg reflections take part in the fit", len(reflections))
-    return reflections
+    rows, index, q = rows[keep], index[keep], q[keep]
+    logger.info("%d Bragg reflections take part in the fit", len(rows))
+    mean = mean_bragg_intensity(rows, q, scales)
+    order = np.lexsort((rows["still"], index))
+    _, first, n_obs = np.unique(index[order], return_index=True, return_counts=True)
+    return BraggReflections(rows[order], n_obs, mean[order][first], settings)
 
 
-def _observations_of_file(
-    path: str, source: ObservationSource, settings: BraggSettings, relative_time: np.ndarray
-) -> Observations:
+def _rows_of_file(
+    path: str, source: ObservationSource, settings: BraggSettings, overview: Overview
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(rows, packed Miller index, |q|) of the reflections of a file, (N,) each"""
     table = load_reflections(path)
     for name in ("panel", "xyzobs.px.value"):
         if name not in table:
             raise ValueError(
                 f"{path} has no column {name}: it does not hold integrated reflections"
             )
+    relative_time = overview.relative_times()
     integrated = read_integrated(
         table, str(path), source.experiments, source.grid, relative_time, settings.min_partiality
     )
@@ -93,44 +98,27 @@ def _observations_of_file(
         )
     panel = as_numpy(table["panel"]).astype(np.int32)[integrated.rows]
     px = as_numpy(table["xyzobs.px.value"])[integrated.rows]
-    q, x, y = observation_geometry(source.experiments, integrated.still, panel, px)
-    n = len(integrated.rows)
-    return Observations(
-        still=integrated.still.astype(np.int32),
-        panel=panel,
-        voxel=pack_voxels(integrated.miller_index) | BRAGG_CODE,
-        counts=integrated.counts.astype(float),
-        background=np.zeros(n),
-        # the variance without that of the counts themselves
-        background_variance=np.maximum(integrated.variance - np.maximum(integrated.counts, 0), 1.0),
-        exposure=integrated.exposure,
-        n_pixels=np.zeros(n, dtype=np.int32),
-        q=q,
-        x=x,
-        y=y,
-        usable=np.ones(n, dtype=bool),
-        bragg=np.ones(n, dtype=bool),
-        finite=np.ones(n, dtype=bool),
-    )
+    q, x, y = positions_of(source.experiments, integrated.still, panel, px)
+    rows = np.zeros(len(integrated.rows), dtype=ROW)
+    rows["still"], rows["panel"] = integrated.still, panel
+    rows["net"], rows["exposure"] = integrated.counts, integrated.exposure
+    # the variance without that of the counts themselves
+    rows["floor"] = np.maximum(integrated.variance - np.maximum(integrated.counts, 0), 1.0)
+    rows["radial"], rows["patch"] = NO_OFFSET, NO_PATCH
+    rows["direction"] = directions_of_bins(source.bins, x, y)
+    return rows, pack_voxels(integrated.miller_index), q
 
 
-def is_bragg(voxel: np.ndarray) -> np.ndarray:
-    """(N,) bool: which of Observations.voxel are Miller indices of reflections."""
-    return voxel < 0
-
-
-def mean_bragg_intensity(obs: Observations, b: np.ndarray, n_bins: int = 20) -> Callable:
-    """Function |q| -> mean full intensity at that |q|, for scales b (S,)."""
-    edges = np.quantile(obs.q, np.linspace(0, 1, n_bins + 1))
-    index = np.clip(np.searchsorted(edges, obs.q, side="right") - 1, 0, n_bins - 1)
-    total = np.bincount(index, np.maximum(obs.counts, 0.0), n_bins)
-    exposure = np.bincount(index, obs.exposure * b[obs.still], n_bins)
+def mean_bragg_intensity(
+    rows: np.ndarray, q: np.ndarray, b: np.ndarray, n_bins: int = 20
+) -> np.ndarray:
+    """(N,) mean full intensity at the |q| (N,) of each reflection, for scales b (S,)."""
+    edges = np.quantile(q, np.linspace(0, 1, n_bins + 1))
+    index = np.clip(np.searchsorted(edges, q, side="right") - 1, 0, n_bins - 1)
+    total = np.bincount(index, np.maximum(rows["net"], 0.0), n_bins)
+    exposure = np.bincount(index, rows["exposure"] * b[rows["still"]], n_bins)
     seen = (exposure > 0) & (total > 0)
     if not seen.any():
         raise ValueError("None of the Bragg reflections has a positive intensity")
     middle = 0.5 * (edges[1:] + edges[:-1])
-
-    def mean_intensity(q: np.ndarray) -> np.ndarray:
-        return np.interp(q, middle[seen], (total[seen] / exposure[seen]))
-
-    return mean_intensity
+    return np.interp(q, middle[seen], (total[seen] / exposure[seen]))

@@ -1,519 +1,389 @@
-"""The fit of the scaling models: selection of components, and cycles until the scales converge."""
+"""The fit of the scaling models: cycles of new weights and a step of refinement, until the scales converge."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from dials.array_family import flex
-
-from dials_diffuse.model.components import ScaleSeries, n_parameters_of
-from dials_diffuse.model.scaling_model import DiffuseScalingModel
-from dials_diffuse.model.series import SensitivitySeries
+from dials_diffuse.adapters.system import map_in_threads
+from dials_diffuse.scaling.expectation.patches import N_PATCHES, chi2_of_patches, deviating_patches
+from dials_diffuse.scaling.expectation.tables import ScaleTables
 from dials_diffuse.scaling.observations.overview import Overview
-from dials_diffuse.scaling.observations.source import Observations, ObservationSource
-from dials_diffuse.scaling.refinement.bragg import (
-    BraggReference,
-    bragg_observations,
-    mean_bragg_intensity,
+from dials_diffuse.scaling.refinement.bragg import BraggReflections
+from dials_diffuse.scaling.refinement.kernels import FitData, patch_excess, spread_sums, weigh
+from dials_diffuse.scaling.refinement.objective import (
+    Objective,
+    Preconditioner,
+    chunks_of,
+    sum_over_chunks,
 )
-from dials_diffuse.scaling.refinement.offset_zero import fix_offset_zero
-from dials_diffuse.scaling.refinement.order import check_intervals, p_order_of
+from dials_diffuse.scaling.refinement.parameters import Parameters, Part, Quadratic
 from dials_diffuse.scaling.refinement.refinery import refine_cycle
-from dials_diffuse.scaling.refinement.restraints import Restraints, apply_conventions
-from dials_diffuse.scaling.refinement.scaler import DiffuseScaler
+from dials_diffuse.scaling.refinement.restraints import (
+    WIDE,
+    WIDE_OFFSET,
+    learnt_offset_prior,
+    learnt_scale_prior,
+    offset_part,
+    panel_part,
+    scale_part,
+    sensitivity_part,
+)
 from dials_diffuse.scaling.refinement.settings import ScaleSettings
-from dials_diffuse.scaling.refinement.still_models import (
-    build_models,
-    put_series_in,
-    split_offset_series,
-    split_sensitivity_series,
-)
-from dials_diffuse.scaling.refinement.target import DiffuseScalingTarget
-from dials_diffuse.scaling.refinement.uncertainties import (
-    series_variances,
-    shifts_of_detector,
-    still_covariances,
-)
-from dials_diffuse.scaling.refinement.units import set_units
+from dials_diffuse.scaling.refinement.still_models import Components
 
 logger = logging.getLogger("dials.diffuse.scaling.fit")
 
-COMPONENTS = ("scale", "offset", "panel", "sensitivity")
-
 # Cycles end when no b moves by more e.s.d.s than this
-SHIFT_TOLERANCE = 0.2
-
-# Fraction of the free set's chi^2 by which a component must lower it: half a percent of the
-# intensities of observations of ten photons
-LEAST_GAIN = 3e-4
-
-
-@dataclass
-class FitResult:
-    """Result of the fit.
-
-    Attributes:
-        models: one a still, in the order of the input
-        components: names of the refined ones
-        cycles: rows of the convergence table
-        trials: for each set of components that was tried, chi^2 of the fit and the free set
-            and whether it was kept
-        bad_patches: (S, N_PATCHES) bool: patches of stills that were left out
-        lift: (n,) what was added to the intensities so that the smallest offset is 0
-    """
-
-    models: list
-    components: list[str]
-    cycles: list[dict]
-    trials: list[dict]
-    bad_patches: np.ndarray
-    lift: np.ndarray | None = None
+SHIFT_TOLERANCE = 0.3
+# Cycle after which the priors of b and c are learnt
+LEARN = 1
+# Rounds of the search for patches: those that deviate most make others of the same voxels look wrong
+PATCH_ROUNDS = 3
+# Spread of the intensities around their shell's mean, as a fraction of it: at first, and the least
+SPREAD, LEAST_SPREAD = 1.0, 0.03
+SPREAD_STEPS = 5
+_GOLDEN, _PLASTIC = 0.6180339887498949, 0.7548776662466927
 
 
-def select_for_fit(overview: Overview, max_observations: int) -> np.ndarray:
-    """(V,) bool: voxels of the fit: those that several stills see, or a quasi-random choice of these.
+def chosen_voxels(overview: Overview, max_observations: int) -> np.ndarray:
+    """(V,) bool: voxels that several stills see, or a quasi-random choice of these.
 
     Multiples of the golden ratio modulo one are spread evenly over any range of voxels, and so over
-    reciprocal space (voxels are sorted by index).
+    reciprocal space (by index).
     """
-    shared = overview.n_stills > 1
-    total = overview.n_obs[shared].sum()
+    shared = overview.connections.n_stills > 1
+    total = overview.connections.n_obs[shared].sum()
     if total <= max_observations:
         return shared
-    position = np.arange(len(shared)) * 0.6180339887498949 % 1.0
+    position = _rank(overview) * _GOLDEN % 1.0
     return shared & (position < max_observations / total)
 
 
-def collect(
-    source: ObservationSource, overview: Overview, chosen: np.ndarray, excluded: np.ndarray
-) -> Observations:
-    """The usable observations of the chosen voxels (V,) bool from all pairs of files."""
-    per_pair = []
-    for obs, index in source.indexed(overview.voxels):
-        keep = obs.usable & (index >= 0) & ~excluded[obs.still]
-        keep[keep] = chosen[index[keep]]
-        per_pair.append(obs.select(keep))
-    return Observations.concatenate(per_pair)
+def free_voxels(overview: Overview, percentage: float) -> np.ndarray:
+    """(V,) bool: voxels of the free set, spread evenly"""
+    return _rank(overview) * _PLASTIC % 1.0 < percentage / 100
+
+
+def _rank(overview: Overview) -> np.ndarray:
+    """(V,) place of each voxel by index: rows in files are in another order"""
+    voxels = overview.rows.voxels
+    rank = np.empty(len(voxels), dtype=np.int64)
+    rank[np.argsort(voxels)] = np.arange(len(voxels))
+    return rank
+
+
+def fit_data(
+    overview: Overview, chosen: np.ndarray, prior, bragg: BraggReflections | None = None
+) -> FitData:
+    """The observations of the chosen voxels (V,) bool, of stills that are not excluded.
+
+    Args:
+        prior: function |q| -> mean intensity
+        bragg: reflections that take part as voxels of their own
+    """
+    rows, counts = [], []
+    for voxels in overview.rows.chunks():
+        obs = overview.rows.rows(voxels)
+        keep = chosen[obs["voxel"]] & ~overview.excluded[obs["still"]]
+        rows.append(obs[keep])
+        counts.append(
+            np.bincount(rows[-1]["voxel"] - voxels.start, minlength=voxels.stop - voxels.start)
+        )
+    rows, counts = np.concatenate(rows), np.concatenate(counts)
+    seen = counts > 0
+    counts = counts[seen]
+    q = np.bincount(rows["voxel"], overview.bins.q_of(rows["radial"]), len(seen))[seen] / counts
+    mean, n = prior(q), len(counts)
+    error, importance = np.zeros(n), np.ones(n)
+    if bragg is not None:
+        rows, counts = np.concatenate((rows, bragg.rows)), np.concatenate((counts, bragg.n_obs))
+        mean = np.concatenate((mean, bragg.mean_intensity))
+        more = np.ones(len(bragg.n_obs))
+        error = np.concatenate((error, bragg.settings.partiality_error * more))
+        importance = np.concatenate((importance, bragg.settings.weight * more))
+    start = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    precision = 1.0 / (SPREAD * mean) ** 2
+    return FitData(start, rows, np.ones(len(rows)), mean, precision, error, importance)
 
 
 @dataclass
-class FreeChi2:
-    """chi^2 of the free set.
+class Refined:
+    """A refined model.
 
     Attributes:
-        value: chi^2 per degree of freedom; NaN without a free set
-        n_freedom: degrees of freedom
-        weights: (N,) of its observations; None without a free set
-        squares: (N,) squares of residuals over sigma; None without a free set
+        parts: by name
+        cycles: rows of the convergence table
+        bad_patches: (S, N_PATCHES + 1) bool; the last column, of reflections, is False
+        objective: at the parameters; None before the first cycle
+        spread: of the intensities around their shell's mean, as a fraction of it
+        priors: of components, that were learnt
+        significance: (S,) b over its standard deviation before priors were learnt; NaN if none was
     """
 
-    value: float = float("nan")
-    n_freedom: int = 1
-    weights: np.ndarray | None = None
-    squares: np.ndarray | None = None
+    parts: dict[str, Part]
+    cycles: list[dict] = field(default_factory=list)
+    bad_patches: np.ndarray | None = None
+    objective: Objective | None = None
+    spread: float = SPREAD
+    priors: dict[str, Quadratic] = field(default_factory=dict)
+    significance: np.ndarray | None = None
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.parts)
 
 
 class Fitter:
     """Refines models with different sets of components on the same observations.
 
     Args:
-        source, overview: input
-        excluded: (S,) bool
-        settings: all settings
-        start: (S,) scales to start from, by default those of the radial profiles
+        components: with smoothers
+        data: observations
+        start: (S,) scales of the radial profiles, which b stays close to
+        prior: function |q| -> mean intensity
         n_threads: that share the work
-
-    Raises:
-        ValueError: no voxel is seen by two stills; series and stills do not fit.
     """
 
     def __init__(
-        self,
-        source: ObservationSource,
-        overview: Overview,
-        excluded: np.ndarray,
-        settings: ScaleSettings,
-        start: np.ndarray | None = None,
-        n_threads: int = 1,
+        self, components: Components, data: FitData, start: np.ndarray, prior, n_threads=1
     ):
-        self.source, self.overview, self.settings = source, overview, settings
+        self.components, self.data, self.start, self.prior = components, data, start, prior
         self.n_threads = n_threads
-        self.used = ~excluded
-        # restraints and mean intensities stay with the radial profiles
-        self.profile_scales = overview.still_scales()
-        self.prior = overview.prior(self.profile_scales)
-        self.start = self.profile_scales if start is None else np.asarray(start, dtype=float)
-        self.p_order = self._p_order() if settings.series.all_intervals() else None
-        chosen = select_for_fit(overview, settings.fit.max_observations)
-        position = np.arange(len(chosen)) * 0.7548776662466927 % 1.0
-        free = position < settings.fit.free_percentage / 100
-        self.observations = collect(source, overview, chosen & ~free, excluded)
-        self.free = collect(source, overview, chosen & free, excluded)
-        if not len(self.observations):
-            raise ValueError(
-                "No voxel is seen by two stills: there is nothing that could relate their scales "
-                "(coarser voxels, subdivide=1,1,1, may help)"
-            )
-        self.bragg = None
-        if any(settings.bragg.reflections):
-            times = overview.relative_times()
-            reflections = bragg_observations(source, settings.bragg, times)
-            reflections = reflections.select(self.used[reflections.still])
-            mean = mean_bragg_intensity(reflections, self.profile_scales)
-            self.bragg = BraggReference(reflections, settings.bragg, mean)
-        logger.info(
-            "Fit on %d observations of voxels seen by two or more stills, %d more in the free set",
-            len(self.observations),
-            len(self.free),
-        )
+        self.settings: ScaleSettings = components.settings
+        self.used = np.zeros(len(start), dtype=bool)
+        self.used[np.unique(data.rows["still"])] = True
+        self._start_errors = components.overview.scale_errors(start)
+        self.tables = components.empty_tables()._replace(b=start.copy())
 
-    def _p_order(self) -> np.ndarray:
-        """p_order (S,) of all stills."""
-        series, model = self.settings.series, self.settings.model
-        if self.settings.fit.engine != "SimpleLBFGS":
-            raise ValueError("Smooth functions of p_order (series) need fit.engine=SimpleLBFGS")
-        components = {
-            "intervals": "scale",
-            "offset_intervals": "offset",
-            "sensitivity_intervals": "sensitivity",
-        }
-        for name in series.all_intervals():
-            if getattr(model, components[name]) is False:
-                raise ValueError(
-                    f"series.{name} has no effect with model.{components[name]}=False: omit one of them"
-                )
-        p_order = p_order_of(series, self.source.experiments)
-        check_intervals(series, p_order[self.used])
-        return p_order
+    def part(self, name: str) -> Part:
+        """A component at its null values."""
+        restraints, components = self.settings.restraints, self.components
+        if name == "scale":
+            return scale_part(self.start, components.scale_series(), restraints.scale or WIDE)
+        if name == "offset":
+            sigmas = restraints.offset or WIDE_OFFSET, restraints.offset_smoothness
+            return offset_part(components.offset(), self.start, self.prior, *sigmas)
+        seen = self.observations_of(name, self.data.rows)
+        if name == "panel":
+            return panel_part(seen[0], restraints.panel)
+        return sensitivity_part(components.sensitivity(), seen, restraints)
 
-    def series(self, scales: np.ndarray) -> ScaleSeries | None:
-        """The smooth function of p_order closest to scales (S,); None if b is no such function.
-
-        Excluded stills do not contribute: their scales are interpolated between the others.
-        """
-        if self.p_order is None or self.settings.series.intervals is None:
-            return None
-        used = np.flatnonzero(self.used)
-        order = used[np.argsort(self.p_order[used], kind="stable")]
-        between = np.interp(self.p_order, self.p_order[order], np.asarray(scales)[order])
-        return ScaleSeries.through(between, self.p_order, self.settings.series.intervals)
-
-    def scaler(
-        self, models: list, observations: Observations, series: ScaleSeries | None = None
-    ) -> DiffuseScaler:
-        """A scaler of the models with observations of the fit or of the free set."""
-        return DiffuseScaler(
-            models,
-            observations,
-            self.prior,
-            self.settings.weighting,
-            # the free set consists of voxels only
-            bragg=self.bragg if observations is self.observations else None,
-            series=series,
-            extent=self.overview.extent,
-            n_threads=self.n_threads,
-        )
-
-    def n_parameters(self, names: list[str]) -> int:
-        """Number of parameters of a model with these components."""
-        m, series = self.settings.model, self.settings.series
-
-        def along(intervals: int | None, without: int) -> int:
-            return without if intervals is None else n_parameters_of(intervals)
-
-        n_stills = self.used.sum()
-        numbers = {
-            "scale": along(series.intervals, n_stills),
-            "offset": along(series.offset_intervals, n_stills)
-            * m.offset_parameters_to(self.overview.q_max),
-            "panel": self.overview.n_panels,
-            "sensitivity": along(series.sensitivity_intervals, 1) * m.sensitivity_parameters**2,
-        }
-        return int(sum(numbers[name] for name in names))
-
-    def too_few(self, names: list[str]) -> bool:
-        """True if there are fewer observations a parameter than the settings demand."""
-        needed = self.settings.fit.min_observations_per_parameter * self.n_parameters(names)
-        return len(self.observations) < needed
+    def observations_of(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """Number of rows (N,) in each entry of the table d (1, P) or a (steps, directions)."""
+        if name == "panel":
+            return np.bincount(rows["panel"], minlength=len(self.tables.d))[None].astype(float)
+        shape = self.tables.a.shape
+        key = self.tables.step[rows["still"]] * shape[1] + rows["direction"]
+        return np.bincount(key, minlength=self.tables.a.size).reshape(shape).astype(float)
 
     def refine(
-        self, names: list[str], start, bad_patches: np.ndarray | None = None
-    ) -> tuple[DiffuseScaler, list[dict]]:
+        self,
+        names: list[str],
+        begin: Refined | None = None,
+        n_cycles: int = 0,
+        patches: bool = True,
+    ) -> Refined:
         """Refine a model with these components.
 
-        First the scales alone, then everything. Before each cycle the expected variances and the
-        outliers are determined anew, until the scales converge.
+        Before each cycle the expected variances, outliers and bad patches are determined anew.
 
         Args:
             names: components
-            start: models or scales to start from
-            bad_patches: (S, N_PATCHES) bool: patches to leave out in any case
-
-        Returns:
-            (scaler with the models, rows of the convergence table)
+            begin: a model whose values are taken over for the components it has
+            n_cycles: this many; 0: until the scales converge, and as the settings say at most
+            patches: look for bad patches in the first cycles; False: those of begin
         """
-        settings = self.settings
-        models = build_models(self.source, self.overview, settings.model, names, start)
-        put_series_in(models, settings.series, self.p_order, start)
-        scales = np.array([model.components["scale"].parameters[0] for model in models])
-        scaler = self.scaler(models, self.observations, self.series(scales))
-        restraints = Restraints(scaler, settings.restraints, self.profile_scales, self.prior)
-        fresh = not isinstance(start[0], DiffuseScalingModel)
-        order = [["scale"], names] if fresh and "scale" in names and len(names) > 1 else [names]
-        cycles: list[dict] = []
-        last = shift = None
-        for cycle in range(settings.fit.n_cycles if names else 0):
-            n_rejected = self._reject(scaler, bad_patches)
-            step = order[min(cycle, len(order) - 1)]
-            row = refine_cycle(scaler, restraints, step, settings.fit)
-            apply_conventions(scaler, self.used)
-            b = scaler.tables.b[self.used]
-            shift = None
-            if last is not None:
-                sigma = np.sqrt(still_covariances(scaler, restraints)[self.used, 0, 0])
-                shift = float(np.max(abs(b - last) / sigma))
+        parts = [self.part(name) for name in names]
+        out = Refined({part.name: part for part in parts})
+        out.bad_patches = np.zeros((len(self.start), N_PATCHES + 1), dtype=bool)
+        if begin is not None:
+            out.spread, out.bad_patches = begin.spread, begin.bad_patches.copy()
+            out.priors = dict(begin.priors)
+            for name in set(names) & set(out.priors):
+                out.parts[name].prior = out.priors[name]
+            for name in set(names) & set(begin.parts):
+                out.parts[name].values = begin.parts[name].values.copy()
+        parameters = Parameters(parts, self.tables)
+        out.objective = Objective(self.data, parameters, self.n_threads)
+        shared = [name for name in names if name in ("panel", "sensitivity")]
+        seen = {name: self.observations_of(name, self.data.rows) for name in shared}
+        last = last_x = shift = None
+        shifts: list[np.ndarray] = []
+        fit = self.settings.fit
+        for cycle in range(n_cycles or fit.n_cycles if names else 0):
+            n_rejected = self.weigh_anew(out, patches and cycle <= LEARN)
+            arguments = out.objective, fit.engine, fit.max_iterations
+            row, preconditioner = refine_cycle(*arguments)
+            self._learn_spread(out)
+            if cycle == LEARN and not n_cycles:
+                self._learn_priors(out, preconditioner)
+            apply_conventions(parameters, seen, self.used)
+            b = parameters.tables().b[self.used]
+            if last is not None and "scale" in names:
+                sigmas = np.sqrt(preconditioner.still_covariances()[self.used, 0, 0])
+                shifts.append((b - last) / sigmas)
+                shift = float(np.max(abs(shifts[-1])))
+                if cycle > LEARN and (further := extrapolation(shifts)):
+                    parameters.set(parameters.x + further * (parameters.x - last_x))
+                    apply_conventions(parameters, seen, self.used)
+                    b = parameters.tables().b[self.used]
+                    shift, shifts = (1 + further) * shift, []
             row.update(cycle=cycle + 1, outliers=n_rejected, shift=shift)
-            cycles.append(row)
-            logger.info(
-                "%s, cycle %d: RMSD %.5f -> %.5f in %d steps",
-                " ".join(step),
-                cycle + 1,
-                row["rmsd_start"],
-                row["rmsd_end"],
-                row["steps"],
-            )
-            if cycle >= len(order) and shift < SHIFT_TOLERANCE:
+            out.cycles.append(row)
+            text = "%s, cycle %d: RMSD %.5f -> %.5f in %d passes"
+            figures = row["rmsd_start"], row["rmsd_end"], row["steps"]
+            logger.info(text, " ".join(names), cycle + 1, *figures)
+            if cycle > LEARN and (shift is None or shift < SHIFT_TOLERANCE):
                 break
-            last = b
+            last, last_x = b, parameters.x
         else:
-            if shift is not None:
+            if not n_cycles and shift is not None:
                 logger.warning(
                     "Scales moved by up to %.2f of their e.s.d. in the last of %d cycles: give a larger fit.n_cycles",
                     shift,
-                    settings.fit.n_cycles,
+                    fit.n_cycles,
                 )
-        return scaler, cycles
+        return out
 
-    def _reject(self, scaler: DiffuseScaler, bad_patches: np.ndarray | None) -> int:
+    def weigh_anew(self, refined: Refined, patches: bool = True) -> int:
         """Determine weights, outliers and bad patches anew; returns the number of outliers."""
         outliers = self.settings.outliers
-        scaler.accept_all()
-        n_rejected = 0
-        if bad_patches is not None:
-            scaler.leave_out(bad_patches)
-        if outliers.cutoff:
-            n_rejected = scaler.reject_outliers(outliers.cutoff)
-            scaler.update_weights()
-        if outliers.patch_cutoff is not None:
-            scaler.reject_patches(outliers.patch_cutoff)
-            scaler.update_weights()
-        if outliers.cutoff:
-            n_rejected += scaler.reject_outliers(outliers.cutoff)
+        if patches:
+            refined.bad_patches[:] = False
+        n_rejected = self.weigh(refined, self.data)
+        if not patches or outliers.patch_cutoff is None:
+            return n_rejected
+        for _ in range(PATCH_ROUNDS):
+            deviating = deviating_patches(*self.patch_excess(refined), outliers.patch_cutoff)
+            if not deviating.any():
+                break
+            refined.bad_patches[:, :N_PATCHES] |= deviating
+            n_rejected = self.weigh(refined, self.data)
         return n_rejected
 
-    def free_chi2(self, refined: DiffuseScaler, weights: np.ndarray | None = None) -> FreeChi2:
-        """chi^2 of the free set, its intensities in closed form.
+    def weigh(self, refined: Refined, data: FitData) -> int:
+        """Set weights and reject outliers of any data; returns the number of outliers."""
+        tables = refined.objective.parameters.tables()
+        strength = self.settings.weighting.prior_strength
+        arguments = (
+            refined.bad_patches,
+            strength,
+            self.settings.outliers.cutoff or 0.0,
+            refined.spread,
+        )
 
-        Args:
-            refined: with the models
-            weights: to use instead of those that follow from the models, so that two models can be
-                compared
+        def run(voxels: slice) -> int:
+            return weigh(data.of_voxels(voxels), tables, *arguments)
+
+        return sum(map_in_threads(run, chunks_of(data, 1), self.n_threads))
+
+    def patch_excess(self, refined: Refined) -> tuple[np.ndarray, np.ndarray]:
+        """(S, N_PATCHES) excess and information of patches, see kernels.patch_excess."""
+        tables, shape = refined.objective.parameters.tables(), (len(self.start), N_PATCHES)
+
+        def add(data: FitData, _, arrays: tuple) -> None:
+            patch_excess(data, tables, *arrays)
+
+        empty = lambda: (np.zeros(shape), np.zeros(shape))  # noqa: E731
+        return sum_over_chunks(self.data, empty, add, self.n_threads)[1]
+
+    def _learn_spread(self, refined: Refined) -> None:
+        """Learn how far the intensities of voxels are from the mean of their shell."""
+        objective, data = refined.objective, self.data
+        for _ in range(SPREAD_STEPS):
+            known = objective.intensity, objective.information, refined.spread
+            excess, total = spread_sums(data.prior, *known)
+            if total > 0:
+                refined.spread = float(np.sqrt(np.clip(excess / total, LEAST_SPREAD**2, SPREAD**2)))
+
+    def _learn_priors(self, refined: Refined, preconditioner: Preconditioner) -> None:
+        """Learn from the stills how far their b and c differ, and set their priors, unless they are given."""
+        restraints, used = self.settings.restraints, self.used
+        given = {"scale": restraints.scale, "offset": restraints.offset}
+        covariances = self.still_covariances(refined, preconditioner)[used]
+        start = self.start[used]
+        if "scale" in refined.parts and refined.parts["scale"].by_still:
+            refined.significance = np.full(len(used), np.nan)
+            b = refined.parts["scale"].values[used, 0]
+            refined.significance[used] = b / np.sqrt(covariances[:, 0, 0])
+        learnt, alike = {}, used.copy()
+        for name in [name for name in given if name in refined.parts]:
+            part = refined.parts[name]
+            if given[name] is not None or name in refined.priors or not part.by_still:
+                continue
+            values = part.values[used]
+            if name == "offset":
+                learnt[name], usual = learnt_offset_prior(values, start, covariances[:, 1:, 1:])
+            else:
+                sigma, errors = np.sqrt(covariances[:, 0, 0]), self._start_errors[used]
+                learnt[name], usual = learnt_scale_prior(values[:, 0], sigma, start, errors)
+            alike[np.flatnonzero(used)[~usual]] = False
+        for name, prior in learnt.items():
+            own = refined.priors[name] = refined.parts[name].prior
+            own.mean[alike] = prior.mean[alike[used]]
+            own.precision[alike] = prior.precision[alike[used]]
+
+    def still_covariances(self, refined: Refined, preconditioner: Preconditioner) -> np.ndarray:
+        """(S, 1 + n, 1 + n): covariances of b and c of each still.
+
+        From counting statistics, times the chi^2 of whole patches of the image if that is larger.
         """
-        if not len(self.free):
-            return FreeChi2()
-        scaler = self.scaler(refined.models, self.free)
-        if weights is not None:
-            scaler.data.weight[:] = weights
-        else:
-            scaler.leave_out(refined.bad_patches)
-            if self.settings.outliers.cutoff:
-                scaler.reject_outliers(self.settings.outliers.cutoff)
-            scaler.update_weights()
-        squares = DiffuseScalingTarget(scaler).squares(scaler.data)
-        n_freedom = freedom_of(scaler)
-        return FreeChi2(float(squares.sum() / n_freedom), n_freedom, scaler.data.weight, squares)
+        factor = chi2_of_patches(*self.patch_excess(refined))
+        # the mean of b, held by convention, contains the still itself (for stills of equal weight)
+        n_stills = max(np.count_nonzero(self.used), 1)
+        factor = factor * max(1 - 1 / n_stills, 0.5) ** 2
+        return factor[:, None, None] * preconditioner.still_covariances()
 
 
-def chi2_of(scaler: DiffuseScaler) -> float:
-    """chi^2 per degree of freedom: accepted observations less voxels."""
-    target = DiffuseScalingTarget(scaler)
-    functional, _ = target.functional_and_gradients(scaler.data)
-    return float(functional / freedom_of(scaler))
-
-
-def freedom_of(scaler: DiffuseScaler) -> int:
-    """Degrees of freedom: accepted observations less voxels."""
-    accepted = np.add.reduceat(scaler.data.weight > 0, scaler.data.start[:-1], dtype=np.int64)
-    return max(int(np.sum(np.maximum(accepted - 1, 0))), 1)
-
-
-def fit(
-    source: ObservationSource,
-    overview: Overview,
-    excluded: np.ndarray,
-    settings: ScaleSettings,
-    start: np.ndarray | None = None,
-    n_threads: int = 1,
-) -> FitResult:
-    """Refine the scaling models of all stills that are not excluded.
-
-    In cycles: the components b, c, d and a are refined, then weights and outliers are made anew, until the
-    scales converge. A component whose parameter is Auto (None) is refined on trial. It stays if that
-    lowers chi^2 of the free set, voxels that the refinement does not use, significantly.
+def extrapolation(shifts: list[np.ndarray]) -> float:
+    """By what part of the last shift to go further, where shifts get smaller slowly and steadily (Aitken's method).
 
     Args:
-        source: the observations, read in parts
-        overview: numbers of observations of voxels and stills, radial profiles
-        excluded: (S,) bool, True for stills that are left out
-        settings: of scaling
-        start: (S,) scales to start from, by default those of the radial profiles
-        n_threads: number of threads; the result does not depend on it
+        shifts: (S,) each, of the last cycles
+    """
+    if len(shifts) < 2:
+        return 0.0
+    last, before = shifts[-1], shifts[-2]
+    ratio = float(last @ before / max(before @ before, 1e-300))
+    along = ratio * float(np.sqrt((before @ before) / max(last @ last, 1e-300)))
+    return ratio / (1 - ratio) if 0.3 < ratio < 0.95 and along > 0.8 else 0.0
 
-    Returns:
-        models of all stills (excluded ones keep b of their radial profile), components, trials and errors
+
+def apply_conventions(
+    parameters: Parameters, seen: dict[str, np.ndarray], used: np.ndarray
+) -> None:
+    """Make mean b = 1 and mean ln a = mean ln d = 0. Expectations stay the same.
+
+    Args:
+        parameters: changed in place
+        seen: observations in each entry of the tables of d and a, by name of the component
+        used: (S,) bool: stills that were refined
 
     Raises:
-        ValueError: no voxel is seen by two stills; too few observations for the model.
+        ValueError: an a or d of accepted observations is not positive.
     """
-    fitter = Fitter(source, overview, excluded, settings, start, n_threads)
-    names, candidates = _components_to_refine(overview, settings)
-    if fitter.too_few(names):
-        raise ValueError(
-            f"{len(fitter.observations)} observations shared by stills are too few for "
-            f"{fitter.n_parameters(names)} parameters: use fewer components (model.offset=False "
-            "model.sensitivity=False) or lower fit.min_observations_per_parameter"
-        )
-    scaler, cycles = fitter.refine(names, fitter.start)
-    free = fitter.free_chi2(scaler)
-    trials = [_trial(names, chi2_of(scaler), free.value, True)]
-    for name in candidates:
-        extended = [n for n in COMPONENTS if n in (*names, name)]
-        if free.weights is None or fitter.too_few(extended):
-            reason = "no free set" if free.weights is None else "too few observations"
-            trials.append(_trial(extended, None, None, False, reason))
+    parts, tables = parameters.parts, parameters.tables()
+    factor = 1.0
+    for name, table in (("panel", tables.d[None]), ("sensitivity", tables.a)):
+        if name not in parts:
             continue
-        try:
-            # a could follow deviating patches; a(x, y, p_order) may be what explains them
-            series = name == "sensitivity" and settings.series.sensitivity_intervals is not None
-            bad_patches = None if series else scaler.bad_patches
-            trial, rows = fitter.refine(extended, scaler.models, bad_patches)
-        except ValueError as error:
-            logger.info("%s is not refined: %s", name, error)
-            trials.append(_trial(extended, None, None, False, "the fit failed"))
-            continue
-        new = fitter.free_chi2(trial, free.weights)
-        n_added = fitter.n_parameters(extended) - fitter.n_parameters(names)
-        better = beats_useless_parameters(
-            free.value, new.value, n_added, new.n_freedom, freedom_of(scaler)
-        ) and gain_is_significant(free.squares, new.squares)
-        trials.append(_trial(extended, chi2_of(trial), new.value, better))
-        if better:
-            names, scaler = extended, trial
-            cycles.extend(rows)
-            free = fitter.free_chi2(scaler)
-    result = FitResult(scaler.models, names, cycles, trials, scaler.bad_patches)
-    _finish(scaler, fitter, result)
-    return result
+        with_rows = seen[name] > 0
+        if not np.all(table[with_rows] > 0):
+            raise ValueError(
+                f"The fit makes {name} factors zero or negative: they can't be told from the rest (model.{name}=False)"
+            )
+        mean = np.exp(np.average(np.log(table[with_rows]), weights=seen[name][with_rows]))
+        parts[name].values = parts[name].values / mean
+        factor *= mean
+    if "scale" in parts:
+        parts["scale"].values = parts["scale"].values / tables.b[used].mean()
+    if "offset" in parts:
+        parts["offset"].values = parts["offset"].values * factor
 
 
-def _components_to_refine(
-    overview: Overview, settings: ScaleSettings
-) -> tuple[list[str], list[str]]:
-    """(components to refine in any case, components to try)."""
-    model = settings.model
-    names = [n for n in COMPONENTS if getattr(model, n)]
-    candidates = [n for n in ("panel", "offset", "sensitivity") if getattr(model, n) is None]
-    if overview.n_panels == 1:
-        if "panel" in names:
-            logger.info("The detector has one panel: model.panel has no effect")
-        names = [n for n in names if n != "panel"]
-    elif overview.n_layouts > 1 and model.panel is not False:
-        logger.warning(
-            "The stills are from %d kinds of detectors: factors of panels would be shared by panels of the same number. %s",
-            overview.n_layouts,
-            "Scale the stills of each by themselves, or use model.panel=False"
-            if model.panel
-            else "They are not refined",
-        )
-    if overview.n_panels == 1 or overview.n_layouts > 1:
-        candidates = [n for n in candidates if n != "panel"]
-    return names, candidates
-
-
-def beats_useless_parameters(
-    chi2: float, new_chi2: float, n_added: int, n_free: int, n_fit: int
-) -> bool:
-    """True if the free set's chi^2 fell by more than useless parameters lower it by chance.
-
-    Useless parameters change the expectations of the fit's observations by n_added units of variance
-    altogether, those of the free set by its share r = n_free / n_fit of that. The free set's sum of
-    squares then rises by n_added r on average, with a standard deviation of 2 sqrt(n_added r). The
-    threshold is three of these.
-
-    Args:
-        chi2, new_chi2: of the free set per degree of freedom, without and with the parameters
-        n_added: number of parameters that were added
-        n_free, n_fit: degrees of freedom of the free set and of the fit
-    """
-    return bool(n_free * (chi2 - new_chi2) > 6 * np.sqrt(n_added * n_free / n_fit))
-
-
-def gain_is_significant(before: np.ndarray, after: np.ndarray) -> bool:
-    """True if the sum of the squares of the free set's residuals (N,) fell significantly.
-
-    By more than three times the uncertainty of the sum of their differences, and by LEAST_GAIN.
-    """
-    gains = before - after
-    uncertainty = np.sqrt(np.sum((gains - gains.mean()) ** 2))
-    return bool(gains.sum() > max(3 * uncertainty, LEAST_GAIN * before.sum()))
-
-
-def _trial(names, chi2, free_chi2, kept: bool, reason: str | None = None) -> dict:
-    return {
-        "components": list(names),
-        "chi2": chi2,
-        "free_chi2": free_chi2,
-        "kept": kept,
-        "reason": reason,
-    }
-
-
-def _finish(scaler: DiffuseScaler, fitter: Fitter, result: FitResult) -> None:
-    """Set standard deviations and the zero of the offsets, and complete the models in place."""
-    names = result.components
-    restraints = Restraints(scaler, fitter.settings.restraints, fitter.profile_scales, fitter.prior)
-    target = DiffuseScalingTarget(scaler)
-    target.functional_and_gradients(scaler.data)
-    covariances = still_covariances(scaler, restraints)
-    set_units(scaler, target.reference, restraints, names)
-    # the least-squares engines have found those of the other components with all correlations
-    by_engine = fitter.settings.fit.engine != "SimpleLBFGS"
-    if scaler.series is not None:
-        # the errors of b are smaller then; its correlations with c are kept
-        ratio = np.sqrt(series_variances(scaler) / covariances[:, 0, 0])
-        covariances[:, 0] *= ratio[:, None]
-        covariances[:, :, 0] *= ratio[:, None]
-        for model, p in zip(scaler.models, scaler.series.p_order):
-            model.set_series(scaler.series, p)
-    for model, covariance in zip(scaler.models, covariances):
-        sigmas = np.sqrt(np.diagonal(covariance))
-        if "scale" in names and not by_engine:
-            model.components["scale"].parameter_esds = flex.double(sigmas[:1].tolist())
-        if "offset" in names and scaler.offset_series is None:
-            model.components["offset"].parameter_esds = flex.double(sigmas[1:].tolist())
-    split_offset_series(scaler.models, scaler, covariances)
-    for name, component in scaler.shared.items():
-        if not by_engine and name != "offset" and not isinstance(component, SensitivitySeries):
-            variances = component.variances(convention=shifts_of_detector(scaler, name))
-            component.parameter_esds = flex.double(np.sqrt(variances).tolist())
-    if "offset" in names:
-        result.lift = fix_offset_zero(scaler, fitter.used, covariances)
-        if scaler.offset_series is not None:
-            for model in scaler.models:
-                model.configdict["offset_series"]["lift"] = result.lift.tolist()
-    split_sensitivity_series(scaler.models, scaler)
-    for model in scaler.models:
-        model.set_scaling_model_as_scaled()
+def tables_of(refined: Refined) -> ScaleTables:
+    """Tables at the parameters of a refined model."""
+    return refined.objective.parameters.tables()

@@ -30,7 +30,8 @@ class ModelSettings:
         """Number of parameters of c(|q|) between 0 and q_max (1/Angstrom)."""
         if self.offset_parameters is not None:
             return self.offset_parameters
-        return n_parameters_of(max(3, math.ceil(q_max / OFFSET_SPACING)))
+        # bins end a little beyond d_min
+        return n_parameters_of(max(3, math.ceil(q_max / OFFSET_SPACING - 1e-3)))
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class StillSettings:
     exclude: tuple[str, ...] | None
     exclude_misoriented: bool
     min_cc: float | None
+    min_b_over_sigma: float | None
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ class RestraintSettings:
     """Standard deviations of the restraints."""
 
     scope: ClassVar[str] = "scale.restraints"
-    scale: float
-    offset: float
+    scale: float | None
+    offset: float | None
     offset_smoothness: float
     panel: float
     sensitivity: float
@@ -126,6 +128,14 @@ class OutlierSettings:
 
 
 @dataclass(frozen=True)
+class MemorySettings:
+    """Use of memory."""
+
+    scope: ClassVar[str] = "scale.memory"
+    keep_observations: int
+
+
+@dataclass(frozen=True)
 class ScaleSettings:
     """All settings of the algorithm; see the parameters of dials.diffuse_scale."""
 
@@ -139,4 +149,5 @@ class ScaleSettings:
     weighting: WeightingSettings
     error_model: ErrorModelSettings
     outliers: OutlierSettings
+    memory: MemorySettings
     seed: int

@@ -1,126 +1,166 @@
-"""Scaling models of all stills: made for a fit, and completed after it."""
+"""The components of a fit, the parts that refine them, and the scaling models of all stills afterwards."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 
 from dials.array_family import flex
 
-from dials_diffuse.model.components import RadialOffset, Sensitivity, n_parameters_of
+from dials_diffuse.model.components import RadialOffset, ScaleSeries, Sensitivity, n_parameters_of
 from dials_diffuse.model.scaling_model import DiffuseScalingModel
 from dials_diffuse.model.series import OffsetSeries, SensitivitySeries
+from dials_diffuse.scaling.expectation.tables import ScaleTables
 from dials_diffuse.scaling.observations.overview import Overview
-from dials_diffuse.scaling.observations.source import ObservationSource
-from dials_diffuse.scaling.refinement.scaler import DiffuseScaler
-from dials_diffuse.scaling.refinement.settings import ModelSettings, SeriesSettings
-from dials_diffuse.scaling.refinement.uncertainties import shifts_of_detector
+from dials_diffuse.scaling.refinement.parameters import Part
+from dials_diffuse.scaling.refinement.settings import ScaleSettings
 
 
-def build_models(
-    source: ObservationSource,
-    overview: Overview,
-    settings: ModelSettings,
-    names: list[str],
-    start: list | np.ndarray,
-) -> list:
-    """Models of all stills to start a fit from.
+def _constant(n: int, value: float) -> flex.double:
+    return flex.double(int(n), value)
+
+
+@dataclass
+class Components:
+    """Components with their smoothers; the values are in the parts of a fit.
+
+    Attributes:
+        overview, settings: of scaling
+        p_order: (S,) of all stills; None without series
+    """
+
+    overview: Overview
+    settings: ScaleSettings
+    p_order: np.ndarray | None
+
+    def scale_series(self) -> ScaleSeries | None:
+        """b(p_order); None if each still has a b of its own"""
+        intervals = self.settings.series.intervals
+        if intervals is None:
+            return None
+        return ScaleSeries(_constant(n_parameters_of(intervals), 1.0), self.p_order)
+
+    def offset(self) -> RadialOffset | OffsetSeries:
+        """c(|q|) or c(|q|, p_order)"""
+        q_max = self.overview.bins.q_max
+        n = self.settings.model.offset_parameters_to(q_max)
+        intervals = self.settings.series.offset_intervals
+        if intervals is None:
+            return RadialOffset(_constant(n, 0.0), q_max)
+        return OffsetSeries(_constant(n * n_parameters_of(intervals), 0.0), q_max, n, self.p_order)
+
+    def sensitivity(self) -> Sensitivity | SensitivitySeries:
+        """a(x, y) or a(x, y, p_order)"""
+        n = self.settings.model.sensitivity_parameters
+        extent, shape = self.overview.bins.extent, (n, n)
+        intervals = self.settings.series.sensitivity_intervals
+        if intervals is None:
+            return Sensitivity(_constant(n * n, 1.0), extent, shape)
+        values = _constant(n * n * n_parameters_of(intervals), 1.0)
+        return SensitivitySeries(values, extent, shape, self.p_order)
+
+    def empty_tables(self) -> ScaleTables:
+        """Tables of a model without effect, with the steps that a(x, y, p_order) has."""
+        overview = self.overview
+        tables = ScaleTables.without_model(overview.n_stills_in, overview.n_panels)
+        if self.settings.series.sensitivity_intervals is None:
+            return tables
+        series = self.sensitivity()
+        a = np.ones((len(series.steps), tables.a.shape[1]))
+        return tables._replace(a=a, step=np.asarray(series.step_of_still, dtype=np.int64))
+
+
+def finished_models(
+    components: Components,
+    parts: dict[str, Part],
+    scales: np.ndarray,
+    covariances: np.ndarray,
+    of_detector: dict[str, np.ndarray],
+    lift: np.ndarray | None,
+    grid: dict,
+) -> list[DiffuseScalingModel]:
+    """Scaling models of all stills.
 
     Args:
-        names: components they have
-        start: models whose values are taken over for the components they have, or scales (S,);
-            all else starts at null values
+        parts: refined
+        scales: (S,) b of all stills
+        covariances: (S, 1 + n, 1 + n) of b and c
+        of_detector: covariances (n, n) of the parameters of d and a, by name
+        lift: (n,) zero of the offsets, see offset_zero; None without offsets
+        grid: plain dictionary of the grid
     """
-    x0, x1, y0, y1 = overview.extent
-    extent = (x0 - 1e-6, x1 + 1e-6, y0 - 1e-6, y1 + 1e-6)
-    n = settings.sensitivity_parameters
-    grid = source.grid.to_dict()
+    settings, bins = components.settings, components.overview.bins
+    n_sensitivity = settings.model.sensitivity_parameters
+    n_panels = components.overview.n_panels if "panel" in parts else None
+    offset, sensitivity, plane = None, None, None
+    if "offset" in parts:
+        offset = {"n_parameters": parts["offset"].values.shape[1], "q_max": bins.q_max}
+    if "sensitivity" in parts:
+        sensitivity = {"extent": bins.extent, "shape": (n_sensitivity, n_sensitivity)}
+        plane = _planes(components, parts["sensitivity"], of_detector["sensitivity"])
+    c = _rows(parts["offset"]) - scales[:, None] * lift if "offset" in parts else None
+    sigmas = np.sqrt(np.diagonal(covariances, axis1=1, axis2=2))
     models = []
-    for begin in start:
-        model = DiffuseScalingModel.create(
-            grid,
-            offset={
-                "n_parameters": settings.offset_parameters_to(overview.q_max),
-                "q_max": overview.q_max * (1 + 1e-6),
-            }
-            if "offset" in names
-            else None,
-            n_panels=overview.n_panels if "panel" in names else None,
-            sensitivity={"extent": extent, "shape": (n, n)} if "sensitivity" in names else None,
-        )
-        if isinstance(begin, DiffuseScalingModel):
-            for name, component in begin.components.items():
-                if not isinstance(component, (OffsetSeries, SensitivitySeries)):
-                    model.components[name].set_values(component.values())
-        else:
-            model.components["scale"].set_values([begin])
+    for still, b in enumerate(scales):
+        model = DiffuseScalingModel.create(grid, offset, n_panels, sensitivity)
+        model.components["scale"].set_values([b])
+        if "scale" in parts:
+            model.components["scale"].parameter_esds = flex.double(sigmas[still, :1].tolist())
+        if c is not None:
+            model.components["offset"].set_values(c[still])
+            model.components["offset"].parameter_esds = flex.double(sigmas[still, 1:].tolist())
+        if n_panels:
+            model.components["panel"].set_values(parts["panel"].values[0])
+            esds = np.sqrt(np.diagonal(of_detector["panel"]))
+            model.components["panel"].parameter_esds = flex.double(esds.tolist())
+        if plane is not None:
+            model.components["sensitivity"] = plane[still]
         models.append(model)
+    _store_series(components, parts, models)
     return models
 
 
-def put_series_in(
-    models: list, settings: SeriesSettings, p_order: np.ndarray | None, start: list | np.ndarray
-) -> None:
-    """Replace offsets and sensitivity by functions of p_order that all stills share, if so set.
-
-    Args:
-        models: of build_models; changed in place
-        p_order: (S,), None to do nothing
-        start: models whose values are taken over for the components they have
-    """
-    if p_order is None:
-        return
-    made = {}
-    first = models[0].components
-    if settings.offset_intervals is not None and "offset" in first:
-        n = first["offset"].n_params
-        values = flex.double(n * n_parameters_of(settings.offset_intervals), 0.0)
-        made["offset"] = OffsetSeries(values, first["offset"].q_max, n, p_order)
-    if settings.sensitivity_intervals is not None and "sensitivity" in first:
-        plane = first["sensitivity"]
-        values = flex.double(plane.n_params * n_parameters_of(settings.sensitivity_intervals), 1.0)
-        made["sensitivity"] = SensitivitySeries(values, plane.extent, plane.shape, p_order)
-    for name, component in made.items():
-        if isinstance(start[0], DiffuseScalingModel) and name in start[0].components:
-            component.set_values(start[0].components[name].values())
-        for model in models:
-            model.components[name] = component
+def _rows(part: Part) -> np.ndarray:
+    """(S, n): parameters of each still"""
+    return part.values if part.along is None else part.along @ part.values
 
 
-def split_offset_series(models: list, scaler: DiffuseScaler, covariances: np.ndarray) -> None:
-    """After the fit, give each still c(|q|) at its p_order, and store c(|q|, p_order) beside it.
+def _planes(components: Components, part: Part, covariance: np.ndarray) -> list[Sensitivity]:
+    """a(x, y) of each still; stills of the same step share a component."""
+    component = components.sensitivity()
+    is_series = isinstance(component, SensitivitySeries)
+    plane = component.plane if is_series else component
+    along = part.along if is_series else np.ones((1, 1))
+    n_along, n = part.values.shape
+    blocks = covariance.reshape(n_along, n, n_along, n)
+    made = []
+    for weights in along:
+        out = Sensitivity(_constant(n, 1.0), plane.extent, plane.shape)
+        out.set_values(weights @ part.values)
+        variances = np.einsum("i,j,ikjk->k", weights, weights, blocks, optimize=True)
+        out.parameter_esds = flex.double(np.sqrt(np.maximum(variances, 0)).tolist())
+        made.append(out)
+    steps = component.step_of_still if is_series else np.zeros(len(components.overview.used), int)
+    return [made[step] for step in steps]
 
-    Args:
-        models: changed in place
-        covariances: (S, 1 + n, 1 + n) of b and c
-    """
-    series = scaler.offset_series
-    if series is None:
-        return
-    stored = series.to_dict()
-    for model, values, covariance, p in zip(models, series.by_still(), covariances, series.p_order):
-        component = RadialOffset(flex.double(len(values), 0.0), series.q_max)
-        component.set_values(values)
-        component.parameter_esds = flex.double(np.sqrt(np.diagonal(covariance)[1:]).tolist())
-        model.components["offset"] = component
-        model.keep_series("offset", stored, p)
 
-
-def split_sensitivity_series(models: list, scaler: DiffuseScaler) -> None:
-    """The same for a(x, y, p_order); stills of the same step share a component."""
-    series = scaler.shared.get("sensitivity")
-    if not isinstance(series, SensitivitySeries):
-        return
-    n = series.plane.n_params
-    shifts = shifts_of_detector(scaler, "sensitivity").reshape(series.n_p, n, -1)
-    by_step = []
-    for values, weights in zip(series.by_step(), series.weights):
-        component = Sensitivity(flex.double(n, 1.0), series.extent, series.shape)
-        component.set_values(values)
-        variances = series.variances(convention=np.tensordot(weights, shifts, axes=(0, 0)))
-        component.parameter_esds = flex.double(np.sqrt(variances).tolist())
-        by_step.append(component)
-    for number, (model, step) in enumerate(zip(models, series.step_of_still)):
-        model.components["sensitivity"] = by_step[step]
-        # a thousand numbers or more: the first model holds them
-        stored = series.to_dict() if number == 0 else {"range": list(series.range)}
-        model.keep_series("sensitivity", stored, series.p_order[number])
+def _store_series(components: Components, parts: dict[str, Part], models: list) -> None:
+    """Store the functions of p_order that the components of the stills come from."""
+    series = {"scale": components.scale_series()} if "scale" in parts else {}
+    series |= {
+        name: getattr(components, name)() for name in ("offset", "sensitivity") if name in parts
+    }
+    for name, component in series.items():
+        if not isinstance(component, (ScaleSeries, OffsetSeries, SensitivitySeries)):
+            continue
+        component.set_values(parts[name].values.ravel())
+        for number, (model, p) in enumerate(zip(models, component.p_order)):
+            if name == "scale":
+                model.set_series(component, p)
+                continue
+            stored = component.to_dict()
+            if name == "sensitivity" and number:
+                # a thousand numbers or more: the first model holds them
+                stored = {"range": list(component.range)}
+            model.keep_series(name, stored, p)

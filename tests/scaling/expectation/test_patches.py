@@ -1,3 +1,5 @@
+"""Patches that deviate, with random numbers."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -9,29 +11,7 @@ from dials_diffuse.scaling.expectation.patches import (
     N_SECTORS,
     chi2_of_patches,
     deviating_patches,
-    patch_of,
 )
-
-
-def test_patches_fill_the_detector():
-    rng = np.random.default_rng(1)
-    x, y = rng.uniform(-0.5, 0.5, (2, 200_000))
-    patch = patch_of(x, y, (-0.5, 0.5, -0.5, 0.5))
-    assert patch.min() >= 0 and patch.max() < N_PATCHES
-    # of the outermost rings there are corners only
-    assert len(np.unique(patch)) > 0.8 * N_PATCHES
-    ring, sector = np.divmod(patch, N_SECTORS)
-    radius = np.hypot(x, y)
-    edges = np.sqrt(0.5) / N_RINGS * np.arange(N_RINGS + 1)
-    for number in range(N_RINGS):
-        assert (
-            (radius[ring == number] >= edges[number])
-            & (radius[ring == number] <= edges[number + 1])
-        ).all()
-    angle = np.degrees(np.arctan2(y, x))
-    assert all(
-        np.ptp(angle[sector == number]) < 360 / N_SECTORS + 1e-6 for number in range(N_SECTORS)
-    )
 
 
 def test_only_what_rings_and_stills_do_not_share_deviates():

@@ -1,51 +1,76 @@
-"""Voxels in common, and what they connect, against counting and scipy's graphs"""
+"""Voxels in common, and what they connect: small cases, and random ones against scipy's graphs"""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from scaling_rows import in_memory, random_rows
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from dials_diffuse.scaling.observations.connections import Connections
+from dials_diffuse.scaling.observations.connections import connect
+from dials_diffuse.scaling.observations.sorted_rows import SortedRows
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
-def test_counts_and_groups_are_those_of_the_graph(seed):
-    rng = np.random.default_rng(seed)
-    n_files, n_stills = 6, 12
-    # few voxels a still, so that there are several groups, and some stills without any
-    found, voxels, stills = Connections(), [], []
-    for number in range(n_files):
-        still = rng.integers(0, n_stills - 1, size=14) + number * n_stills
-        if number != 2:
-            still.sort()
-        voxel = rng.integers(-2000, 2000, size=14) // 17 * (1 << 21)
-        found.add(voxel, still.astype(np.int32), (number + 1) * n_stills)
-        voxels.append(voxel)
-        stills.append(still)
-    voxel, still = np.concatenate(voxels), np.concatenate(stills)
-    n = n_files * n_stills
+def connected(seen: list[tuple[int, int]], excluded: list[bool]):
+    """Connections of stills and voxels that are seen together"""
+    still, voxel = np.array(sorted(seen), dtype=int).reshape(-1, 2).T
+    rows = random_rows(len(still))
+    rows["still"] = still
+    return connect(in_memory(rows, voxel), np.array(excluded))
 
-    names, index, n_obs = np.unique(voxel, return_inverse=True, return_counts=True)
-    links = np.zeros((len(names), n), dtype=int)
-    links[index, still] = 1
-    np.testing.assert_array_equal(found.voxels, names)
-    np.testing.assert_array_equal(found.n_obs, n_obs)
-    np.testing.assert_array_equal(found.n_stills, links.sum(axis=1))
-    common = links[links.sum(axis=1) > 1]
-    np.testing.assert_array_equal(found.shared, common.sum(axis=0))
-    where, of = np.nonzero(common)
-    graph = coo_matrix((np.ones(len(of)), (of, n + where)), (n + len(common),) * 2)
-    _, labels = connected_components(graph, directed=False)
-    groups = found.groups()
-    assert 1 < len(np.unique(groups)) < n
-    np.testing.assert_array_equal(groups[:, None] == groups, labels[:n, None] == labels[:n])
+
+def test_two_groups_and_a_still_alone():
+    seen = [(0, 10), (2, 10), (2, 11), (4, 11), (1, 20), (3, 20), (5, 30), (5, 30), (0, 12)]
+    found = connected(seen, [False] * 7)
+    # voxels 10, 11, 12, 20, 30
+    assert found.n_obs.tolist() == [2, 2, 1, 2, 2]
+    assert found.n_stills.tolist() == [2, 2, 1, 2, 1]
+    assert found.shared.tolist() == [1, 1, 2, 1, 1, 0, 0]
+    assert found.group.tolist() == [0, 1, 0, 1, 0, 5, 6]
+
+
+def test_an_excluded_still_connects_nothing():
+    seen = [(0, 10), (2, 10), (2, 11), (4, 11)]
+    found = connected(seen, [False, False, True, False, False])
+    assert found.n_obs.tolist() == found.n_stills.tolist() == [1, 1]
+    assert found.shared.tolist() == [0] * 5
+    assert found.group.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_chain_that_is_joined_from_its_end():
+    chain = [(still, voxel) for still in range(50) for voxel in (-still, 1 - still)]
+    found = connected([(s, v + 100) for s, v in chain], [False] * 50)
+    assert (found.group == 0).all()
+    assert found.shared.tolist() == [1, *[2] * 48, 1]
 
 
 def test_no_observations_at_all():
-    found = Connections()
-    found.add(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int32), 3)
-    assert len(found.voxels) == 0
-    np.testing.assert_array_equal(found.shared, [0, 0, 0])
-    np.testing.assert_array_equal(found.groups(), [0, 1, 2])
+    found = connected([], [False] * 3)
+    assert len(found.n_obs) == 0
+    assert found.shared.tolist() == [0, 0, 0] and found.group.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_counts_and_groups_are_those_of_the_graph(seed, monkeypatch):
+    monkeypatch.setattr(SortedRows.chunks, "__defaults__", (37,))
+    rng = np.random.default_rng(seed)
+    n, n_stills = 90, 70
+    seen = np.stack((rng.integers(0, n_stills, n), rng.integers(0, 60, n)), axis=1)
+    excluded = rng.random(n_stills) < 0.1
+    found = connected(seen.tolist(), excluded.tolist())
+
+    voxels, index = np.unique(seen[:, 1], return_inverse=True)
+    links = np.zeros((len(voxels), n_stills), dtype=int)
+    np.add.at(links, (index.ravel(), seen[:, 0]), 1)
+    links[:, excluded] = 0
+    np.testing.assert_array_equal(found.n_obs, links.sum(axis=1))
+    np.testing.assert_array_equal(found.n_stills, (links > 0).sum(axis=1))
+    common = (links > 0)[(links > 0).sum(axis=1) > 1]
+    np.testing.assert_array_equal(found.shared, common.sum(axis=0))
+    where, of = np.nonzero(common)
+    graph = coo_matrix((np.ones(len(of)), (of, n_stills + where)), (n_stills + len(common),) * 2)
+    _, labels = connected_components(graph, directed=False)
+    labels = labels[:n_stills]
+    for still in range(n_stills):
+        assert found.group[still] == np.flatnonzero(labels == labels[still])[0]

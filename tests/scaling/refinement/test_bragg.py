@@ -4,12 +4,14 @@ import logging
 
 import numpy as np
 import pytest
+from scaling_problems import source_of
 from synthetic_scaling import ONLY_SCALES, scale_settings
 
 from dials.array_family import flex
 
 from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.tables import (
+    as_numpy,
     double_column,
     int_column,
     miller_index_column,
@@ -17,8 +19,11 @@ from dials_diffuse.adapters.tables import (
     vec3_column,
 )
 from dials_diffuse.grid.expand import pack_voxels
+from dials_diffuse.scaling.expectation.patches import NO_PATCH
+from dials_diffuse.scaling.expectation.tables import NO_OFFSET
+from dials_diffuse.scaling.observations.overview import read_observations
 from dials_diffuse.scaling.observations.source import ObservationSource
-from dials_diffuse.scaling.refinement.bragg import BRAGG_CODE, is_bragg
+from dials_diffuse.scaling.refinement.bragg import read_bragg
 from dials_diffuse.scaling.scale import scale
 
 
@@ -59,11 +64,31 @@ def error_of_scales(truth, folder, files=(), **settings):
     return float(np.std(b / truth.b))
 
 
-def test_codes_of_reflections_are_no_voxels():
-    far = pack_voxels([[2**20 - 1] * 3, [-(2**20)] * 3, [2**19, 0, 0]])
-    assert not is_bragg(far).any()
-    assert is_bragg(far | BRAGG_CODE).all()
-    assert len(np.unique(far | BRAGG_CODE)) == len(far)
+def test_reflections_are_rows_sorted_by_index(make_truth, tmp_path):
+    truth = make_truth(n_stills=5, n_obs=200, n_voxels=60)
+    path = tmp_path / "integrated.refl"
+    table = integrated(truth, True, n_each=80)
+    table.as_file(str(path))
+    source = source_of(truth, tmp_path)
+    overview = read_observations(source, 0.0, 10**8).without([3])
+    settings = scale_settings(bragg={"reflections": (str(path),)}).bragg
+    bragg = read_bragg(source, overview, settings, truth.b)
+    columns = {name: as_numpy(table[name]) for name in table.keys()}
+    keep = (columns["id"] != 3) & (columns["partiality"] >= settings.min_partiality)
+    assert len(bragg.rows) == bragg.n_obs.sum() == keep.sum()
+    # equivalent indices are one
+    index = np.unique(pack_voxels(abs(columns["miller_index"][keep])), return_counts=True)
+    assert len(bragg.n_obs) == len(index[0])
+    np.testing.assert_array_equal(np.sort(bragg.n_obs), np.sort(index[1]))
+    assert set(bragg.rows["still"].tolist()) == {0, 1, 2, 4}
+    first = 0
+    for n in bragg.n_obs:
+        assert (np.diff(bragg.rows["still"][first : first + n].astype(int)) >= 0).all()
+        first += n
+    # reflections have no offset, and belong to no patch
+    assert (bragg.rows["radial"] == NO_OFFSET).all() and (bragg.rows["patch"] == NO_PATCH).all()
+    assert bragg.mean_intensity.mean() == pytest.approx(2000, rel=0.2)
+    assert read_bragg(source, overview, scale_settings().bragg, truth.b) is None
 
 
 @pytest.mark.parametrize("partiality_known", [True, False])

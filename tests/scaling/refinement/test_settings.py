@@ -14,6 +14,8 @@ def test_offset_has_a_parameter_each_twentieth_of_an_inverse_angstrom(q_max, int
     n = default_settings(ModelSettings).offset_parameters_to(q_max)
     assert intervals_of(n) == intervals
     assert q_max / intervals <= 0.05
+    # as the bins end
+    assert default_settings(ModelSettings).offset_parameters_to(q_max * (1 + 1e-6)) == n
 
 
 def test_the_number_that_is_asked_for_is_taken():
