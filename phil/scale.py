@@ -233,10 +233,11 @@ memory
   .help = "Use of memory."
   .expert_level = 2
 {
-  keep_observations = 15000000
+  keep_observations = 30000000
     .type = int(value_min=0)
-    .help = "Number of observations to keep in memory, some 40 bytes each; more are sorted in a"
-            "temporary file in the working folder, of 36 bytes for each observation."
+    .help = "Number of observations to keep in memory: 72 bytes each while they are sorted,"
+            "36 bytes then. More are sorted in a temporary file in the working folder, of 36 bytes"
+            "for each observation."
     .expert_level = 2
 }
 seed = 42

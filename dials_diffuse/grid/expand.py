@@ -9,8 +9,8 @@ from dials_diffuse.grid.symmetry import reciprocal_operators
 from dials_diffuse.grid.voxel_grid import VoxelGrid
 
 # Bits of an index: three indices fit into an int64
-_BITS = 21
-_HALF = 1 << (_BITS - 1)
+PACKED_BITS = 21
+_HALF = 1 << (PACKED_BITS - 1)
 
 
 def check_voxels(voxel: np.ndarray) -> None:
@@ -23,8 +23,8 @@ def check_voxels(voxel: np.ndarray) -> None:
 def pack_voxel(h, k, l):
     """Key of one voxel, for compiled loops: see pack_voxels. The range is not checked."""
     return (
-        ((np.int64(h) + _HALF) << 2 * _BITS)
-        + ((np.int64(k) + _HALF) << _BITS)
+        ((np.int64(h) + _HALF) << 2 * PACKED_BITS)
+        + ((np.int64(k) + _HALF) << PACKED_BITS)
         + np.int64(l)
         + _HALF
     )
@@ -52,8 +52,8 @@ def pack_voxels(voxel: np.ndarray) -> np.ndarray:
 def unpack_voxels(keys: np.ndarray) -> np.ndarray:
     """Inverse of pack_voxels: keys (N,) -> indices (N, 3) int32"""
     keys = np.asarray(keys, dtype=np.int64)
-    mask = (1 << _BITS) - 1
-    parts = (keys >> 2 * _BITS, (keys >> _BITS) & mask, keys & mask)
+    mask = (1 << PACKED_BITS) - 1
+    parts = (keys >> 2 * PACKED_BITS, (keys >> PACKED_BITS) & mask, keys & mask)
     return np.stack([part - _HALF for part in parts], axis=-1).astype(np.int32)
 
 

@@ -25,6 +25,8 @@ logger = logging.getLogger("dials.diffuse.scaling.scale")
 MOST_ROUNDS = 5
 # b of most stills over its error, as a multiple of what is asked of each, for those of single ones to be judged alone
 ENOUGH = 1.5
+# More outliers than this fraction of the observations count in the error model
+FEW_OUTLIERS = 1e-4
 
 
 @dataclass
@@ -218,15 +220,15 @@ def _scale_without(
     voxels = Voxels(overview.rows, source.grid)
     merger = Merger(overview, voxels, tables, *rest)
     merged = merger.merge(settings.outliers.cutoff or 0.0)
-    if merger.n_outliers():
+    if merger.n_found > FEW_OUTLIERS * overview.n_usable:
         # they were in the expected intensities, and so in the variances
         merged = merger.merge()
-    error_model = ErrorModel()
     raw = statistics(merger, merged)
+    error_model = ErrorModel()
     if settings.error_model.refine:
         error_model = fit_error_model(raw.sizes)
-        if error_model.b > 0:
-            merged = merger.merge(error_b=error_model.b)
+    if merger.n_found or error_model.b > 0:
+        merged = merger.merge(error_b=error_model.b)
     numbers = statistics(merger, merged, variance_factor=error_model.a**2)
     merged.variance *= error_model.a**2
     plain = ScaleTables.without_model(len(excluded), overview.n_panels)

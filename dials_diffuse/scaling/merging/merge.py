@@ -102,6 +102,7 @@ class Merger:
 
     Attributes:
         rejected: outliers of each range of voxels, as packed bits; empty before the first pass
+        n_found: outliers that the last pass found, without patches
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Merger:
         self._prior = self.prior_of_q(voxels.q)
         self._chunks = overview.rows.chunks()
         self.rejected: list[np.ndarray] = []
+        self.n_found = 0
 
     def _rejected(self, number: int, n: int) -> np.ndarray:
         """(n,) bool: outliers of a range of voxels; empty before the first pass"""
@@ -203,7 +205,7 @@ class Merger:
             if not cutoff and self.rejected:
                 rejected = self._rejected(number, len(own))
             sums = self._empty_sums()
-            merge_voxels(
+            n_found = merge_voxels(
                 start,
                 own,
                 self.tables,
@@ -215,14 +217,15 @@ class Merger:
                 sums,
                 rejected,
             )
-            return np.packbits(rejected), sums
+            return np.packbits(rejected), sums, n_found
 
-        self_rejected = []
-        for bits, sums in map_in_threads(run, enumerate(self._chunks), self.n_threads):
-            self_rejected.append(bits)
+        all_rejected, self.n_found = [], 0
+        for bits, sums, n_found in map_in_threads(run, enumerate(self._chunks), self.n_threads):
+            all_rejected.append(bits)
+            self.n_found += n_found
             for array, values in zip(total, sums):
                 array += values
-        self.rejected = self_rejected
+        self.rejected = all_rejected
         num, den = out.num.sum(axis=1), out.den.sum(axis=1)
         with np.errstate(invalid="ignore", divide="ignore"):
             scatter = np.where(out.n_obs > 1, out.scatter / (out.n_obs - 1) / den, np.nan)

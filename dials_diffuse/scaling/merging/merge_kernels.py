@@ -125,7 +125,7 @@ def add_ratios(start, rows, tables, still, rejected, sums):
 
 @njit(cache=True, nogil=True)
 def merge_voxels(start, rows, tables, still, voxels, options, direction, out, sums, rejected):
-    """Reject outliers and merge each voxel, and add its observations to all statistics.
+    """Reject outliers and merge each voxel, and add its observations to all statistics; returns the outliers found.
 
     Args:
         start: (V + 1,) first row of each voxel; rows: (N,) of ROW
@@ -140,6 +140,7 @@ def merge_voxels(start, rows, tables, still, voxels, options, direction, out, su
     for v in range(len(start) - 1):
         longest = max(longest, start[v + 1] - start[v])
     eg, eh, w, z = np.empty(longest), np.empty(longest), np.empty(longest), np.empty(longest)
+    n_found = 0
     n_groups = np.max(still.group) + 1
     group_num, group_den = np.zeros(n_groups), np.zeros(n_groups)
     for v in range(len(start) - 1):
@@ -149,7 +150,10 @@ def merge_voxels(start, rows, tables, still, voxels, options, direction, out, su
         flags = rejected[first : first + n]
         if cutoff > 0.0:
             if n_used > 1:
-                reject_outliers(own, eg[:n], eh[:n], w[:n], voxels.prior[v], error_b, cutoff, z[:n])
+                prior = voxels.prior[v]
+                n_found += reject_outliers(
+                    own, eg[:n], eh[:n], w[:n], prior, error_b, cutoff, z[:n]
+                )
             for k in range(n):
                 flags[k] = w[k] == 0.0 and not still.excluded[own[k].still]
         else:
@@ -159,6 +163,7 @@ def merge_voxels(start, rows, tables, still, voxels, options, direction, out, su
         _sum_voxel(own, still, eg, eh, w, v, out, group_num, group_den)
         if out.n_obs[v] >= 2:
             _add_statistics(own, tables, voxels, direction, eg, eh, w, v, out, sums)
+    return n_found
 
 
 @njit(cache=True)

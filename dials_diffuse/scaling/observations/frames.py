@@ -137,16 +137,23 @@ def _nearest(scaled, n):
 
 @njit(cache=True)
 def bins_at(bins, wave_number, x, y):
-    """(|q| in 1/Angstrom, radial bin, bin of the flattened table a, patch) of a projected direction."""
-    size = np.sqrt(x * x + y * y)
-    q = size * wave_number
+    """(|q| in 1/Angstrom, radial bin, bin of the flattened table a) of a projected direction."""
+    q = np.sqrt(x * x + y * y) * wave_number
     radial = _nearest(q * (N_RADIAL / bins.q_max), N_RADIAL)
     i = _nearest((x - bins.x0) * (N_AZIMUTHAL / (bins.x1 - bins.x0)), N_AZIMUTHAL)
     j = _nearest((y - bins.y0) * (N_AZIMUTHAL / (bins.y1 - bins.y0)), N_AZIMUTHAL)
-    farthest = np.sqrt(max(bins.x0**2, bins.x1**2) + max(bins.y0**2, bins.y1**2))
-    ring = _nearest(size * (N_RINGS / farthest), N_RINGS)
-    sector = int((np.arctan2(y, x) / (2 * np.pi) + 0.5) * N_SECTORS) % N_SECTORS
-    return q, radial, j * N_AZIMUTHAL + i, ring * N_SECTORS + sector
+    return q, radial, j * N_AZIMUTHAL + i
+
+
+def patches_of(bins: Bins) -> np.ndarray:
+    """(N_AZIMUTHAL^2,) uint16: patch of each bin of the flattened table a, by the bin's centre."""
+    centres = (np.arange(N_AZIMUTHAL) + 0.5) / N_AZIMUTHAL
+    x = bins.x0 + (bins.x1 - bins.x0) * centres[None]
+    y = bins.y0 + (bins.y1 - bins.y0) * centres[:, None]
+    farthest = np.hypot(max(-bins.x0, bins.x1), max(-bins.y0, bins.y1))
+    ring = nearest_bins(np.hypot(x, y) * (N_RINGS / farthest), N_RINGS)
+    sector = ((np.arctan2(y, x) / (2 * np.pi) + 0.5) * N_SECTORS).astype(int) % N_SECTORS
+    return (ring * N_SECTORS + sector).ravel().astype(np.uint16)
 
 
 @njit(cache=True)

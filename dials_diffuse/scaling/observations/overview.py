@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from numba import njit
 
 from dxtbx.model import ExperimentList
 
@@ -144,21 +145,24 @@ class _Sums:
         self.total_counts = 0.0
 
     def add(self, rows: np.ndarray, n_pixels: np.ndarray) -> None:
-        if not len(rows):
-            return
-        first, last = int(rows["still"].min()), int(rows["still"].max()) + 1
-        still = rows["still"].astype(np.int64) - first
-        n = last - first
-        self.obs[first:last] += np.bincount(still, minlength=n)
-        self.pixels[first:last] += np.bincount(still, n_pixels, n).astype(np.int64)
-        photons = np.maximum(rows["net"], 0.0) + rows["floor"]
-        self.variance[first:last] += np.bincount(still, photons, n)
-        key, shape = still * N_RADIAL + rows["radial"], (n, N_RADIAL)
-        self.counts[first:last] += np.bincount(key, rows["net"], n * N_RADIAL).reshape(shape)
-        self.exposure[first:last] += np.bincount(key, rows["exposure"], n * N_RADIAL).reshape(shape)
-        self.total_counts += float(
-            rows["net"].sum(dtype=float) + rows["background"].sum(dtype=float)
-        )
+        sums = self.obs, self.pixels, self.variance, self.counts, self.exposure
+        self.total_counts += _add_rows(rows, n_pixels, *sums)
+
+
+@njit(cache=True)
+def _add_rows(rows, n_pixels, obs, pixels, variance, counts, exposure):
+    """Add rows (N,) to the sums of their stills; returns their photons, background included."""
+    total = 0.0
+    for k in range(len(rows)):
+        row = rows[k]
+        i = row.still
+        obs[i] += 1
+        pixels[i] += n_pixels[k]
+        variance[i] += max(row.net, 0.0) + row.floor
+        counts[i, row.radial] += row.net
+        exposure[i, row.radial] += row.exposure
+        total += row.net + row.background
+    return total
 
 
 def read_observations(

@@ -15,8 +15,14 @@ import numpy as np
 from numba import njit
 
 from dials_diffuse.adapters.system import map_in_threads
-from dials_diffuse.grid.expand import pack_voxels
-from dials_diffuse.scaling.observations.frames import Bins, Frames, bins_at, direction_of
+from dials_diffuse.grid.expand import check_voxels, pack_voxel
+from dials_diffuse.scaling.observations.frames import (
+    Bins,
+    Frames,
+    bins_at,
+    direction_of,
+    patches_of,
+)
 
 # net: counts less background, photons; exposure: s sr; background: photons;
 # floor: variance that does not depend on the model, photons^2;
@@ -68,12 +74,13 @@ class Photons(NamedTuple):
 
 
 class Kinds(NamedTuple):
-    """Columns of a table that tell whether a row can be used, (N,) int64 each."""
+    """Columns of a table that tell what a row is: (N,) int64 each, voxels (N, 3) int32."""
 
     ids: np.ndarray
     panel: np.ndarray
     n_pixels: np.ndarray
     bragg: np.ndarray
+    voxel: np.ndarray
 
 
 @dataclass
@@ -133,25 +140,25 @@ def parts_of_table(
         ValueError: a panel that a detector does not have.
     """
     n = len(columns["id"])
-    read = partial(_read_part, columns, frames, bins, readout_noise, everything)
+    read = partial(_read_part, columns, frames, bins, patches_of(bins), readout_noise, everything)
     return map_in_threads(read, range(0, n, CHUNK), n_threads)
 
 
-def _read_part(columns, frames, bins, readout_noise, everything, first) -> Part:
+def _read_part(columns, frames, bins, patches, readout_noise, everything, first) -> Part:
     chunk = slice(first, first + CHUNK)
 
     def column(name: str, kind) -> np.ndarray:
         return np.ascontiguousarray(columns[name][chunk], dtype=kind)
 
-    kinds = Kinds(
-        *(column(name, np.int64) for name in ("id", "panel", "num_pixels.valid", "bragg"))
-    )
+    whole = (column(name, np.int64) for name in ("id", "panel", "num_pixels.valid", "bragg"))
+    kinds = Kinds(*whole, column("asu_voxel", np.int32))
+    check_voxels(kinds.voxel)
     names = ("counts", "background", "background.variance", "exposure")
     photons = Photons(*(column(name, float) for name in names))
-    rows = np.zeros(len(kinds.ids), dtype=ROW)
-    px = column("xyzobs.px.value", float)
+    rows, voxels = np.zeros(len(kinds.ids), dtype=ROW), np.empty(len(kinds.ids), dtype=np.int64)
+    places = column("xyzobs.px.value", float), frames, bins, patches
     n, n_bragg, n_not_finite, bad = _fill_rows(
-        kinds, photons, px, frames, bins, readout_noise**2, everything, rows
+        kinds, photons, *places, readout_noise**2, everything, rows, voxels
     )
     if bad >= 0:
         number, panel = kinds.ids[bad], kinds.panel[bad]
@@ -160,19 +167,22 @@ def _read_part(columns, frames, bins, readout_noise, everything, first) -> Part:
             f"Experiment {number} has observations on panel {panel}, its detector has {n_panels} panels"
         )
     rows = rows[:n]
-    voxels = pack_voxels(columns["asu_voxel"][chunk][rows["row"]])
     n_pixels = kinds.n_pixels[rows["row"]]
     rows["row"] += np.uint32(first)
-    return Part(rows, voxels, n_pixels, n_bragg, n_not_finite)
+    return Part(rows, voxels[:n], n_pixels, n_bragg, n_not_finite)
 
 
 @njit(cache=True, nogil=True)
-def _fill_rows(kinds, photons, px, frames, bins, readout_variance, everything, out):
-    """Fill out (N,) of ROW; returns (rows filled, Bragg rows, not finite, row of a wrong panel or -1).
+def _fill_rows(
+    kinds, photons, px, frames, bins, patches, readout_variance, everything, out, voxels
+):
+    """Fill out (N,) of ROW and packed voxels (N,); returns (rows filled, Bragg rows, not finite, row of a wrong panel or -1).
 
     Rows that can't be used are left out, or get voxel -1 if everything is asked for.
     """
     n = n_bragg = n_not_finite = 0
+    last_still = last_panel = -1
+    beam, of_panel = frames.beams[0], frames.panels[0, 0]
     for k in range(len(kinds.ids)):
         still, bragg = kinds.ids[k], kinds.bragg[k] != 0
         net = photons.counts[k] - photons.background[k]
@@ -188,17 +198,23 @@ def _fill_rows(kinds, photons, px, frames, bins, readout_variance, everything, o
         row = out[n]
         row.row = k
         row.voxel = 0 if usable or (bragg and finite) else -1
+        voxels[n] = pack_voxel(kinds.voxel[k, 0], kinds.voxel[k, 1], kinds.voxel[k, 2])
         n += 1
         if still < 0:
             continue
-        frame, panel = frames.number[still], kinds.panel[k]
-        if panel < 0 or panel >= frames.panels.shape[1] or np.isnan(frames.panels[frame, panel, 0]):
-            return n, n_bragg, n_not_finite, k
-        beam = frames.beams[frame]
-        x, y = direction_of(beam, frames.panels[frame, panel], px[k, 0], px[k, 1])
-        _, radial, direction, patch = bins_at(bins, beam[9], x, y)
+        panel = kinds.panel[k]
+        if still != last_still or panel != last_panel:
+            if panel < 0 or panel >= frames.panels.shape[1]:
+                return n, n_bragg, n_not_finite, k
+            frame = frames.number[still]
+            beam, of_panel = frames.beams[frame], frames.panels[frame, panel]
+            if np.isnan(of_panel[0]):
+                return n, n_bragg, n_not_finite, k
+            last_still, last_panel = still, panel
+        x, y = direction_of(beam, of_panel, px[k, 0], px[k, 1])
+        _, radial, direction = bins_at(bins, beam[9], x, y)
         row.still, row.panel, row.radial = still, panel, radial
-        row.direction, row.patch = direction, patch
+        row.direction, row.patch = direction, patches[direction]
         row.net, row.exposure = net, photons.exposure[k]
         row.background = photons.background[k]
         floor = max(photons.background[k], 0.0) + photons.variance[k]

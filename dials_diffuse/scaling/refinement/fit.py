@@ -37,9 +37,13 @@ from dials_diffuse.scaling.refinement.still_models import Components
 logger = logging.getLogger("dials.diffuse.scaling.fit")
 
 # Cycles end when no b moves by more e.s.d.s than this
-SHIFT_TOLERANCE = 0.3
-# Cycle after which the priors of b and c are learnt
-LEARN = 1
+SHIFT_TOLERANCE = 0.15
+# Cycles that are mixed, beside the last; least singular value of their shifts, relative to the largest; and
+# how far mixing goes, in units of the steps between cycles
+MIXED, LEAST_DIRECTION, FARTHEST = 3, 0.05, 20.0
+# The priors of b and c are learnt after one of these cycles, when b moves by less than so many e.s.d.s (r.m.s.)
+LEARN, LATEST = 1, 4
+STEADY = 0.3
 # Rounds of the search for patches: those that deviate most make others of the same voxels look wrong
 PATCH_ROUNDS = 3
 # Spread of the intensities around their shell's mean, as a fraction of it: at first, and the least
@@ -210,35 +214,33 @@ class Fitter:
         out.objective = Objective(self.data, parameters, self.n_threads)
         shared = [name for name in names if name in ("panel", "sensitivity")]
         seen = {name: self.observations_of(name, self.data.rows) for name in shared}
-        last = last_x = shift = None
-        shifts: list[np.ndarray] = []
-        fit = self.settings.fit
+        fit, mixing, learnt = self.settings.fit, Mixing(), bool(n_cycles)
+        last = shift = None
         for cycle in range(n_cycles or fit.n_cycles if names else 0):
-            n_rejected = self.weigh_anew(out, patches and cycle <= LEARN)
+            n_rejected = self.weigh_anew(out, patches and (cycle <= LEARN or not learnt))
             arguments = out.objective, fit.engine, fit.max_iterations
             row, preconditioner = refine_cycle(*arguments)
             self._learn_spread(out)
-            if cycle == LEARN and not n_cycles:
+            apply_conventions(parameters, seen, self.used, "offset" in out.priors)
+            moved = self._moved(parameters, last, preconditioner)
+            steady = moved is None or np.sqrt(np.mean(moved**2)) < STEADY
+            learn = not learnt and cycle >= LEARN and (steady or cycle == LATEST)
+            if learn:
                 self._learn_priors(out, preconditioner)
-            apply_conventions(parameters, seen, self.used)
-            b = parameters.tables().b[self.used]
-            if last is not None and "scale" in names:
-                sigmas = np.sqrt(preconditioner.still_covariances()[self.used, 0, 0])
-                shifts.append((b - last) / sigmas)
-                shift = float(np.max(abs(shifts[-1])))
-                if cycle > LEARN and (further := extrapolation(shifts)):
-                    parameters.set(parameters.x + further * (parameters.x - last_x))
-                    apply_conventions(parameters, seen, self.used)
-                    b = parameters.tables().b[self.used]
-                    shift, shifts = (1 + further) * shift, []
+                learnt, mixing = True, Mixing()
+            elif moved is not None:
+                parameters.set(mixing.next(parameters.x, moved))
+            apply_conventions(parameters, seen, self.used, "offset" in out.priors)
+            moved = self._moved(parameters, last, preconditioner)
+            shift = None if moved is None else float(np.max(abs(moved)))
             row.update(cycle=cycle + 1, outliers=n_rejected, shift=shift)
             out.cycles.append(row)
             text = "%s, cycle %d: RMSD %.5f -> %.5f in %d passes"
             figures = row["rmsd_start"], row["rmsd_end"], row["steps"]
             logger.info(text, " ".join(names), cycle + 1, *figures)
-            if cycle > LEARN and (shift is None or shift < SHIFT_TOLERANCE):
+            last = parameters.tables().b[self.used] if "scale" in names else None
+            if cycle > LEARN and learnt and not learn and (shift or 0.0) < SHIFT_TOLERANCE:
                 break
-            last, last_x = b, parameters.x
         else:
             if not n_cycles and shift is not None:
                 logger.warning(
@@ -247,6 +249,13 @@ class Fitter:
                     fit.n_cycles,
                 )
         return out
+
+    def _moved(self, parameters: Parameters, last: np.ndarray | None, preconditioner):
+        """(S,) by how many e.s.d.s b of the stills that take part has moved from `last`; None if that is None."""
+        if last is None:
+            return None
+        sigmas = np.sqrt(preconditioner.still_covariances()[self.used, 0, 0])
+        return (parameters.tables().b[self.used] - last) / sigmas
 
     def weigh_anew(self, refined: Refined, patches: bool = True) -> int:
         """Determine weights, outliers and bad patches anew; returns the number of outliers."""
@@ -309,7 +318,7 @@ class Fitter:
             refined.significance = np.full(len(used), np.nan)
             b = refined.parts["scale"].values[used, 0]
             refined.significance[used] = b / np.sqrt(covariances[:, 0, 0])
-        learnt, alike = {}, used.copy()
+        learnt, share = {}, used.astype(float)
         for name in [name for name in given if name in refined.parts]:
             part = refined.parts[name]
             if given[name] is not None or name in refined.priors or not part.by_still:
@@ -320,11 +329,11 @@ class Fitter:
             else:
                 sigma, errors = np.sqrt(covariances[:, 0, 0]), self._start_errors[used]
                 learnt[name], usual = learnt_scale_prior(values[:, 0], sigma, start, errors)
-            alike[np.flatnonzero(used)[~usual]] = False
+            share[used] *= usual
         for name, prior in learnt.items():
             own = refined.priors[name] = refined.parts[name].prior
-            own.mean[alike] = prior.mean[alike[used]]
-            own.precision[alike] = prior.precision[alike[used]]
+            mixed = prior.mixed(own.of_rows(used), share[used])
+            own.mean[used], own.precision[used] = mixed.mean, mixed.precision
 
     def still_covariances(self, refined: Refined, preconditioner: Preconditioner) -> np.ndarray:
         """(S, 1 + n, 1 + n): covariances of b and c of each still.
@@ -338,29 +347,42 @@ class Fitter:
         return factor[:, None, None] * preconditioner.still_covariances()
 
 
-def extrapolation(shifts: list[np.ndarray]) -> float:
-    """By what part of the last shift to go further, where shifts get smaller slowly and steadily (Aitken's method).
+class Mixing:
+    """Anderson's mixing of cycles, which skips what a series of ever smaller shifts in the same directions still has to go.
 
-    Args:
-        shifts: (S,) each, of the last cycles
+    D. G. Anderson (1965), J. ACM 12, 547; H. F. Walker & P. Ni (2011), SIAM J. Numer. Anal. 49, 1715.
     """
-    if len(shifts) < 2:
-        return 0.0
-    last, before = shifts[-1], shifts[-2]
-    ratio = float(last @ before / max(before @ before, 1e-300))
-    along = ratio * float(np.sqrt((before @ before) / max(last @ last, 1e-300)))
-    return ratio / (1 - ratio) if 0.3 < ratio < 0.95 and along > 0.8 else 0.0
+
+    def __init__(self):
+        self._after: list[np.ndarray] = []
+        self._shift: list[np.ndarray] = []
+
+    def next(self, x: np.ndarray, shift: np.ndarray) -> np.ndarray:
+        """The parameters (n,) to begin the next cycle with.
+
+        Args:
+            x: (n,) at the end of a cycle
+            shift: (S,) by how many e.s.d.s that cycle has moved b
+        """
+        self._after = [*self._after[-MIXED:], x]
+        self._shift = [*self._shift[-MIXED:], shift]
+        if len(self._after) == 1:
+            return x
+        steps, shifts = np.diff(self._after, axis=0), np.diff(self._shift, axis=0)
+        amounts = np.linalg.lstsq(shifts.T, shift, rcond=LEAST_DIRECTION)[0]
+        return x - amounts @ steps if np.abs(amounts).max() < FARTHEST else x
 
 
 def apply_conventions(
-    parameters: Parameters, seen: dict[str, np.ndarray], used: np.ndarray
+    parameters: Parameters, seen: dict[str, np.ndarray], used: np.ndarray, learnt: bool = False
 ) -> None:
-    """Make mean b = 1 and mean ln a = mean ln d = 0. Expectations stay the same.
+    """Make mean b = 1, mean ln a = mean ln d = 0, and c and its prior meet. Expectations stay the same.
 
     Args:
         parameters: changed in place
         seen: observations in each entry of the tables of d and a, by name of the component
         used: (S,) bool: stills that were refined
+        learnt: the prior of c was learnt: it moves to the values, else they to it
 
     Raises:
         ValueError: an a or d of accepted observations is not positive.
@@ -382,6 +404,35 @@ def apply_conventions(
         parts["scale"].values = parts["scale"].values / tables.b[used].mean()
     if "offset" in parts:
         parts["offset"].values = parts["offset"].values * factor
+    for part in parts.values():
+        if part.by_still:
+            meet_prior(part, parameters.tables().b, used, learnt)
+
+
+def meet_prior(part: Part, scales: np.ndarray, used: np.ndarray, learnt: bool) -> None:
+    """Change the prior of b by a factor, or c or its prior by b f(|q|), so that the prior is at its least.
+
+    The observations do not determine such a factor and f (see restraints). A prior that pulled there would
+    move the parameters by little in each of many cycles.
+
+    Args:
+        part: b or c of each still
+        scales: (S,) b
+        used: (S,) bool: stills that are refined
+        learnt: the prior of c is changed, else c
+    """
+    prior, b = part.prior, scales[used]
+    precision, mean, values = prior.precision[used], prior.mean[used], part.values[used]
+    if part.name == "scale":
+        by_b = b * precision[:, 0, 0]
+        prior.mean = prior.mean * (by_b @ b) / (by_b @ mean[:, 0])
+        return
+    toward = np.einsum("s,spq,sq->p", b, precision, values - mean)
+    shift = scales[:, None] * np.linalg.solve(np.einsum("s,spq->pq", b**2, precision), toward)
+    if learnt:
+        prior.mean = prior.mean + shift
+    else:
+        part.values = part.values - shift
 
 
 def tables_of(refined: Refined) -> ScaleTables:

@@ -55,7 +55,9 @@ class OffsetZero:
     worst: list[tuple[int, float]]
 
 
-def fix_offset_zero(part: Part, scales: np.ndarray, fitter, covariances: np.ndarray) -> OffsetZero:
+def fix_offset_zero(
+    part: Part, scales: np.ndarray, fitter, covariances: np.ndarray, drawn: bool = False
+) -> OffsetZero:
     """Choose what the data do not determine: the zero of the offsets c(|q|).
 
     A function f(|q|) added to all intensities, and b f subtracted from the offset of each still with
@@ -69,6 +71,7 @@ def fix_offset_zero(part: Part, scales: np.ndarray, fitter, covariances: np.ndar
         scales: (S,) b of all stills
         fitter: of the fit
         covariances: (S, 1 + n, 1 + n) of b and of the n parameters of c
+        drawn: the prior of c was learnt from the stills
     """
     stills = _Fractions(part, scales, fitter, covariances)
     numbers, fraction, covariance = stills.numbers, stills.fraction, stills.covariance
@@ -85,13 +88,14 @@ def fix_offset_zero(part: Part, scales: np.ndarray, fitter, covariances: np.ndar
         covariance[~far],
         numbers[far],
     )
-    lowest, order = lowest_offset(fraction, covariance)
+    lowest, order = lowest_offset(fraction, covariance, drawn=drawn)
     n_out = n_left_out(len(order))
     change = 0.0
     if len(order) > n_out + 2:
         intensity = fitter.prior(np.clip(positions, 0.0, fitter.components.overview.bins.q_max))
         remaining = np.sort(order[n_out + 1 :])
-        without, _ = lowest_offset(fraction[remaining], covariance[remaining], skip=0)
+        rest = fraction[remaining], covariance[remaining]
+        without, _ = lowest_offset(*rest, skip=0, drawn=drawn)
         change = float(np.mean((without - lowest) / intensity))
     left_out = [*wrong.tolist(), *numbers[order[:n_out]].tolist()]
     still = int(numbers[order[n_out]])
@@ -217,7 +221,7 @@ def n_left_out(n_stills: int) -> int:
 
 
 def lowest_offset(
-    fraction: np.ndarray, covariances: np.ndarray, skip: int | None = None
+    fraction: np.ndarray, covariances: np.ndarray, skip: int | None = None, drawn: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
     """A low quantile of c/b over the stills at each |q|, as it would be without noise.
 
@@ -232,6 +236,7 @@ def lowest_offset(
         fraction: (S, n) c/b
         covariances: (S, n, n)
         skip: stills that are left out; None: as n_left_out says
+        drawn: the fit has drawn c to the population of all stills already
 
     Returns:
         (the quantile (n,), stills in the order of their certain offsets)
@@ -248,9 +253,10 @@ def lowest_offset(
     deviations = np.linalg.solve(root, ((fraction - mean) / usual / size).T).T
     _, values, shapes = np.linalg.svd(deviations, full_matrices=False)
     n_shapes, excess = shapes_beyond_noise(values, len(fraction) - 1, n)
-    amounts, errors = shrink_towards_population(
-        size * (deviations @ shapes[:n_shapes].T), excess * size[:, 0] ** 2
-    )
+    amounts, noise = size * (deviations @ shapes[:n_shapes].T), excess * size[:, 0] ** 2
+    errors = noise[:, None, None] * np.eye(n_shapes)
+    if not drawn:
+        amounts, errors = shrink_towards_population(amounts, noise)
     to_offsets = usual[:, None] * (root @ shapes[:n_shapes].T)
     offsets, total = amounts @ to_offsets.T, to_offsets.sum(axis=0)
     # among many uncertain ones some seem lowest

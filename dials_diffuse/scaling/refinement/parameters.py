@@ -29,6 +29,17 @@ class Quadratic:
     mean: np.ndarray
     precision: np.ndarray
 
+    def of_rows(self, rows: np.ndarray) -> Quadratic:
+        """The prior of some rows (n_along,) bool of X, whose precision is a matrix for each."""
+        return Quadratic(self.mean[rows], self.precision[rows])
+
+    def mixed(self, other: Quadratic, share: np.ndarray) -> Quadratic:
+        """A share (n_along,) of this prior and the rest of another, both with a matrix for each row."""
+        rest = (1.0 - share)[:, None, None] * other.precision
+        own = share[:, None, None] * self.precision
+        right = np.einsum("spq,sq->sp", own, self.mean) + np.einsum("spq,sq->sp", rest, other.mean)
+        return Quadratic(np.linalg.solve(own + rest, right[:, :, None])[:, :, 0], own + rest)
+
     def half_gradient(self, values: np.ndarray) -> np.ndarray:
         """Half the derivatives by X, as X."""
         shift = values - self.mean

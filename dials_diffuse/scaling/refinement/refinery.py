@@ -24,8 +24,9 @@ from dials_diffuse.scaling.refinement.objective import Objective, Preconditioner
 
 logger = logging.getLogger("dials.diffuse.scaling.refinery")
 
-# The functional is a chi^2: a step ends when less than this can still be gained, or this part of the gain
-LEAST_DECREASE = 0.01
+# The functional is a chi^2: a step ends when less than this can still be gained for each parameter (which are then
+# within 0.03 e.s.d. of the end of the step, on average), or this part of the gain
+LEAST_DECREASE = 1e-3
 LEAST_PART = 1e-3
 MOST_PRODUCTS = 300
 # A step is halved if the functional gets larger than this factor allows. (It is not exactly what a step makes
@@ -131,7 +132,7 @@ class GaussNewton(ScalingRefinery, Refinery):
         """Solve the normal equations by conjugate gradients."""
         x, residual, direction = np.zeros_like(right), right.copy(), right.copy()
         left = float(residual @ residual)
-        end = max(LEAST_DECREASE, LEAST_PART * left)
+        end = max(LEAST_DECREASE * len(x), LEAST_PART * left)
         for _ in range(self._max_iterations or MOST_PRODUCTS):
             if left < end:
                 break

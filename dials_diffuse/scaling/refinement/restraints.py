@@ -193,7 +193,7 @@ def learnt_offset_prior(
         covariances: (S, n, n) of c
 
     Returns:
-        (prior, (S,) bool: stills that are like the others; it says nothing of the rest)
+        (prior, (S,) 1 for stills that are like the others, 0 for those of which it says nothing)
     """
     n = values.shape[1]
     fraction = values / start[:, None]
@@ -204,10 +204,12 @@ def learnt_offset_prior(
     _, _, directions = np.linalg.svd(deviations, full_matrices=False)
     along = deviations @ directions.T
     variance = np.maximum(robust_variance(along), 1.0 + REMAINING)
-    usual = np.all(abs(along) < UNUSUAL_OFFSET * np.sqrt(variance), axis=1)
+    usual = likeness(np.max(abs(along) / np.sqrt(variance), axis=1), UNUSUAL_OFFSET)
     scaled = root @ directions.T
     covariance = (scaled * (variance - 1.0)) @ scaled.T + REMAINING * root @ root.T
     precision = np.linalg.inv(covariance) / start[:, None, None] ** 2
+    # of the usual ones, so that the prior leaves their zero where it is
+    mean = np.average(fraction, axis=0, weights=usual) if usual.any() else mean
     return Quadratic(start[:, None] * mean, precision), usual
 
 
@@ -224,15 +226,23 @@ def learnt_scale_prior(
         start, start_sigma: (S,) scales of the radial profiles, and their errors by counting statistics
 
     Returns:
-        (prior, (S,) bool: stills that are like the others; it says nothing of the rest)
+        (prior, (S,) 1 for stills that are like the others, 0 for those of which it says nothing)
     """
     ratio = b / start
     middle, noise = np.median(ratio), np.median((sigma / start) ** 2)
     variance = robust_variance(ratio[:, None])[0]
-    usual = abs(ratio - middle) < UNUSUAL * np.sqrt(max(variance, noise))
-    spread = max(variance - noise, 0.0) + np.sqrt(2.0 / len(b)) * noise
+    usual = likeness(abs(ratio - middle) / np.sqrt(max(variance, noise)), UNUSUAL)
+    spread = max(variance - noise, 0.0) + np.sqrt(2.0 / len(b)) * max(variance, noise)
     total = spread * start**2 + start_sigma**2
     return Quadratic(start[:, None] * middle, 1.0 / total[:, None, None]), usual
+
+
+def likeness(deviation: np.ndarray, limit: float) -> np.ndarray:
+    """(S,) 1 for deviations (S,) well below a limit, 0 for those well above, 0.5 at the limit.
+
+    Without a step: a still near the limit must not depend on rounding.
+    """
+    return np.clip(2.5 - 2.0 * deviation / limit, 0.0, 1.0)
 
 
 def robust_variance(values: np.ndarray) -> np.ndarray:

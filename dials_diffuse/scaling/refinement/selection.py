@@ -376,7 +376,8 @@ def _finished(
     scales = refined.objective.parameters.tables().b if parts else fitter.start
     zero = None
     if "offset" in parts:
-        zero = fix_offset_zero(parts["offset"], scales, fitter, covariances)
+        drawn = "offset" in refined.priors
+        zero = fix_offset_zero(parts["offset"], scales, fitter, covariances, drawn)
     grid = source.grid.to_dict()
     lift = None if zero is None else zero.lift
     models = finished_models(components, parts, scales, covariances, of_detector, lift, grid)

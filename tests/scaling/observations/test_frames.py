@@ -19,6 +19,7 @@ from dials_diffuse.scaling.observations.frames import (
     bins_of,
     directions_of_bins,
     frames_of,
+    patches_of,
     positions_of,
 )
 
@@ -133,21 +134,21 @@ def test_bins_of_positions_are_those_of_the_components():
 
 
 def test_bins_of_nowhere_are_the_first():
-    q, radial, direction, patch = bins_at(Bins(0.9, -0.7, 0.5, -0.4, 0.8), 1.0, np.nan, 0.1)
+    q, radial, direction = bins_at(Bins(0.9, -0.7, 0.5, -0.4, 0.8), 1.0, np.nan, 0.1)
     assert np.isnan(q) and (radial, direction % N_AZIMUTHAL) == (0, 0)
-    assert 0 <= patch < N_PATCHES
 
 
-def test_patches_are_sectors_of_rings():
-    rng = np.random.default_rng(1)
-    x, y = rng.uniform(-0.5, 0.5, (2, 50_000))
-    bins = Bins(1.0, -0.5, 0.5, -0.5, 0.5)
-    patch = np.array([bins_at(bins, 1.0, *at)[3] for at in zip(x, y)])
-    assert patch.min() >= 0 and patch.max() < N_PATCHES
-    # of the outermost rings there are corners only
-    assert len(np.unique(patch)) > 0.8 * N_PATCHES
+@pytest.mark.parametrize("extent", [(-0.5, 0.5, -0.5, 0.5), (-0.7, 0.5, -0.4, 0.8)])
+def test_patches_are_sectors_of_rings(extent):
+    bins = Bins(1.0, *extent)
+    patch = patches_of(bins).astype(int)
+    assert patch.shape == (N_AZIMUTHAL**2,) and patch.max() < N_PATCHES
+    # of the outermost rings there are corners only, and the innermost one is small
+    assert len(np.unique(patch)) > 0.6 * N_PATCHES
     ring, sector = np.divmod(patch, N_SECTORS)
-    edges = np.sqrt(0.5) / N_RINGS * np.arange(N_RINGS + 1)
+    x, y = Sensitivity(flex.double(25, 1), bins.extent, (5, 5)).bin_centres()
+    farthest = np.hypot(max(-extent[0], extent[1]), max(-extent[2], extent[3]))
+    edges = farthest / N_RINGS * np.arange(N_RINGS + 1)
     np.testing.assert_array_equal(ring, np.searchsorted(edges, np.hypot(x, y), "right") - 1)
     angle = np.degrees(np.arctan2(y, x))
     assert all(np.ptp(angle[sector == number]) < 360 / N_SECTORS for number in range(N_SECTORS))

@@ -8,7 +8,13 @@ from scaling_rows import experiments_of, tilted_detector
 
 from dials_diffuse.grid.expand import pack_voxels
 from dials_diffuse.scaling.observations import rows as module
-from dials_diffuse.scaling.observations.frames import bins_at, bins_of, frames_of, positions_of
+from dials_diffuse.scaling.observations.frames import (
+    bins_at,
+    bins_of,
+    frames_of,
+    patches_of,
+    positions_of,
+)
 from dials_diffuse.scaling.observations.rows import ROW, check_columns, parts_of_table
 
 EXPERIMENTS = experiments_of([tilted_detector(3, 1), tilted_detector(2, 2)], [(0, 0, -1)] * 2)
@@ -86,7 +92,8 @@ def check_values(rows, voxels, n_pixels, columns, readout_noise=0.0):
     _, x, y = positions_of(EXPERIMENTS, *places)
     for row, *at in zip(rows, x, y):
         _, *bins = bins_at(BINS, 1.0, *at)
-        assert [row["radial"], row["direction"], row["patch"]] == bins
+        assert [row["radial"], row["direction"]] == bins
+    np.testing.assert_array_equal(rows["patch"], patches_of(BINS)[rows["direction"]])
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])

@@ -13,11 +13,12 @@ from dials_diffuse.scaling.expectation.tables import ScaleTables
 from dials_diffuse.scaling.observations.overview import read_observations
 from dials_diffuse.scaling.refinement.fit import (
     Fitter,
+    Mixing,
     apply_conventions,
     chosen_voxels,
-    extrapolation,
     fit_data,
     free_voxels,
+    meet_prior,
 )
 from dials_diffuse.scaling.refinement.objective import Objective
 from dials_diffuse.scaling.refinement.parameters import Parameters
@@ -210,15 +211,49 @@ def test_spread_of_the_intensities_is_learnt(make_truth, tmp_path):
     assert spread == pytest.approx(1 / np.sqrt(6), rel=0.15)
 
 
-def test_extrapolation_goes_where_a_steady_series_ends():
-    shift = np.array([1.0, -2.0, 0.5])
-    # 1 + 0.6 + 0.36 + ... : what comes after the last shift, in units of it
-    assert extrapolation([shift, 0.6 * shift]) == pytest.approx(0.6 / 0.4)
-    assert extrapolation([shift]) == 0.0
-    for ratio in (0.1, 0.97, -0.6, 1.2):
-        assert extrapolation([shift, ratio * shift]) == 0.0
-    # not along the same line
-    assert extrapolation([shift, 0.6 * np.array([2.0, 1.0, 0.5])]) == 0.0
+def test_mixing_finds_the_end_of_slow_cycles():
+    rng = np.random.default_rng(2)
+    # each cycle leaves 0.9 and 0.6 of two of the ways to the end, and little of all others
+    axes = np.linalg.qr(rng.normal(size=(8, 8)))[0]
+    left = axes * np.array([0.9, 0.6, *rng.uniform(0, 0.05, 6)]) @ axes.T
+    end, x = rng.normal(size=(2, 8))
+    mixing, plain = Mixing(), x
+    for _ in range(6):
+        after = end + left @ (x - end)
+        x, plain = mixing.next(after, after - x), end + left @ (plain - end)
+    assert 20 * abs(x - end).max() < abs(plain - end).max()
+
+
+def test_mixing_begins_with_the_cycle_itself_and_never_goes_far():
+    x, shift = np.array([1.0, 2.0, 3.0]), np.array([1.0, -2.0, 0.5])
+    mixing = Mixing()
+    np.testing.assert_array_equal(mixing.next(x, shift), x)
+    # shifts that do not get smaller have no end
+    np.testing.assert_array_equal(mixing.next(x + 1, 0.999 * shift), x + 1)
+
+
+@pytest.mark.parametrize("name, learnt", [("scale", False), ("offset", False), ("offset", True)])
+def test_priors_pull_nowhere_that_the_data_do_not_tell(make_truth, tmp_path, name, learnt):
+    fitter = fitter_of(make_truth, tmp_path)
+    part, rng = fitter.part(name), np.random.default_rng(3)
+    scales = rng.uniform(0.5, 2.0, len(fitter.start))
+    part.values = rng.uniform(0.5, 2.0, part.values.shape)
+    used = np.arange(len(scales)) != 4
+    b = part.values[:, 0] if name == "scale" else scales
+    before, values = part.prior.mean.copy(), part.values.copy()
+    meet_prior(part, b, used, learnt)
+    pull = part.prior.half_gradient(part.values)[used]
+    size = abs(b[used, None] * pull).sum(axis=0)
+    assert (abs(b[used] @ pull) < 1e-9 * size).all()
+    # by a factor, or by b f
+    if name == "scale":
+        moved = part.prior.mean / before
+    elif learnt:
+        moved = (part.prior.mean - before) / b[:, None]
+    else:
+        moved = (values - part.values) / b[:, None]
+    np.testing.assert_allclose(moved, np.broadcast_to(moved[0], moved.shape))
+    assert name == "offset" and not learnt or np.array_equal(values, part.values)
 
 
 def test_b_of_tables_is_the_start_before_it_is_refined(make_truth, tmp_path):
