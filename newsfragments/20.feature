@@ -1,1 +1,2 @@
 Sharp features of the crystal (satellites, rods, streaks) are kept by ``dials.diffuse_mask``: a bright group that no lattice explains is masked only if it does not follow h on the surveyed stills. Log, report and ``output.json`` count what was kept.
+Merged tables, maps and exports say what share of each voxel's exposure lies under the Bragg mask (``masked_fraction``; ``FMASKED`` in MTZ files). ``dials.diffuse_export max_masked_fraction=`` leaves such voxels out of files and sections.

@@ -28,6 +28,10 @@ d_min = None
 d_max = None
   .type = float(value_min=0)
   .help = "Leave out voxels below this resolution, in Angstrom."
+max_masked_fraction = None
+  .type = float(value_min=0, value_max=1)
+  .help = "Leave out voxels of which a larger share of the exposure lies under the Bragg mask (column"
+          "masked_fraction): what is left of them is their part far from the node. 0 keeps the voxels that no mask touches."
 section = hk0 h0l 0kl
   .type = strings
   .help = "Sections through the map for the report and PNG files: two of h, k, l and a number in place"
@@ -42,7 +46,7 @@ section = hk0 h0l 0kl
   prefix = None
     .type = path
     .help = "Name of the files without their suffixes. None: that of the .refl file, in the current folder, with"
-            "_anisotropic where the isotropic part is removed, _limited where d_min or d_max is given, and"
+            "_anisotropic where the isotropic part is removed, _limited where d_min, d_max or max_masked_fraction is given, and"
             "_asymmetric for an h5 file with extent=asymmetric: none of these replaces the map of"
             "dials.diffuse_scale or dials.diffuse_absolute."
   png = False

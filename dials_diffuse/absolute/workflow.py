@@ -173,7 +173,7 @@ def _write(result: AbsoluteResult, output) -> None:
 
 def _write_volume(path: str, table: flex.reflection_table, grid: VoxelGrid) -> None:
     """Write the absolute map as an HDF5 volume."""
-    names = "intensity variance half_1 half_2 n_obs n_stills exposure incoherent".split()
+    names = "intensity variance half_1 half_2 n_obs n_stills exposure masked_fraction incoherent".split()
     write_map(
         path,
         as_numpy(table["voxel"]),

@@ -39,7 +39,7 @@ def run(inputs: Inputs, params) -> ExportResult:
     merged, source = read_merged_map(
         [pair.experiments for pair in inputs.pairs], inputs.of_type(".refl"), inputs.model_copies()
     )
-    merged = merged.within(params.d_min, params.d_max)
+    merged = merged.within(params.d_min, params.d_max).masked_up_to(params.max_masked_fraction)
     if params.column not in merged.columns:
         raise ValueError(
             f"The map has no column={params.column}; there are {', '.join(merged.columns)}"
@@ -74,7 +74,8 @@ def run(inputs: Inputs, params) -> ExportResult:
 
 def _stem(kind: str, source: Path, params) -> str:
     """Name without suffix of the file of one format: the user's, or that of the source and content."""
-    limited = params.d_min is not None or params.d_max is not None
+    limits = params.d_min, params.d_max, params.max_masked_fraction
+    limited = any(limit is not None for limit in limits)
     return params.output.prefix or stem_of_content(
         source.stem, kind, params.remove_isotropic, limited, params.extent
     )

@@ -107,7 +107,7 @@ def merged_table(merged: Merged, grid: VoxelGrid) -> flex.reflection_table:
     table["hkl"] = vec3_column(grid.hkl_of_voxel(voxel))
     table["q"] = vec3_column(grid.q_of_voxel(voxel))
     table["d"] = double_column(grid.d_of_voxel(voxel))
-    for name in ("intensity", "variance", "variance_scatter", "exposure"):
+    for name in ("intensity", "variance", "variance_scatter", "exposure", "masked_fraction"):
         table[name] = double_column(getattr(merged, name)[keep])
     for name in ("n_obs", "n_stills"):
         table[name] = int_column(getattr(merged, name)[keep])
@@ -121,7 +121,7 @@ def map_columns(merged: Merged) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     keep = _rows_to_write(merged)
     columns = {
         name: getattr(merged, name)[keep]
-        for name in ("intensity", "variance", "n_obs", "n_stills", "exposure")
+        for name in ("intensity", "variance", "n_obs", "n_stills", "exposure", "masked_fraction")
     }
     columns["half_1"], columns["half_2"] = merged.half[:, keep]
     return unpack_voxels(merged.voxels[keep]), columns

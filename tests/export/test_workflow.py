@@ -83,6 +83,16 @@ def test_limits(merged, run_in_tmp_path):
     assert len(result.merged) == inside.sum() < len(merged)
 
 
+def test_voxels_under_the_bragg_mask_are_left_out(merged, run_in_tmp_path):
+    table = flex.reflection_table.from_file("merged.refl")
+    share = np.linspace(0, 1, len(merged))
+    table["masked_fraction"] = double_column(share)
+    table.as_file("merged.refl")
+    export(run_in_tmp_path, max_masked_fraction=0.3)
+    voxel, _ = written("merged_limited.hkl", merged)
+    np.testing.assert_array_equal(voxel, merged.voxel[share <= 0.3])
+
+
 def test_the_isotropic_part_is_removed_from_files_only(merged, run_in_tmp_path):
     result = export(run_in_tmp_path, remove_isotropic=True)
     voxel, rest = written("merged_anisotropic.hkl", merged)
@@ -113,6 +123,7 @@ def test_pictures_and_sections_of_another_column(merged, run_in_tmp_path):
         ({"section": ["h00"]}, "Unknown section"),
         ({"column": "phase"}, "no column=phase; there are intensity, sigma"),
         ({"d_min": 2.0, "d_max": 3.0}, "No voxel lies between"),
+        ({"max_masked_fraction": 0.2}, "no column masked_fraction"),
     ],
 )
 def test_nothing_is_written_for_bad_parameters(merged, run_in_tmp_path, changes, message):

@@ -43,6 +43,7 @@ _LONG_NAMES = {
     "half_1": "intensity from the first half of the stills",
     "half_2": "intensity from the second half of the stills",
     "exposure": "sum of exposure",
+    "masked_fraction": "share of the exposure under the Bragg mask",
     "incoherent": "incoherent scattering that was subtracted",
 }
 

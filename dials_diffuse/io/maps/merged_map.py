@@ -17,7 +17,19 @@ from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
 from dials_diffuse.io.model_copy import restore_models
 
 # In the order in which they are written; other columns of a table are left out
-COLUMNS = ("intensity", "sigma", "n_obs", "n_stills", "half_1", "half_2", "exposure", "incoherent")
+COLUMNS = (
+    "intensity",
+    "sigma",
+    "n_obs",
+    "n_stills",
+    "half_1",
+    "half_2",
+    "exposure",
+    "masked_fraction",
+    "incoherent",
+)
+# Units of columns that are not intensities
+_UNITS = {"n_obs": "", "n_stills": "", "exposure": "s sr", "masked_fraction": ""}
 
 
 @dataclass(frozen=True)
@@ -71,8 +83,8 @@ class MergedMap:
         return len(self.voxel)
 
     def units_of(self, column: str) -> str:
-        """Units of a column, empty for numbers of observations and stills."""
-        return {"n_obs": "", "n_stills": "", "exposure": "s sr"}.get(column, self.units)
+        """Units of a column, empty for numbers and shares."""
+        return _UNITS.get(column, self.units)
 
     def describe(self) -> list[str]:
         """Lines of at most 80 characters for logs and headers."""
@@ -117,6 +129,25 @@ class MergedMap:
                 f"{d.max():.2f} to {d.min():.2f} A"
             )
         return part
+
+    def masked_up_to(self, most: float | None) -> MergedMap:
+        """Voxels of which at most this share of the exposure lies under the Bragg mask; None: all.
+
+        Raises:
+            ValueError: the map does not tell the share, or no voxel is left.
+        """
+        if most is None:
+            return self
+        if "masked_fraction" not in self.columns:
+            raise ValueError(
+                "The map has no column masked_fraction, which max_masked_fraction needs: scale again with this version"
+            )
+        share = self.columns["masked_fraction"]
+        if not np.any(share <= most):
+            raise ValueError(
+                f"No voxel is left with max_masked_fraction={most}: the least share is {share.min():.3f}"
+            )
+        return self.select(share <= most)
 
     def anisotropic(self) -> MergedMap:
         """The map less its mean at each |q| (half sets too, less the same mean)."""

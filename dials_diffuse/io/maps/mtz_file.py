@@ -21,7 +21,13 @@ from dials_diffuse.io.atomic import replacing
 from dials_diffuse.io.maps.merged_map import MergedMap
 
 _COUNTS = {"n_obs": "NOBS", "n_stills": "NSTILLS"}
-_OTHERS = {"half_1": "IHALF1", "half_2": "IHALF2", "incoherent": "INCOH"}
+# Column of the map -> label and type in the file
+_OTHERS = {
+    "half_1": ("IHALF1", "J"),
+    "half_2": ("IHALF2", "J"),
+    "incoherent": ("INCOH", "J"),
+    "masked_fraction": ("FMASKED", "R"),
+}
 
 
 def acentric_group(laue_group: sgtbx.space_group) -> sgtbx.space_group:
@@ -42,7 +48,7 @@ def write_mtz(path: str | os.PathLike, merged: MergedMap, full: bool = False) ->
     """Write a map as MTZ.
 
     Columns: H K L, IDIFF and SIGIDIFF (types J, Q), NOBS and NSTILLS (I), half-set intensities and
-    the incoherent part (J) where the map has them. Without Friedel's law h and -h have
+    the incoherent part (J), and the share of the exposure under the Bragg mask (FMASKED, R) where the map has them. Without Friedel's law h and -h have
     columns of their own. Cell and symmetry are those of the supercell; n and the true cell are in
     title and history.
 
@@ -94,10 +100,10 @@ def write_mtz(path: str | os.PathLike, merged: MergedMap, full: bool = False) ->
             dataset.add_miller_array(
                 array(name, None, int_column), column_root_label=column_label, column_types="I"
             )
-    for name, column_label in _OTHERS.items():
+    for name, (column_label, column_type) in _OTHERS.items():
         if name in columns and np.isfinite(columns[name]).any():
             dataset.add_miller_array(
-                array(name, None), column_root_label=column_label, column_types="J"
+                array(name, None), column_root_label=column_label, column_types=column_type
             )
     mtz = dataset.mtz_object()
     mtz.add_history(flex.std_string(merged.describe()))

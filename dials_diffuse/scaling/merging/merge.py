@@ -39,6 +39,7 @@ class Merged:
         intensity: photons/(s sr) on the scale of b = 1, NaN where nothing is left
         variance: by propagation of the expected variances
         n_obs, n_stills, exposure: (V,), exposure = sum of exposure times g
+        masked_fraction: (V,) share of each voxel's exposure that lies under the Bragg mask
         half: (2, V) intensities of the two halves of the stills, NaN where a half is absent
         variance_scatter: (V,) variance from the scatter of the observations, NaN for one alone
         variance_jackknife: (V,) variance from leaving out groups of stills, NaN for one group
@@ -54,6 +55,7 @@ class Merged:
     n_obs: np.ndarray
     n_stills: np.ndarray
     exposure: np.ndarray
+    masked_fraction: np.ndarray
     half: np.ndarray
     variance_scatter: np.ndarray
     variance_jackknife: np.ndarray
@@ -236,6 +238,7 @@ class Merger:
             n_obs=out.n_obs.astype(np.int32),
             n_stills=out.n_stills.astype(np.int32),
             exposure=out.exposure,
+            masked_fraction=self.overview.masked_fraction,
             half=_ratio(out.num.T, out.den.T),
             variance_scatter=scatter,
             variance_jackknife=out.jackknife,

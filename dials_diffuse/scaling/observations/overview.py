@@ -16,6 +16,7 @@ from dials_diffuse.io.integrated_reflections import relative_times
 from dials_diffuse.model.components import N_RADIAL
 from dials_diffuse.scaling.observations.connections import Connections, connect
 from dials_diffuse.scaling.observations.frames import Bins
+from dials_diffuse.scaling.observations.masked import ExposureByVoxel, masked_fraction
 from dials_diffuse.scaling.observations.sorted_rows import RowCollector, SortedRows
 from dials_diffuse.scaling.observations.source import ObservationSource
 
@@ -39,6 +40,7 @@ class Overview:
         profile_counts, profile_exposure: (S, N_RADIAL) net photons and exposure (s sr) of each still
             and radial bin
         n_rows, n_not_finite, n_bragg: numbers of rows in the tables
+        masked_fraction: (V,) share of each voxel's exposure that lies under the Bragg mask
         n_panels: most panels of any detector
         n_layouts: kinds of detectors, by number and size of their panels
     """
@@ -55,6 +57,7 @@ class Overview:
     n_rows: int
     n_not_finite: int
     n_bragg: int
+    masked_fraction: np.ndarray
     n_panels: int
     n_layouts: int
 
@@ -185,11 +188,14 @@ def read_observations(
         )
     n_rows = sum(source.table(number).n_rows for number in range(len(source.pairs)))
     collector, sums = RowCollector(n_rows, keep), _Sums(n_stills)
+    masked, unmasked = ExposureByVoxel(), ExposureByVoxel()
     n_bragg = n_not_finite = 0
     for number in range(len(source.pairs)):
         for part in source.parts(number, readout_noise, n_threads=n_threads):
             sums.add(part.rows, part.n_pixels)
             collector.add(part.rows, part.voxels)
+            masked.add(part.masked_voxels, part.masked_exposure)
+            unmasked.add(part.voxels, part.rows["exposure"])
             n_bragg += part.n_bragg
             n_not_finite += part.n_not_finite
     if not sums.obs.any():
@@ -217,6 +223,7 @@ def read_observations(
         n_rows=n_rows,
         n_not_finite=n_not_finite,
         n_bragg=n_bragg,
+        masked_fraction=masked_fraction(rows.voxels, masked, unmasked),
         n_panels=max(map(len, layouts)),
         n_layouts=len(layouts),
     )

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from dials_diffuse.adapters.system import map_in_threads
-from dials_diffuse.grid.expand import check_voxels, pack_voxel
+from dials_diffuse.grid.expand import check_voxels, pack_voxel, pack_voxels
 from dials_diffuse.scaling.observations.frames import (
     Bins,
     Frames,
@@ -92,6 +92,7 @@ class Part:
         voxels: (n,) packed voxel of each
         n_pixels: (n,)
         n_bragg, n_not_finite: rows under the Bragg mask, and with values that are not finite
+        masked_voxels, masked_exposure: of the rows under the Bragg mask that have an exposure, packed and s sr
     """
 
     rows: np.ndarray
@@ -99,6 +100,8 @@ class Part:
     n_pixels: np.ndarray
     n_bragg: int
     n_not_finite: int
+    masked_voxels: np.ndarray
+    masked_exposure: np.ndarray
 
 
 def check_columns(columns: Mapping[str, np.ndarray]) -> None:
@@ -169,7 +172,10 @@ def _read_part(columns, frames, bins, patches, readout_noise, everything, first)
     rows = rows[:n]
     n_pixels = kinds.n_pixels[rows["row"]]
     rows["row"] += np.uint32(first)
-    return Part(rows, voxels[:n], n_pixels, n_bragg, n_not_finite)
+    masked = (kinds.bragg != 0) & (kinds.n_pixels > 0) & (photons.exposure > 0)
+    masked &= np.isfinite(photons.exposure)
+    masked = pack_voxels(kinds.voxel[masked]), photons.exposure[masked]
+    return Part(rows, voxels[:n], n_pixels, n_bragg, n_not_finite, *masked)
 
 
 @njit(cache=True, nogil=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,16 @@ def test_files_that_can_not_be_used(files, expts, refls, message):
         read_merged_map(
             [files / f"{name}.expt" for name in expts], [files / f"{name}.refl" for name in refls]
         )
+
+
+def test_voxels_far_from_nodes(merged):
+    with pytest.raises(ValueError, match="no column masked_fraction"):
+        merged.masked_up_to(0.5)
+    share = np.linspace(0.1, 1, len(merged))
+    map_ = dataclasses.replace(merged, columns={**merged.columns, "masked_fraction": share})
+    assert map_.units_of("masked_fraction") == ""
+    assert map_.masked_up_to(None) is map_
+    part = map_.masked_up_to(0.5)
+    np.testing.assert_array_equal(part.voxel, merged.voxel[share <= 0.5])
+    with pytest.raises(ValueError, match="No voxel is left with max_masked_fraction=0.05"):
+        map_.masked_up_to(0.05)

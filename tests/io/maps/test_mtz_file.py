@@ -56,6 +56,17 @@ def test_mtz_by_iotbx(merged, tmp_path):
     )
 
 
+def test_share_under_the_mask(merged, tmp_path):
+    share = np.linspace(0, 1, len(merged))
+    columns = {**merged.columns, "masked_fraction": share}
+    write_mtz(tmp_path / "map.mtz", dataclasses.replace(merged, columns=columns))
+    arrays = iotbx.mtz.object(str(tmp_path / "map.mtz")).as_miller_arrays_dict()
+    found = next(array for labels, array in arrays.items() if labels[-1] == "FMASKED")
+    of_voxel = dict(zip(map(tuple, merged.voxel.tolist()), share))
+    expected = [of_voxel[tuple(h)] for h in found.indices()]
+    np.testing.assert_allclose(found.data().as_numpy_array(), expected, atol=1e-6)
+
+
 def test_mtz_by_gemmi(merged, tmp_path):
     gemmi = pytest.importorskip("gemmi")
     write_mtz(tmp_path / "map.mtz", merged)

@@ -76,6 +76,13 @@ def test_sums_of_stills(make_truth, run_in_tmp_path):
             # rounding may move an observation to the bin beside
             np.testing.assert_allclose(table.cumsum()[9::10], profile.cumsum()[9::10], rtol=0.1)
             assert table.sum() == pytest.approx(profile.sum(), rel=1e-5)
+    voxels = pack_voxels(columns["asu_voxel"])
+    under, rest = (
+        np.array([columns["exposure"][of & (voxels == v)].sum() for v in overview.rows.voxels[:40]])
+        for of in (bragg, usable)
+    )
+    assert under.any()
+    np.testing.assert_allclose(overview.masked_fraction[:40], under / (under + rest), rtol=1e-5)
     times = np.bincount(columns["id"][usable], columns["exposure"][usable])
     times /= overview.still_pixels
     found = overview.relative_times()
