@@ -19,6 +19,7 @@ from dials_diffuse.adapters.experiment_file import ExperimentFile
 from dials_diffuse.adapters.images import exposure_time, has_dynamic_mask, read_raw, trusted_bounds
 from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.stills import Still, stills_of
+from dials_diffuse.adapters.sweeps import has_scan_points
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.extraction.background.planes import Background
 from dials_diffuse.extraction.kernel import VoxelSums
@@ -43,6 +44,7 @@ class ExtractedStill:
 
     Attributes:
         index: the still's index in its file
+        image_number: z of the still's rows
         summary: its numbers
         observations: None where extraction failed
         left_out: if it could not be masked, and so has no place in the files: the name that it is listed under
@@ -52,6 +54,7 @@ class ExtractedStill:
     """
 
     index: int
+    image_number: float
     summary: StillSummary
     observations: StillObservations | StoredObservations | None = None
     left_out: str = ""
@@ -132,6 +135,7 @@ class Extractor:
         self._keys = _geometry_keys(self.experiments, settings)
         self._use: dict[tuple, list[np.ndarray]] = {}
         self._sums = VoxelSums()
+        self._open_sweeps: dict[int, object] = {}
 
     def __reduce__(self):
         return (Extractor, self._arguments)
@@ -171,7 +175,9 @@ class Extractor:
             for still in stills:
                 reason, left_out = self._masker.left_out(still, error)
                 summary = StillSummary(still.path, reason)
-                failed.append(ExtractedStill(still.index, summary, left_out=left_out))
+                failed.append(
+                    ExtractedStill(still.index, still.image_number, summary, left_out=left_out)
+                )
             return failed
         image = _Image(raw, mask.bragg, dynamic)
         extracted = []
@@ -179,7 +185,9 @@ class Extractor:
             try:
                 result = self._extract_still(still, image)
             except (ValueError, OSError) as error:
-                result = ExtractedStill(still.index, StillSummary(still.path, str(error)))
+                result = ExtractedStill(
+                    still.index, still.image_number, StillSummary(still.path, str(error))
+                )
             result.spots = rows
             extracted.append(result)
         return extracted
@@ -190,11 +198,19 @@ class Extractor:
         Raises:
             ValueError: it can't be opened.
         """
+        if any(still.of_sweep for still in stills):
+            return [self._opened_of_sweep(still) for still in stills]
         experiments = self._file.load([still.index for still in stills])
         return [
             dataclasses.replace(still, index=listed.index)
             for still, listed in zip(stills_of(experiments), stills)
         ]
+
+    def _opened_of_sweep(self, still: Still) -> Still:
+        """As _opened; the sweep stays open for its other images."""
+        if still.index not in self._open_sweeps:
+            self._open_sweeps[still.index] = self._file.load([still.index])[0]
+        return dataclasses.replace(still, experiment=self._open_sweeps[still.index])
 
     def _extract_still(self, still: Still, image: _Image) -> ExtractedStill:
         """Sum photons and exposure of one still by voxel.
@@ -207,9 +223,11 @@ class Extractor:
             ValueError: no exposure time, a model that can't be used, or not a single usable pixel.
         """
         settings, sums = self._settings, self._sums
-        geometry = self._geometries.get(still.detector, still.beam, self._keys[still.index])
+        geometry = self._geometries.get(still.detector, still.beam, self._key(still))
         use = self._usable(still, geometry)
-        seconds = exposure_time(still.experiment, still.image_index, settings.exposure_time)
+        seconds = exposure_time(
+            still.experiment, still.image_index, settings.exposure_time, still.scan_index
+        )
         dose = 0.0
         if self._background is not None:
             self._background.check_shapes(still.detector, settings.background)
@@ -230,6 +248,7 @@ class Extractor:
         profile = radial_profile(columns, np.linalg.inv(matrix))
         return ExtractedStill(
             still.index,
+            still.image_number,
             StillSummary(
                 still.path,
                 num_observations=len(sums),
@@ -284,12 +303,18 @@ class Extractor:
             panel_pedestal(still.imageset, number, settings.pedestal),
         )
 
+    def _key(self, still: Still) -> str:
+        """Of its geometry; where the beam moves, each image of a sweep has its own"""
+        if not has_scan_points(still.experiment.beam):
+            return self._keys[still.index]
+        return geometry_key(still.detector, still.beam, self._settings)
+
     def _usable(self, still: Still, geometry: list[PanelGeometry]) -> list[np.ndarray]:
         """(n_slow, n_fast) bool a panel: pixels good in every image, within the limits and the step.
 
         Made once for stills with the same geometry and mask file.
         """
-        name = (self._keys[still.index], still.imageset.external_lookup.mask.filename)
+        name = (self._key(still), still.imageset.external_lookup.mask.filename)
         if name in self._use:
             return self._use[name]
         settings, step = self._settings, self._settings.pixel_step

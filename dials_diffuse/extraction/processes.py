@@ -107,13 +107,13 @@ def extract_pair(
         )
         results = map_in_processes(_ExtractImage(extractor, scratch), tasks, nproc)
         # Lattices of one image come together, but the file may list them apart
-        waiting: dict[int, ExtractedStill] = {}
-        order = iter(sorted(still.index for stills in extractor.images for still in stills))
+        waiting: dict[tuple[int, int], ExtractedStill] = {}
+        order = iter(sorted(still.key for stills in extractor.images for still in stills))
         expected = next(order, None)
         for stills, unused in results:
             for slot in unused:
                 scratch.free(slot)
-            waiting.update((still.index, still) for still in stills)
+            waiting.update(((still.index, int(still.image_number)), still) for still in stills)
             while expected in waiting:
-                yield extractor.experiments[expected], waiting.pop(expected)
+                yield extractor.experiments[expected[0]], waiting.pop(expected)
                 expected = next(order, None)
