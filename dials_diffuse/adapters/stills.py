@@ -31,13 +31,14 @@ class Still:
         index: row id: the experiment's index in its list
         experiment: the dxtbx experiment
         image_index: 0-based index of the image in the experiment's imageset
-        array_index: 0-based number of the image as scans count; None: the first of the experiment's scan
+        array_index: 0-based number of the image as scans count (of a block of images, that of its middle);
+            None: the first of the experiment's scan
     """
 
     index: int
     experiment: object
     image_index: int = 0
-    array_index: int | None = None
+    array_index: float | None = None
 
     @property
     def imageset(self):

@@ -86,8 +86,8 @@ class ExtractedFiles:
             if self._batch_size is None and not self._n_written and not is_sweep(experiment):
                 self._batch_size = stills_a_file(stored.n_rows, self._n_stills)
         self._rows.append(numbered_rows(columns, index))
-        for rows, other in still.spots:
-            self._spots.add(rows, index, still.image_number, other)
+        for rows, other, z in still.spots:
+            self._spots.add(rows, index, z, other)
         if not is_sweep(experiment):
             self._write_if_full()
 

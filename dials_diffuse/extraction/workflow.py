@@ -224,6 +224,8 @@ def _extract_all(
 
 def _log_failure(still: ExtractedStill, number: int) -> None:
     summary = still.summary
+    for reason in summary.missing:
+        logger.warning("An image of sweep %d is left out: %s", still.index, reason)
     if still.left_out:
         logger.warning("Still %d (%s) is left out: %s", still.index, summary.path, summary.error)
     elif summary.error:
