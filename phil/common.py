@@ -14,6 +14,17 @@ nproc = Auto
   .help = "Number of threads. Auto: as many as there are processors."
 """
 
+sweeps_str = """
+image_range = None
+  .type = ints(size=2)
+  .help = "First and last image number of sweeps to use; all others are left out. None: all."
+exclude_images = None
+  .type = str
+  .multiple = True
+  .help = "Images of sweeps to leave out: start:end in all sweeps, experiment:start:end in one"
+          "(experiments count from 0). It can be given several times, or with commas between."
+"""
+
 # Every command takes nproc, so that scripts can give it to all
 one_process_str = """
 nproc = Auto

@@ -39,6 +39,11 @@ d_min = None
 d_max = None
   .type = float(value_min=0)
   .help = "Leave out pixels below this resolution, in Angstrom."
+block = Auto
+  .type = int(value_min=1)
+  .help = "Consecutive images of a sweep that are added pixel by pixel before their pixels are summed by"
+          "voxel, in the orientation of their middle. Auto: as many as keep the voxel of every pixel"
+          "right to half a voxel. Each image's own mask and trusted range are kept to."
 pixel_step = 1
   .type = int(value_min=1)
   .help = "Take every n-th pixel only, along fast and slow."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from iotbx.phil import parse
 
-from dials_diffuse.phil.common import nproc_str, output_str
+from dials_diffuse.phil.common import nproc_str, output_str, sweeps_str
 
 phil_str = (
     """
@@ -123,6 +123,7 @@ report
             "second for each."
 }
 """
+    + sweeps_str
     + nproc_str
     + output_str(
         "diffuse_mask",

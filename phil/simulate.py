@@ -101,12 +101,21 @@ crystal
             "from still to still."
   rotation_step = 0.5
     .type = float
-    .help = "Degrees about the lab's x axis."
+    .help = "Degrees an image, about the scan axis of the goniometer."
   rotation_samples = 1
     .type = int(value_min=1)
     .help = "Number of angles that stand for that rotation while an image is exposed. 1: the"
             "crystal stands still in the middle of the step. output.reflections are those of"
             "the middle in any case."
+    .expert_level = 1
+  drift = 0.0
+    .type = float
+    .help = "Of a sweep (orientation=rotation): degrees by which the crystal leans over to the middle of the"
+            "sweep, and back to its end."
+    .expert_level = 1
+  cell_drift = 0.0
+    .type = float(value_min=-0.1, value_max=0.1)
+    .help = "Of a sweep: part by which the cell's lengths have grown at its end."
     .expert_level = 1
   lattices = 1
     .type = int(value_min=1)
@@ -120,6 +129,31 @@ crystal
   domain_size = 1000.0
     .type = float(value_min=50)
     .help = "Size of the coherent domains, Angstrom."
+}}
+goniometer
+  .help = "The goniometer of a sweep (crystal.orientation=rotation)."
+{{
+  axes = 1, 0, 0
+    .type = floats
+    .help = "Three numbers an axis, lab frame with all angles at 0, the axis next to the crystal first:"
+            "phi, kappa, omega."
+  angles = 0.0
+    .type = floats
+    .help = "Degrees, one an axis. The angle of the axis that is scanned is 0."
+  scan_axis = 0
+    .type = int(value_min=0)
+    .help = "Number of the axis that turns, from 0. Those before it are the goniometer's fixed rotation,"
+            "those after it its setting rotation."
+}}
+scan
+  .help = "The scan of a sweep (crystal.orientation=rotation)."
+{{
+  first_image = 1
+    .type = int(value_min=1)
+    .help = "Number of the first image: 6 is a sweep whose first five images were cut off."
+  start_angle = 0.0
+    .type = float
+    .help = "Angle at which the first image starts, degrees."
 }}
 truth
   .help = "Scattering of the unit cell besides its Bragg peaks."
@@ -284,6 +318,10 @@ background
   flat = 0.0
     .type = float(value_min=0)
     .help = "Photons a pixel, the same in every pixel."
+  angle_amplitude = 0.0
+    .type = float(value_min=0, value_max=1)
+    .help = "Of a sweep: the background at angle phi is 1 + angle_amplitude cos(phi) times its mean."
+    .expert_level = 1
   absorption = True
     .type = bool
     .help = "Air between sample and detector absorbs."
@@ -294,6 +332,9 @@ background
   empty_shots = 0
     .type = int(value_min=0)
     .help = "Number of images without a crystal, in output.background."
+  empty_step = 0.0
+    .type = float(value_min=0)
+    .help = "Degrees by which the goniometer turns in each of them: more than 0 makes one sweep of them."
   empty_time = None
     .type = float(value_min=0)
     .help = "Their exposure time, s; None: that of the stills."
@@ -337,7 +378,10 @@ defects
   sequence = sequence.expt
     .type = path
     .help = "Name of the experiments file of a rotation series (crystal.orientation=rotation,"
-            "miniCBF): the same images as one sequence with goniometer and scan."
+            "miniCBF): the same images as one sweep with goniometer and scan."
+  sequence_reflections = sequence.refl
+    .type = path
+    .help = "Name of the reflections file of that sweep, one row a passage of a node through the sphere."
   images = images
     .type = path
     .help = "Folder for the images."

@@ -18,7 +18,7 @@ from dials_diffuse.absolute.wilson import NodeIntegrator, Nodes
 from dials_diffuse.adapters.beams import XRAY, probe_of
 from dials_diffuse.adapters.experiments import load_experiments, load_reflections
 from dials_diffuse.adapters.inputs import DataPair, Inputs
-from dials_diffuse.adapters.stills import check_given_once, stills_of
+from dials_diffuse.adapters.stills import check_given_once, one_of_each
 from dials_diffuse.grid.voxel_grid import VoxelGrid, grid_of
 from dials_diffuse.io.maps.merged_map import check_grid, is_merged
 from dials_diffuse.io.model_copy import restore_models
@@ -111,7 +111,7 @@ def symmetry_of(pair: DataPair, model_copies: list[Path]) -> crystal.symmetry:
     check_xrays(experiments)
     for path in model_copies:
         restore_models(experiments, path)
-    first = stills_of(experiments)[0].crystal
+    first = one_of_each(experiments)[0].crystal
     return crystal.symmetry(
         unit_cell=grid_of(experiments).unit_cell,
         space_group=first.get_space_group(),
@@ -154,7 +154,7 @@ def read_data(
             raise ValueError(
                 "The experiments carry different grids: extract and grid them together"
             )
-        stills = stills_of(experiments)
+        stills = one_of_each(experiments)
         for start in range(0, table.size(), ROWS_AT_A_TIME):
             part = table[start : start + ROWS_AT_A_TIME]
             for accumulator in (profile, nodes, times):

@@ -138,29 +138,34 @@ def has_dynamic_mask(imageset) -> bool:
     return bool(imageset.has_dynamic_mask())
 
 
-def _scan_exposure(scan) -> float | None:
+def _scan_exposure(scan, image: int = 0) -> float | None:
+    """Of an image of the scan; where it is 0, that of the first."""
     if scan is None:
         return None
     if hasattr(scan, "has_property") and not scan.has_property("exposure_time"):
         return None
     times = scan.get_exposure_times()
-    return float(times[0]) if len(times) and times[0] > 0 else None
+    known = [times[i] for i in (image, 0) if i < len(times) and times[i] > 0]
+    return float(known[0]) if known else None
 
 
-def exposure_time(experiment, image_index: int = 0, override: float | None = None) -> float:
+def exposure_time(
+    experiment, image_index: int = 0, override: float | None = None, scan_index: int = 0
+) -> float:
     """Exposure time of an image in s: the parameter, else the scan, else the image header.
 
     Args:
         experiment: dxtbx experiment
         image_index: index in the experiment's imageset
         override: value of the parameter exposure_time
+        scan_index: index of the image in the experiment's scan
 
     Raises:
         ValueError: none of the three knows it.
     """
     if override is not None:
         return float(override)
-    found = _scan_exposure(experiment.scan)
+    found = _scan_exposure(experiment.scan, scan_index)
     if found is None:
         found = _header_exposure(experiment.imageset, image_index)
     if found is None:

@@ -8,6 +8,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dials_diffuse.adapters.sweeps import (
+    beam_at,
+    check_scan_points,
+    crystal_matrix,
+    is_sweep,
+    lab_matrix,
+    setting_rotation,
+    valid_array_indices,
+)
+
 
 class NothingLeft(ValueError):
     """Not one still of the input could be used."""
@@ -21,11 +31,14 @@ class Still:
         index: row id: the experiment's index in its list
         experiment: the dxtbx experiment
         image_index: 0-based index of the image in the experiment's imageset
+        array_index: 0-based number of the image as scans count (of a block of images, that of its middle);
+            None: the first of the experiment's scan
     """
 
     index: int
     experiment: object
     image_index: int = 0
+    array_index: float | None = None
 
     @property
     def imageset(self):
@@ -35,9 +48,10 @@ class Still:
     def detector(self):
         return self.experiment.detector
 
-    @property
+    @functools.cached_property
     def beam(self):
-        return self.experiment.beam
+        """The beam, with the s0 of this image where it varies"""
+        return beam_at(self.experiment, self.image_number)
 
     @property
     def crystal(self):
@@ -48,11 +62,54 @@ class Still:
         return self.imageset.get_path(self.image_index)
 
     @property
+    def of_sweep(self) -> bool:
+        """Whether the experiment has other images too"""
+        return is_sweep(self.experiment)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """(index, array index), different for all stills of a list"""
+        return self.index, int(self.image_number)
+
+    @property
+    def name(self) -> str:
+        """Under which it is listed: the experiment's identifier, and the image number in a sweep"""
+        identifier = self.experiment.identifier
+        return f"{identifier} image {self.key[1] + 1}" if self.of_sweep else identifier
+
+    @property
     def image_number(self) -> float:
         """z of xyzobs.px.value: the middle of the image, in images"""
+        if self.array_index is not None:
+            return self.array_index + 0.5
         scan = self.experiment.scan
         first = scan.get_array_range()[0] if scan is not None else 0
         return first + 0.5
+
+    @property
+    def scan_index(self) -> int:
+        """Index of the image in the experiment's scan, 0 without one"""
+        scan = self.experiment.scan
+        return self.key[1] - scan.get_array_range()[0] if scan is not None else 0
+
+    @property
+    def rotation_width(self) -> float:
+        """Angle by which the crystal turns during this image, rad; 0 for a still"""
+        if self.experiment.is_still():
+            return 0.0
+        return float(np.radians(abs(self.experiment.scan.get_oscillation()[1])))
+
+    @property
+    def rotation_axis(self) -> np.ndarray:
+        """Unit vector about which the crystal turns during this image, lab frame (3,): S e.
+
+        d q / d phi = axis x q. A still has none: the axis is (0, 0, 0) then.
+        """
+        if self.experiment.is_still():
+            return np.zeros(3)
+        axis = np.array(self.experiment.goniometer.get_rotation_axis_datum())
+        axis = setting_rotation(self.experiment, self.image_number) @ axis
+        return axis / np.linalg.norm(axis)
 
     def setting_matrix(self) -> np.ndarray:
         """A in the lab frame while this image was taken, (3, 3), 1/Angstrom.
@@ -72,68 +129,79 @@ class Still:
 
     @functools.cached_property
     def _setting_matrix(self) -> np.ndarray:
-        crystal = self.experiment.crystal
-        if crystal.num_scan_points > 0:
-            a_start, a_end = (
-                np.array(crystal.get_A_at_scan_point(i)).reshape(3, 3)
-                for i in (0, min(1, crystal.num_scan_points - 1))
-            )
-            a = 0.5 * (a_start + a_end)
-        else:
-            a = np.array(crystal.get_A()).reshape(3, 3)
         if self.experiment.is_still():
-            return a
-        goniometer, scan = self.experiment.goniometer, self.experiment.scan
-        fixed, setting = (
-            np.array(matrix).reshape(3, 3)
-            for matrix in (goniometer.get_fixed_rotation(), goniometer.get_setting_rotation())
-        )
-        phi = np.radians(scan.get_angle_from_array_index(self.image_number))
-        rotation = _rotation_matrix(goniometer.get_rotation_axis_datum(), phi)
-        return setting @ rotation @ fixed @ a
-
-
-def _rotation_matrix(axis, angle: float) -> np.ndarray:
-    """Right-handed rotation by angle (rad) about axis (Rodrigues)."""
-    x, y, z = np.asarray(axis, dtype=float) / np.linalg.norm(axis)
-    k = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + np.sin(angle) * k + (1 - np.cos(angle)) * (k @ k)
+            return crystal_matrix(self.experiment, self.image_number)
+        return lab_matrix(self.experiment, self.image_number)
 
 
 def stills_of(experiments) -> list[Still]:
-    """The stills of an experiment list, in its order.
+    """The stills of an experiment list, in its order: for a sweep one for each image that is used.
 
     Raises:
-        ValueError: no experiment; one without crystal, detector or beam; a scan of several images.
+        ValueError: no experiment; one without crystal, detector or beam; a scan that does not fit its images
+            or its models.
     """
     if len(experiments) == 0:
         raise ValueError("There are no experiments in the input")
-    stills = []
+    stills: list[Still] = []
     for index, experiment in enumerate(experiments):
         for name in ("crystal", "detector", "beam", "imageset"):
             if getattr(experiment, name) is None:
                 hint = " (index and integrate it first)" if name == "crystal" else ""
                 raise ValueError(f"Experiment {index} has no {name}{hint}")
-        scan = experiment.scan
-        n_images = scan.get_num_images() if scan is not None else 1
-        if n_images > 1:
-            raise ValueError(
-                f"Experiment {index} is a sweep of {n_images} images: "
-                "convert it with dials.sequence_to_stills first"
-            )
-        # A still's imageset normally holds its image alone; where several stills
-        # share one the scan's array index (if any) is the only pointer there is
-        if scan is None and len(experiment.imageset) > 1:
-            raise ValueError(
-                f"Experiment {index} has no scan but its imageset holds "
-                f"{len(experiment.imageset)} images: which one it belongs to is not known "
-                "(split the imageset, one experiment an image)"
-            )
-        image_index = 0
-        if len(experiment.imageset) > 1:
-            image_index = scan.get_array_range()[0] - _first_array_index(experiment.imageset)
-        stills.append(Still(index, experiment, image_index))
+        stills += (
+            _stills_of_sweep(index, experiment)
+            if is_sweep(experiment)
+            else [_only_still(index, experiment)]
+        )
     return stills
+
+
+def _only_still(index: int, experiment) -> Still:
+    """Raises ValueError where its image is not known."""
+    # A still's imageset normally holds its image alone; where several stills
+    # share one the scan's array index (if any) is the only pointer there is
+    if len(experiment.imageset) == 1:
+        return Still(index, experiment)
+    if experiment.scan is None:
+        raise ValueError(
+            f"Experiment {index} has no scan but its imageset holds "
+            f"{len(experiment.imageset)} images: which one it belongs to is not known "
+            "(split the imageset, one experiment an image)"
+        )
+    first = _first_array_index(experiment.imageset)
+    return Still(index, experiment, experiment.scan.get_array_range()[0] - first)
+
+
+def _stills_of_sweep(index: int, experiment) -> list[Still]:
+    """The used images of a sweep.
+
+    Raises:
+        ValueError: its imageset lacks images of the scan, or its models have scan points for others.
+    """
+    check_scan_points(index, experiment)
+    if experiment.goniometer is None:
+        raise ValueError(f"Experiment {index} is a sweep without a goniometer: import it again")
+    first = _first_array_index(experiment.imageset)
+    begin, end = experiment.scan.get_array_range()
+    if begin < first or end - first > len(experiment.imageset):
+        raise ValueError(
+            f"The scan of experiment {index} has the images {begin + 1} to {end}, its imageset only "
+            f"{first + 1} to {first + len(experiment.imageset)}: cut sweeps with dials.slice_sequence"
+        )
+    return [Still(index, experiment, i - first, i) for i in valid_array_indices(experiment)]
+
+
+def one_of_each(experiments) -> list[Still]:
+    """One still of every experiment, so that positions are row ids: of sweeps an image in the middle.
+
+    Raises:
+        ValueError: see stills_of.
+    """
+    groups: dict[int, list[Still]] = {}
+    for still in stills_of(experiments):
+        groups.setdefault(still.index, []).append(still)
+    return [group[len(group) // 2] for group in groups.values()]
 
 
 def check_given_once(experiments, path, seen: dict[str, object]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -19,8 +19,10 @@ from dials_diffuse.adapters.experiment_file import ExperimentFile
 from dials_diffuse.adapters.images import exposure_time, has_dynamic_mask, read_raw, trusted_bounds
 from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.stills import Still, stills_of
+from dials_diffuse.adapters.sweeps import has_scan_points
 from dials_diffuse.adapters.tables import as_numpy
 from dials_diffuse.extraction.background.planes import Background
+from dials_diffuse.extraction.blocks import PanelBlock, blocks_of, middle_of
 from dials_diffuse.extraction.kernel import VoxelSums
 from dials_diffuse.extraction.observations import StillObservations, StoredObservations
 from dials_diffuse.extraction.photons import PanelPixels, panel_gain, panel_pedestal
@@ -33,7 +35,8 @@ from dials_diffuse.geometry.panel import PanelGeometry
 from dials_diffuse.geometry.probe import PROBE_NAMES
 from dials_diffuse.grid.lattice_settings import LatticeSetting, index_transformation
 from dials_diffuse.io.pixel_file import CorrectedDiffusePixelList
-from dials_diffuse.masking.masker import Masker
+from dials_diffuse.masking.masker import ImageMask, Masker
+from dials_diffuse.masking.spots.prediction import detector_d_min
 from dials_diffuse.masking.spots.rows import SpotRows
 
 
@@ -43,19 +46,21 @@ class ExtractedStill:
 
     Attributes:
         index: the still's index in its file
+        image_number: z of the still's rows
         summary: its numbers
         observations: None where extraction failed
         left_out: if it could not be masked, and so has no place in the files: the name that it is listed under
-        spots: new rows of Bragg spots, see ImageMask
+        spots: new rows of Bragg spots, see ImageMask, each with z of its image
         operator: the change of basis (xyz) from its crystal's setting to that of its voxels, None for none
         pixels: the corrected pixels outside the Bragg mask, if they were asked for
     """
 
     index: int
+    image_number: float
     summary: StillSummary
     observations: StillObservations | StoredObservations | None = None
     left_out: str = ""
-    spots: list[tuple[SpotRows, bool]] = field(default_factory=list)
+    spots: list[tuple[SpotRows, bool, float]] = field(default_factory=list)
     operator: str | None = None
     pixels: CorrectedDiffusePixelList | None = None
 
@@ -92,6 +97,7 @@ class Extractor:
     Attributes:
         experiments: of the file, without images
         images: the stills to extract, those on one image together
+        blocks: the same images, those together that are added up before binning
 
     Raises:
         ValueError: files that don't match, can't be masked, or don't hold stills.
@@ -128,10 +134,14 @@ class Extractor:
             )
         self._masker = masker.for_pair(self.experiments, reflections)
         self.images = self._masker.images(self.experiments)
+        first = self.images[0][0] if self.images else None
+        d_min = first and max(settings.d_min or 0.0, detector_d_min(first.detector, first.beam))
+        self.blocks = blocks_of(self.images, settings, d_min, keep_pixels)
         self._geometries = GeometryCache(settings, folder)
         self._keys = _geometry_keys(self.experiments, settings)
         self._use: dict[tuple, list[np.ndarray]] = {}
         self._sums = VoxelSums()
+        self._open_sweeps: dict[int, object] = {}
 
     def __reduce__(self):
         return (Extractor, self._arguments)
@@ -148,41 +158,96 @@ class Extractor:
                 with contextlib.suppress(ValueError):
                     self._geometries.store(experiment.detector, experiment.beam, key)
 
-    def extract_image(self, number: int) -> list[ExtractedStill]:
-        """Extract all stills (lattices) on one image.
+    def extract_block(self, number: int) -> list[ExtractedStill]:
+        """Extract all stills (lattices) on one image, or the images of a sweep that make a block.
 
         Args:
-            number: index in `images`
+            number: index in `blocks`
 
         Returns:
-            the stills; those that could not be extracted have an error
+            the stills, one for the block; those that could not be extracted have an error
         """
-        stills = self.images[number]
+        images = self.blocks[number]
+        if len(images) > 1:
+            return [self._extract_several([still for (still,) in images])]
+        (stills,) = images
         try:
-            stills = self._opened(stills)
-            imageset, index = stills[0].imageset, stills[0].image_index
-            raw = read_raw(imageset, index)
-            mask = self._masker.mask(stills, raw)
-            dynamic = None
-            if has_dynamic_mask(imageset):
-                dynamic = [as_numpy(panel) for panel in imageset.get_mask(index)]
+            stills, image, mask = self._read(stills)
         except (ValueError, OSError) as error:
             failed = []
             for still in stills:
                 reason, left_out = self._masker.left_out(still, error)
                 summary = StillSummary(still.path, reason)
-                failed.append(ExtractedStill(still.index, summary, left_out=left_out))
+                failed.append(
+                    ExtractedStill(still.index, still.image_number, summary, left_out=left_out)
+                )
             return failed
-        image = _Image(raw, mask.bragg, dynamic)
         extracted = []
         for still, rows in zip(mask.stills, mask.rows):
             try:
                 result = self._extract_still(still, image)
             except (ValueError, OSError) as error:
-                result = ExtractedStill(still.index, StillSummary(still.path, str(error)))
-            result.spots = rows
+                result = ExtractedStill(
+                    still.index, still.image_number, StillSummary(still.path, str(error))
+                )
+            result.spots = [(part, other, still.image_number) for part, other in rows]
             extracted.append(result)
         return extracted
+
+    def _read(self, stills: Sequence[Still]) -> tuple[list[Still], _Image, ImageMask]:
+        """An image and its mask, and its stills with the image.
+
+        Raises:
+            ValueError, OSError: it can't be read or masked.
+        """
+        stills = self._opened(stills)
+        imageset, index = stills[0].imageset, stills[0].image_index
+        raw = read_raw(imageset, index)
+        mask = self._masker.mask(stills, raw)
+        dynamic = None
+        if has_dynamic_mask(imageset):
+            dynamic = [as_numpy(panel) for panel in imageset.get_mask(index)]
+        return stills, _Image(raw, mask.bragg, dynamic), mask
+
+    def _extract_several(self, stills: Sequence[Still]) -> ExtractedStill:
+        """Extract the images of a block as one; those that can't be read are listed, and the rest goes on."""
+        middle = middle_of(stills)
+        geometry, use = None, []
+        total, z, n, missing, spots = 0.0, 0.0, 0, [], []
+        panels = [PanelBlock() for _ in middle.detector]
+        for still in stills:
+            try:
+                (still,), image, mask = self._read([still])
+                if geometry is None:
+                    geometry = self._geometries.get(still.detector, still.beam, self._key(still))
+                    use = self._usable(still, geometry)
+                seconds = self._seconds(still)
+                pixels = [
+                    self._panel_pixels(still, i, image, use[i], seconds) for i in range(len(panels))
+                ]
+            except (ValueError, OSError) as error:
+                missing.append(f"{still.path}: {self._masker.left_out(still, error)[0]}")
+                continue
+            for panel, values in zip(panels, pixels):
+                panel.add(values, seconds)
+            total, z, n = total + seconds, z + seconds * still.image_number, n + 1
+            spots += [(part, other, still.image_number) for part, other in mask.rows[0]]
+            middle = dataclasses.replace(middle, experiment=still.experiment)
+        result = ExtractedStill(
+            middle.index, middle.image_number, StillSummary(middle.path, "; ".join(missing))
+        )
+        if geometry is not None and n:
+            blocks = [panel.result(own) for panel, own in zip(panels, geometry)]
+            try:
+                result = self._sum(middle, blocks, total, z / total, n)
+            except ValueError as error:
+                result.summary.error = str(error)
+        result.summary.missing, result.spots = missing, spots
+        return result
+
+    def _seconds(self, still: Still) -> float:
+        override = self._settings.exposure_time
+        return exposure_time(still.experiment, still.image_index, override, still.scan_index)
 
     def _opened(self, stills: Sequence[Still]) -> list[Still]:
         """The same stills with their image.
@@ -190,11 +255,19 @@ class Extractor:
         Raises:
             ValueError: it can't be opened.
         """
+        if any(still.of_sweep for still in stills):
+            return [self._opened_of_sweep(still) for still in stills]
         experiments = self._file.load([still.index for still in stills])
         return [
             dataclasses.replace(still, index=listed.index)
             for still, listed in zip(stills_of(experiments), stills)
         ]
+
+    def _opened_of_sweep(self, still: Still) -> Still:
+        """As _opened; the sweep stays open for its other images."""
+        if still.index not in self._open_sweeps:
+            self._open_sweeps[still.index] = self._file.load([still.index])[0]
+        return dataclasses.replace(still, experiment=self._open_sweeps[still.index])
 
     def _extract_still(self, still: Still, image: _Image) -> ExtractedStill:
         """Sum photons and exposure of one still by voxel.
@@ -206,10 +279,33 @@ class Extractor:
         Raises:
             ValueError: no exposure time, a model that can't be used, or not a single usable pixel.
         """
-        settings, sums = self._settings, self._sums
-        geometry = self._geometries.get(still.detector, still.beam, self._keys[still.index])
+        geometry = self._geometries.get(still.detector, still.beam, self._key(still))
         use = self._usable(still, geometry)
-        seconds = exposure_time(still.experiment, still.image_index, settings.exposure_time)
+        seconds = self._seconds(still)
+        panels = (
+            (self._panel_pixels(still, number, image, use[number], seconds), panel)
+            for number, panel in enumerate(geometry)
+        )
+        return self._sum(still, panels, seconds, still.image_number)
+
+    def _sum(
+        self,
+        still: Still,
+        panels: Iterable[tuple[PanelPixels, PanelGeometry]],
+        seconds: float,
+        z: float,
+        n_images: int = 1,
+    ) -> ExtractedStill:
+        """As _extract_still.
+
+        Args:
+            still: with the orientation
+            panels: its pixels
+            seconds: exposure time of all its images
+            z: of the rows
+            n_images: how many images were added
+        """
+        settings, sums = self._settings, self._sums
         dose = 0.0
         if self._background is not None:
             self._background.check_shapes(still.detector, settings.background)
@@ -217,8 +313,7 @@ class Extractor:
         matrix, operator = self._to_voxels(still)
         sums.start(dose)
         kept = []
-        for number, panel in enumerate(geometry):
-            pixels = self._panel_pixels(still, number, image, use[number], seconds)
+        for number, (pixels, panel) in enumerate(panels):
             sums.add_panel(number, pixels, panel, matrix)
             if self._keep_pixels:
                 kept.append(corrected_pixels(number, pixels, panel, seconds, dose))
@@ -226,10 +321,13 @@ class Extractor:
             raise ValueError(
                 f"Not a single usable pixel on {still.path} (mask, limits, trusted range)"
             )
-        columns = sums.columns(seconds, still.image_number)
+        columns = sums.columns(seconds, z)
+        if n_images > 1:
+            columns["num_pixels.valid"] *= n_images
         profile = radial_profile(columns, np.linalg.inv(matrix))
         return ExtractedStill(
             still.index,
+            still.image_number,
             StillSummary(
                 still.path,
                 num_observations=len(sums),
@@ -284,12 +382,18 @@ class Extractor:
             panel_pedestal(still.imageset, number, settings.pedestal),
         )
 
+    def _key(self, still: Still) -> str:
+        """Of its geometry; where the beam moves, each image of a sweep has its own"""
+        if not has_scan_points(still.experiment.beam):
+            return self._keys[still.index]
+        return geometry_key(still.detector, still.beam, self._settings)
+
     def _usable(self, still: Still, geometry: list[PanelGeometry]) -> list[np.ndarray]:
         """(n_slow, n_fast) bool a panel: pixels good in every image, within the limits and the step.
 
         Made once for stills with the same geometry and mask file.
         """
-        name = (self._keys[still.index], still.imageset.external_lookup.mask.filename)
+        name = (self._key(still), still.imageset.external_lookup.mask.filename)
         if name in self._use:
             return self._use[name]
         settings, step = self._settings, self._settings.pixel_step

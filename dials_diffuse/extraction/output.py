@@ -9,7 +9,7 @@ from cctbx import sgtbx
 from dxtbx.model import ExperimentList
 
 from dials_diffuse.adapters.identifiers import name_experiments
-from dials_diffuse.adapters.stills import Still
+from dials_diffuse.adapters.sweeps import is_sweep
 from dials_diffuse.extraction.extractor import ExtractedStill
 from dials_diffuse.extraction.observations import numbered_rows, write_derived_columns
 from dials_diffuse.grid.lattice_settings import LatticeSetting, changed
@@ -57,6 +57,7 @@ class ExtractedFiles:
         self._n_written = 0
         self.models: dict = {}
         self._rows = ColumnWriter(Path(output.reflections).absolute().parent)
+        self._sweep: str | None = None
         self._start()
 
     def __enter__(self) -> ExtractedFiles:
@@ -72,18 +73,31 @@ class ExtractedFiles:
         self._operators: list[str | None] = []
 
     def add(self, experiment, still: ExtractedStill) -> None:
-        """Add a still; those that failed stay, without rows, so that ids are those of the input."""
-        columns, stored, index = None, still.observations, len(self._experiments)
+        """Add a still; those that failed stay, without rows, so that ids are those of the input.
+
+        The images of a sweep come one after the other, and stay one experiment.
+        """
+        if not (is_sweep(experiment) and experiment.identifier == self._sweep):
+            self._begin(experiment, still)
+        columns, stored, index = None, still.observations, len(self._experiments) - 1
         if stored is not None:
             columns = self._scratch.stored(stored.slot, stored.n_rows, stored.repeated)
             self._slots.append(stored.slot)
-            if self._batch_size is None and not self._n_written:
+            if self._batch_size is None and not self._n_written and not is_sweep(experiment):
                 self._batch_size = stills_a_file(stored.n_rows, self._n_stills)
         self._rows.append(numbered_rows(columns, index))
+        for rows, other, z in still.spots:
+            self._spots.add(rows, index, z, other)
+        if not is_sweep(experiment):
+            self._write_if_full()
+
+    def _begin(self, experiment, still: ExtractedStill) -> None:
+        self._write_if_full()
+        self._sweep = experiment.identifier if is_sweep(experiment) else None
         self._experiments.append(experiment)
         self._operators.append(still.operator)
-        for rows, other in still.spots:
-            self._spots.add(rows, index, Still(index, experiment).image_number, other)
+
+    def _write_if_full(self) -> None:
         if self._batch_size is not None and len(self._experiments) >= self._batch_size:
             self.write()
 

@@ -13,6 +13,7 @@ import numpy as np
 from dials_diffuse.adapters.inputs import DataPair
 from dials_diffuse.adapters.system import map_in_processes
 from dials_diffuse.extraction.background.planes import Background
+from dials_diffuse.extraction.blocks import middle_of
 from dials_diffuse.extraction.extractor import ExtractedStill, Extractor
 from dials_diffuse.extraction.observations import COLUMNS, StoredObservations
 from dials_diffuse.extraction.settings import ExtractionSettings
@@ -43,7 +44,7 @@ class _ExtractImage:
             the stills, and the slots that were not used
         """
         number, slots = task
-        stills, unused = self.extractor.extract_image(number), []
+        stills, unused = self.extractor.extract_block(number), []
         for still, slot in zip(stills, slots):
             if still.observations is None:
                 unused.append(slot)
@@ -97,23 +98,28 @@ def extract_pair(
         if nproc > 1:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffuse_extract-"))
         extractor = Extractor(pair, settings, masker, background, folder, keep_pixels, setting)
-        nproc = max(1, min(nproc, len(extractor.images)))
+        nproc = max(1, min(nproc, len(extractor.blocks)))
         if nproc > 1:
             extractor.share_geometries()
+        # What each block gives: the lattices of an image, or one still for several images
+        units = [
+            images[0] if len(images) == 1 else [middle_of([still for (still,) in images])]
+            for images in extractor.blocks
+        ]
         # Made one by one as they are wanted, when slots may have become free
         tasks = (
             (number, [scratch.reserve() for _ in stills] if scratch is not None else [])
-            for number, stills in enumerate(extractor.images)
+            for number, stills in enumerate(units)
         )
         results = map_in_processes(_ExtractImage(extractor, scratch), tasks, nproc)
         # Lattices of one image come together, but the file may list them apart
-        waiting: dict[int, ExtractedStill] = {}
-        order = iter(sorted(still.index for stills in extractor.images for still in stills))
+        waiting: dict[tuple[int, int], ExtractedStill] = {}
+        order = iter(sorted(still.key for stills in units for still in stills))
         expected = next(order, None)
         for stills, unused in results:
             for slot in unused:
                 scratch.free(slot)
-            waiting.update((still.index, still) for still in stills)
+            waiting.update(((still.index, int(still.image_number)), still) for still in stills)
             while expected in waiting:
-                yield extractor.experiments[expected], waiting.pop(expected)
+                yield extractor.experiments[expected[0]], waiting.pop(expected)
                 expected = next(order, None)

@@ -21,6 +21,7 @@ class StillSummary:
         num_pixels, photons: of the diffuse observations
         exposure_time: s
         profile: see Profile
+        missing: images of its block that could not be read, and why
         reindexed: change of basis (hkl) of its voxels, "" for none
     """
 
@@ -32,6 +33,7 @@ class StillSummary:
     exposure_time: float = 0.0
     profile: Profile | None = None
     reindexed: str = ""
+    missing: list[str] = field(default_factory=list)
 
 
 @dataclass

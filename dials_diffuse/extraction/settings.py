@@ -18,6 +18,7 @@ class ExtractionSettings(GeometrySettings):
         subdivide: voxels per reciprocal cell edge
         d_min, d_max: resolution limits of pixels, Angstrom; None or 0 for none
         pixel_step: take every n-th pixel in fast and slow
+        block: images of a sweep that are added before binning, None: as many as voxels allow
         exposure_time: s, None: that of scan or image header
         gain: ADU per photon, pedestal: ADU; None: those of panel or imageset
         min_intensity, max_intensity: limits of a pixel's intensity, photons/(s sr)
@@ -31,6 +32,7 @@ class ExtractionSettings(GeometrySettings):
     d_min: float | None
     d_max: float | None
     pixel_step: int
+    block: int | None
     exposure_time: float | None
     gain: float | None
     pedestal: float | None

@@ -15,6 +15,7 @@ from dials_diffuse.adapters.experiments import load_experiments
 from dials_diffuse.adapters.inputs import DataPair, Inputs
 from dials_diffuse.adapters.parameters import settings_from
 from dials_diffuse.adapters.stills import NothingLeft, check_given_once
+from dials_diffuse.adapters.sweeps import fill_exposure_times, n_images
 from dials_diffuse.adapters.system import resolve_nproc
 from dials_diffuse.extraction import report
 from dials_diffuse.extraction.background.load import load_background
@@ -54,13 +55,15 @@ def run(inputs: Inputs, params) -> ExtractionResult:
     experiments = _load_models(inputs.pairs)
     masker = masker_for(params.survey)
     masker.restore(experiments)
+    fill_exposure_times(experiments)
     check_probes(experiments.beams(), settings)
     setting = masker.setting or common_setting(experiments)
     grid = reference_grid(experiments, settings, setting)
     result = ExtractionResult(settings, grid, setting=setting)
     warn_of_unknown_sensors(experiments[0].detector, experiments[0].beam, settings)
-    nproc = resolve_nproc(params.nproc, len(experiments))
-    logger.info("Extracting %d stills with %d process(es)", len(experiments), nproc)
+    n_stills = sum(n_images(experiment) for experiment in experiments)
+    nproc = resolve_nproc(params.nproc, n_stills)
+    logger.info("Extracting %d stills with %d process(es)", n_stills, nproc)
     background = background_for(inputs.pairs[0], settings, masker)
     _extract_all(inputs.pairs, experiments, masker, background, nproc, params.output, result)
     _log_stills(result.stills)
@@ -221,6 +224,8 @@ def _extract_all(
 
 def _log_failure(still: ExtractedStill, number: int) -> None:
     summary = still.summary
+    for reason in summary.missing:
+        logger.warning("An image of sweep %d is left out: %s", still.index, reason)
     if still.left_out:
         logger.warning("Still %d (%s) is left out: %s", still.index, summary.path, summary.error)
     elif summary.error:

@@ -26,11 +26,11 @@ UNPREDICTABLE = (ValueError, RuntimeError, np.linalg.LinAlgError)
 
 
 def integrated_spots(reflections, stills: Sequence[Still]) -> dict:
-    """Integrated reflections: index of a still -> (miller_index (N, 3), counts (N,)), or None where
-    the table does not hold them."""
+    """Integrated reflections: key of a still -> (miller_index (N, 3), counts (N,)), or None where
+    the table does not hold them. An image of a sweep has those whose bbox it cuts."""
     columns = {"id", "miller_index", "intensity.sum.value"}
     if reflections is None or not columns <= set(reflections.keys()):
-        return {still.index: None for still in stills}
+        return {still.key: None for still in stills}
     done = as_numpy(reflections.get_flags(reflections.flags.integrated_sum))
     ids = as_numpy(reflections["id"])[done]
     order = np.argsort(ids, kind="stable")
@@ -38,7 +38,15 @@ def integrated_spots(reflections, stills: Sequence[Still]) -> dict:
     counts = as_numpy(reflections["intensity.sum.value"])[done][order]
     numbers = [still.index for still in stills]
     first, last = (np.searchsorted(ids[order], numbers, side) for side in ("left", "right"))
-    return {i: (indices[a:b], counts[a:b]) for i, a, b in zip(numbers, first, last)}
+    bbox = as_numpy(reflections["bbox"])[done][order] if "bbox" in reflections else None
+    found = {}
+    for still, a, b in zip(stills, first, last):
+        rows = slice(a, b)
+        if still.of_sweep and bbox is not None:
+            image = still.key[1]
+            rows = a + np.flatnonzero((bbox[a:b, 4] <= image) & (image < bbox[a:b, 5]))
+        found[still.key] = indices[rows], counts[rows]
+    return found
 
 
 @dataclass(frozen=True)
@@ -98,14 +106,14 @@ def predicted_table(
     other_spots = OtherSpots(good, settings.padding, features) if settings.other_spots else None
     spots_of_images = map_in_processes(
         _SpotsOfImage(predictor, other_spots),
-        ((group, [integrated[still.index] for still in group]) for group in groups),
+        ((group, [integrated[still.key] for still in group]) for group in groups),
         resolve_nproc(nproc, len(groups)),
     )
     collected = CollectedSpots()
     for group, (rows, reasons, others, counts, unread) in zip(groups, spots_of_images):
         for still, rows_of_still, reason in zip(group, rows, reasons):
             if reason is not None:
-                failures[still.experiment.identifier] = reason
+                failures[still.name] = reason
             else:
                 collected.add(rows_of_still, still.index, still.image_number)
         if unread is not None:

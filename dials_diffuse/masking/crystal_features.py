@@ -77,7 +77,7 @@ def learn_features(
     evidence = Evidence(grid, q_max)
     found = map_in_processes(
         _LookAtImage(predictor, others, grid, q_max),
-        ((group, [integrated[still.index] for still in group]) for group in subset),
+        ((group, [integrated[still.key] for still in group]) for group in subset),
         resolve_nproc(nproc, len(subset)),
     )
     for image in found:

@@ -7,6 +7,7 @@ import logging
 from dxtbx.model.experiment_list import ExperimentList
 
 from dials_diffuse.adapters.stills import NothingLeft, Still, group_by_image, stills_of
+from dials_diffuse.adapters.sweeps import use_images
 
 logger = logging.getLogger("dials.diffuse.masking")
 
@@ -59,10 +60,21 @@ def select_lattices(experiments, reflections, multi_lattice: str):
     if multi_lattice == "keep":
         logger.info("%d images have several lattices; all of their spots are masked", n_several)
         return experiments, reflections, 0
-    keep = [group[0].experiment for group in only_one_lattice(groups)]
+    keep = [group[0] for group in only_one_lattice(groups)]
     if not keep:
         raise NothingLeft(ALL_HAVE_SEVERAL.format(n_several))
-    return *select_stills(keep, reflections), n_several
+    return *_only(keep, reflections), n_several
+
+
+def _only(stills: list[Still], reflections):
+    """As select_stills, the experiments of some stills; sweeps use these images only from now on, in place."""
+    images: dict[int, list[Still]] = {}
+    for still in sorted(stills, key=lambda still: still.key):
+        images.setdefault(still.index, []).append(still)
+    for group in images.values():
+        if group[0].of_sweep:
+            use_images(group[0].experiment, (still.key[1] for still in group))
+    return select_stills([group[0].experiment for group in images.values()], reflections)
 
 
 def other_lattice_unknown(index: int) -> str:
@@ -77,7 +89,7 @@ def leave_out_unmasked(experiments, table, failures: dict[str, str]):
 
     Args:
         experiments, table: ExperimentList and its Bragg rows
-        failures: identifier of a still or path of an image -> reason; other lattices are added
+        failures: name of a still or path of an image -> reason; other lattices are added
 
     Returns:
         (experiments, table) of the images that are left
@@ -85,18 +97,19 @@ def leave_out_unmasked(experiments, table, failures: dict[str, str]):
     Raises:
         NothingLeft: no image is left.
     """
-    keep = []
-    for group in group_by_image(stills_of(experiments)):
-        unknown = [still for still in group if still.experiment.identifier in failures]
+    keep: list[Still] = []
+    stills = stills_of(experiments)
+    for group in group_by_image(stills):
+        unknown = [still for still in group if still.name in failures]
         if not unknown:
             keep.extend(group)
             continue
         other = other_lattice_unknown(unknown[0].index)
         for still in group:
-            reason = failures.setdefault(still.experiment.identifier, other)
+            reason = failures.setdefault(still.name, other)
             logger.warning("Still %d (%s) is left out: %s", still.index, still.path, reason)
     if not keep:
         raise NothingLeft(f"No still could be masked. {next(iter(failures.values()))}")
-    if len(keep) == len(experiments):
+    if len(keep) == len(stills):
         return experiments, table
-    return select_stills([still.experiment for still in sorted(keep, key=lambda s: s.index)], table)
+    return _only(keep, table)

@@ -144,7 +144,7 @@ class RowMasker(Masker):
         Returns:
             an (n_slow, n_fast) bool array a panel, True = under Bragg
         """
-        return self._rows.paint([still.index for still in stills], panel_sizes(stills[0].detector))
+        return self._rows.paint([still.key for still in stills], panel_sizes(stills[0].detector))
 
     def mask(self, stills: Sequence[Still], raw: Sequence[np.ndarray]) -> ImageMask:
         return ImageMask(list(stills), self.bragg(stills), [[] for _ in stills])
@@ -233,7 +233,7 @@ class SurveyMasker(Masker):
         if self._survey.predictor is None:
             return SpotRows.none()
         try:
-            return self._survey.predictor.predict(still, self._integrated[still.index])
+            return self._survey.predictor.predict(still, self._integrated[still.key])
         except (ValueError, RuntimeError, np.linalg.LinAlgError) as error:
             raise UnknownSpots(str(error), still.index) from error
 
@@ -242,7 +242,7 @@ class SurveyMasker(Masker):
             return str(error), still.path
         own = error.index == still.index
         reason = str(error) if own else other_lattice_unknown(error.index)
-        return reason, still.experiment.identifier or still.path
+        return reason, still.name or still.path
 
     def restore(self, experiments) -> None:
         for experiment in experiments:

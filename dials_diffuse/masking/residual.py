@@ -37,7 +37,7 @@ def masked_part(
     parts = []
     for group in groups:
         try:
-            rows = [predictor.predict(still, integrated[still.index]) for still in group]
+            rows = [predictor.predict(still, integrated[still.key]) for still in group]
         except UNPREDICTABLE:
             continue
         parts.append((panels.paint(rows) & good_pixels).sum() / good_pixels.sum())

@@ -10,6 +10,7 @@ from dials_diffuse.adapters.images import lower_trusted_range
 from dials_diffuse.adapters.inputs import DataPair, Inputs
 from dials_diffuse.adapters.parameters import settings_from
 from dials_diffuse.adapters.stills import group_by_image, stills_of
+from dials_diffuse.adapters.sweeps import choose_images, fill_exposure_times
 from dials_diffuse.grid.lattice_settings import check_settings
 from dials_diffuse.io.atomic import replacing
 from dials_diffuse.io.json_file import write_json
@@ -92,6 +93,7 @@ def _mask_by_survey(pair: DataPair, params) -> BatchMasks:
         experiments, reflections, unopened = _load(pair)
     else:
         experiments, reflections, unopened = *pair.load(check_format=False), {}
+    _prepare_sweeps(experiments, params)
     result = mask_batch(experiments, reflections, params, survey)
     result.failures.update(unopened)
     _write_stills(result, params.output)
@@ -118,6 +120,12 @@ def _write_stills(result: MaskResult | BatchMasks, output) -> None:
     logger.info("Saving %d experiments to %s", len(result.experiments), output.experiments)
 
 
+def _prepare_sweeps(experiments, params) -> None:
+    """Choose the images of sweeps, and give them exposure times, in place."""
+    choose_images(experiments, params.image_range, list(filter(None, params.exclude_images)))
+    fill_exposure_times(experiments)
+
+
 def make_masks(experiments, reflections, params) -> MaskResult:
     """Make the masks of a set of stills.
 
@@ -130,6 +138,7 @@ def make_masks(experiments, reflections, params) -> MaskResult:
         ValueError: input that can't be used, or no pixel or no still is left.
     """
     check_settings([still.crystal for still in stills_of(experiments)])
+    _prepare_sweeps(experiments, params)
     settings = settings_from(BraggMaskSettings, params.bragg)
     experiments, reflections, n_several = select_lattices(
         experiments, reflections, settings.multi_lattice

@@ -9,13 +9,20 @@ import numpy as np
 
 from cctbx import uctbx
 from dxtbx.model import Crystal, MosaicCrystalSauter2014
-from scitbx import matrix
 
+from dials_diffuse.simulation.instrument.goniometers import (
+    lab_axis,
+    make_goniometer,
+    rotation,
+    turned,
+)
 from dials_diffuse.simulation.settings import SimulationSettings
 from dials_diffuse.simulation.truth import space_group_of
 
 # Spawn keys of the independent random streams that all hang on settings.seed
 TRUTH, WILSON, DETECTOR, STILL, NOISE, EMPTY = range(6)
+# About which the crystal of a sweep leans over, in its own frame at the goniometer's angles 0
+LEAN_AXIS = (0.3, 0.5, 0.8)
 
 
 def random_stream(seed: int, *key: int) -> np.random.Generator:
@@ -31,7 +38,7 @@ class Lattice:
         crystal: dxtbx crystal.
         scale: b of this experiment.
         experiment: index of the experiment.
-        at_zero: of a rotation series, the crystal at the angle 0.
+        at_zero: of a sweep, the crystal at the goniometer's angles 0 while this image is exposed.
     """
 
     crystal: object
@@ -56,8 +63,10 @@ class StillState:
         transmission: of the attenuator.
         shift: of the detector, mm further from the source.
         offset: amplitude of c(|q|), 0 to 1.
-        start_angle, angle_width: degrees that the header tells: of a rotation
-            series, else 0. The crystals are those in the middle of them.
+        start_angle, angle_width: degrees that the header tells: of a sweep, else 0. The crystals
+            are those in the middle of them.
+        axis: (3,) that the crystal turns about, lab frame.
+        background: factor of the scattering without a crystal.
         lattices: the crystals in the beam; none on an empty shot.
     """
 
@@ -69,6 +78,8 @@ class StillState:
     offset: float = 0.0
     start_angle: float = 0.0
     angle_width: float = 0.0
+    axis: tuple[float, float, float] = (1.0, 0.0, 0.0)
+    background: float = 1.0
     lattices: list[Lattice] = field(default_factory=list)
 
 
@@ -85,11 +96,6 @@ def random_rotation(generator: np.random.Generator) -> np.ndarray:
     )
 
 
-def _about_x(angle: float):
-    """Rotation by an angle in degrees about the lab's x axis, that of the goniometer."""
-    return matrix.col((1, 0, 0)).axis_and_angle_as_r3_rotation_matrix(angle, deg=True)
-
-
 def during_exposure(still: StillState, samples: int) -> list[Lattice]:
     """The crystals of a still at `samples` angles evenly spread over its rotation,
     each with its share of the scale: together they scatter as the crystals that turn."""
@@ -98,9 +104,9 @@ def during_exposure(still: StillState, samples: int) -> list[Lattice]:
     moments = []
     for lattice in still.lattices:
         for sample in range(samples):
-            turn = _about_x(still.angle_width * ((sample + 0.5) / samples - 0.5))
+            turn = rotation(still.axis, still.angle_width * ((sample + 0.5) / samples - 0.5))
             crystal = copy.deepcopy(lattice.crystal)
-            crystal.set_A(turn * matrix.sqr(crystal.get_A()))
+            crystal.set_A((turn @ lattice.setting).ravel())
             moments.append(replace(lattice, crystal=crystal, scale=lattice.scale / samples))
     return moments
 
@@ -142,6 +148,76 @@ def _scales(settings: SimulationSettings, drawn: np.ndarray) -> np.ndarray:
     return values / values.mean()
 
 
+@dataclass
+class _Turning:
+    """How the crystals of a sweep move.
+
+    Attributes:
+        goniometer: dxtbx model.
+        settings: of the simulation.
+    """
+
+    goniometer: object
+    settings: SimulationSettings
+
+    def at_zero(self, part: float, u: np.ndarray, cell, space_group):
+        """The crystal at the goniometer's angle 0, when this part of the sweep is over.
+
+        Args:
+            part: 0 at the start of the first image, 1 at the end of the last.
+            u: (3, 3) orientation at the start.
+        """
+        crystal = self.settings.crystal
+        lean = rotation(LEAN_AXIS, crystal.drift * np.sin(np.pi * part))
+        grown = np.array(cell.parameters())
+        grown[:3] *= 1 + crystal.cell_drift * part
+        return make_crystal(
+            uctbx.unit_cell(tuple(grown)),
+            space_group,
+            lean @ u,
+            crystal.mosaicity,
+            crystal.domain_size,
+        )
+
+    def place(self, still: StillState, index: int, step: float) -> None:
+        """Set angles, axis and background of image `index`, which turns by `step` degrees."""
+        still.start_angle = self.settings.scan.start_angle + index * step
+        still.angle_width = step
+        still.axis = tuple(float(x) for x in lab_axis(self.goniometer))
+        middle = np.radians(still.start_angle + step / 2)
+        still.background = float(1 + self.settings.background.angle_amplitude * np.cos(middle))
+
+    def lattice(self, still: StillState, u: np.ndarray, cell, space_group, number: int) -> Lattice:
+        """The crystal in the middle of an image."""
+        part = (still.index + 0.5) / self.settings.stills
+        at_zero = self.at_zero(part, u, cell, space_group)
+        crystal = copy.deepcopy(at_zero)
+        turn = turned(self.goniometer, still.start_angle + still.angle_width / 2)
+        crystal.set_A((turn @ np.array(at_zero.get_A()).reshape(3, 3)).ravel())
+        return Lattice(crystal, 1.0, number, at_zero)
+
+
+def _dose(settings: SimulationSettings, generator: np.random.Generator) -> tuple[float, ...]:
+    """Wavelength, exposure time, transmission and shift of a still."""
+    exposure = settings.exposure
+    wavelength = settings.beam.wavelength * (
+        1 + settings.beam.wavelength_jitter * generator.normal()
+    )
+    time = exposure.time * np.exp(exposure.time_spread * generator.normal())
+    spread = np.exp(exposure.transmission_spread * generator.normal())
+    transmission = min(1.0, exposure.transmission * spread)
+    shift = settings.detector.distance_jitter * generator.normal()
+    return float(wavelength), float(time), float(transmission), float(shift)
+
+
+def first_orientations(settings: SimulationSettings) -> list[np.ndarray]:
+    """U (3, 3) of each lattice at the start, where it does not change at random."""
+    return [
+        random_rotation(random_stream(settings.seed, STILL, 0, number))
+        for number in range(settings.crystal.lattices)
+    ]
+
+
 def draw_stills(settings: SimulationSettings) -> list[StillState]:
     """The state of every still; each depends on the seed and its own number only,
     but for the scales' mean and the offsets' minimum.
@@ -150,53 +226,33 @@ def draw_stills(settings: SimulationSettings) -> list[StillState]:
         ValueError: settings that make no stills.
     """
     space_group = space_group_of(settings.crystal.space_group)
-    first = [
-        random_rotation(random_stream(settings.seed, STILL, 0, number))
-        for number in range(settings.crystal.lattices)
-    ]
+    first = first_orientations(settings)
+    turning = None
+    if settings.crystal.orientation == "rotation":
+        turning = _Turning(make_goniometer(settings.goniometer), settings)
+        if settings.crystal.cell_spread > 0:
+            raise ValueError("crystal.cell_spread is for stills: a sweep has crystal.cell_drift")
     stills, drawn, offsets = [], [], []
     for index in range(settings.stills):
         generator = random_stream(settings.seed, STILL, 1, index)
-        wavelength = settings.beam.wavelength * (
-            1 + settings.beam.wavelength_jitter * generator.normal()
-        )
-        time = settings.exposure.time * np.exp(settings.exposure.time_spread * generator.normal())
-        transmission = min(
-            1.0,
-            settings.exposure.transmission
-            * np.exp(settings.exposure.transmission_spread * generator.normal()),
-        )
-        shift = settings.detector.distance_jitter * generator.normal()
+        dose = _dose(settings, generator)
         offsets.append(generator.uniform())
-        still = StillState(index, float(wavelength), float(time), float(transmission), float(shift))
-        if settings.crystal.orientation == "rotation":
-            still.angle_width = settings.crystal.rotation_step
-            still.start_angle = index * still.angle_width
+        still = StillState(index, *dose)
+        if turning is not None:
+            turning.place(still, index, settings.crystal.rotation_step)
         for number in range(settings.crystal.lattices):
-            rotation = random_rotation(generator)
+            u = random_rotation(generator)
             if settings.crystal.orientation != "random":
-                rotation = first[number]
-            if settings.crystal.orientation == "rotation":
-                turn = _about_x(still.start_angle + still.angle_width / 2)
-                rotation = np.array(turn).reshape(3, 3) @ rotation
+                u = first[number]
             cell = _cell(settings, space_group, generator)
-            crystal = make_crystal(
-                cell,
-                space_group,
-                rotation,
-                settings.crystal.mosaicity,
-                settings.crystal.domain_size,
-            )
-            still.lattices.append(Lattice(crystal, 1.0, len(drawn)))
+            if turning is not None:
+                lattice = turning.lattice(still, u, cell, space_group, len(drawn))
+            else:
+                widths = settings.crystal.mosaicity, settings.crystal.domain_size
+                crystal = make_crystal(cell, space_group, u, *widths)
+                lattice = Lattice(crystal, 1.0, len(drawn))
+            still.lattices.append(lattice)
             drawn.append(generator.normal())
-            if settings.crystal.orientation == "rotation":
-                still.lattices[-1].at_zero = make_crystal(
-                    cell,
-                    space_group,
-                    first[number],
-                    settings.crystal.mosaicity,
-                    settings.crystal.domain_size,
-                )
         stills.append(still)
     scales = _scales(settings, np.array(drawn))
     lowest, highest = min(offsets), max(offsets)
@@ -208,6 +264,18 @@ def draw_stills(settings: SimulationSettings) -> list[StillState]:
     return stills
 
 
+def crystals_at_scan_points(settings: SimulationSettings, number: int) -> list:
+    """The crystal of lattice `number` at the start of each image and the end of the last, at the goniometer's
+    angles 0; one alone where it does not change."""
+    space_group = space_group_of(settings.crystal.space_group)
+    turning = _Turning(make_goniometer(settings.goniometer), settings)
+    cell = uctbx.unit_cell(settings.crystal.unit_cell)
+    u = first_orientations(settings)[number]
+    changes = settings.crystal.drift != 0 or settings.crystal.cell_drift != 0
+    points = np.arange(settings.stills + 1) if changes else np.zeros(1)
+    return [turning.at_zero(point / settings.stills, u, cell, space_group) for point in points]
+
+
 def empty_stills(settings: SimulationSettings) -> list[StillState]:
     """The states of the empty shots."""
     time, transmission = settings.background.empty_time, settings.background.empty_transmission
@@ -215,7 +283,12 @@ def empty_stills(settings: SimulationSettings) -> list[StillState]:
     transmission = settings.exposure.transmission if transmission is None else transmission
     if time <= 0 or transmission <= 0:
         raise ValueError("background.empty_time and background.empty_transmission must be positive")
-    return [
+    stills = [
         StillState(index, settings.beam.wavelength, time, transmission)
         for index in range(settings.background.empty_shots)
     ]
+    if settings.background.empty_step > 0:
+        turning = _Turning(make_goniometer(settings.goniometer), settings)
+        for index, still in enumerate(stills):
+            turning.place(still, index, settings.background.empty_step)
+    return stills

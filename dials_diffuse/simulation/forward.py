@@ -323,7 +323,8 @@ class Simulator:
                 parts["bragg"] += lattice.scale * to_photons * image
         if still.offset > 0:
             parts["offset"] = to_photons * still.offset * self.offset_profile(q)
-        parts["background"] = self._flat_rate + self._air_height * response * self._air_profile(q)
+        air = self._air_height * response * self._air_profile(q)
+        parts["background"] = still.background * (self._flat_rate + air)
         return parts
 
     def offset_profile(self, q: np.ndarray) -> np.ndarray:

@@ -56,10 +56,31 @@ class CrystalSettings:
     orientation: str
     rotation_step: float
     rotation_samples: int
+    drift: float
+    cell_drift: float
     lattices: int
     cell_spread: float
     mosaicity: float
     domain_size: float
+
+
+@dataclass(frozen=True)
+class GoniometerSettings:
+    """The goniometer: three numbers an axis, from the crystal outwards; angles in degrees."""
+
+    scope: ClassVar[str] = "simulate.goniometer"
+    axes: tuple[float, ...]
+    angles: tuple[float, ...]
+    scan_axis: int
+
+
+@dataclass(frozen=True)
+class ScanSettings:
+    """The scan of a sweep: number of its first image, and where that starts, degrees."""
+
+    scope: ClassVar[str] = "simulate.scan"
+    first_image: int
+    start_angle: float
 
 
 @dataclass(frozen=True)
@@ -139,9 +160,11 @@ class BackgroundSettings:
     air: float
     air_width: float
     flat: float
+    angle_amplitude: float
     absorption: bool
     path: float | None
     empty_shots: int
+    empty_step: float
     empty_time: float | None
     empty_transmission: float | None
 
@@ -171,6 +194,8 @@ class SimulationSettings:
     beam: BeamSettings
     detector: DetectorSettings
     crystal: CrystalSettings
+    goniometer: GoniometerSettings
+    scan: ScanSettings
     truth: TruthSettings
     bragg: BraggSettings
     scale: ScaleSettings

@@ -14,7 +14,6 @@ import numpy as np
 
 from dxtbx.format.Registry import get_format_class_for_file
 from dxtbx.model import Experiment, ExperimentList
-from dxtbx.model.experiment_list import ExperimentListFactory
 
 from dials.array_family import flex
 
@@ -23,6 +22,7 @@ from dials_diffuse.simulation.crystals import StillState
 from dials_diffuse.simulation.forward import Simulator
 from dials_diffuse.simulation.images import file_stem, is_normal_to_beam, open_nexus, write_minicbf
 from dials_diffuse.simulation.reflections import integrate
+from dials_diffuse.simulation.sequences import sequence, sequence_reflections
 from dials_diffuse.simulation.settings import SimulationSettings
 
 logger = logging.getLogger("dials.diffuse.simulation")
@@ -38,8 +38,9 @@ class SimulatedSet:
         reflections: their integrated reflections
         mean_photons: mean counts a pixel of every still, photons
         background: experiments of the empty shots, or None
-        sequence: a rotation series as one experiment a lattice, with goniometer and scan, as
+        sequence: a sweep as one experiment a lattice, with goniometer and scan, as
             dials.integrate would leave it; else None
+        sequence_reflections: those of the sweep, or None
     """
 
     simulator: Simulator
@@ -48,6 +49,7 @@ class SimulatedSet:
     mean_photons: list[float]
     background: ExperimentList | None = None
     sequence: ExperimentList | None = None
+    sequence_reflections: flex.reflection_table | None = None
 
 
 _IDENTIFIER = "simulated-"
@@ -148,14 +150,17 @@ def _simulate_still(simulator: Simulator, task: tuple[StillState, str | None]):
     return image, mean, tables
 
 
-def _files_of(stills: list[StillState], folder: Path, name: str, kind: str):
-    """The image files, each with the stills in it: one, or all of one exposure and geometry."""
+def _files_of(stills: list[StillState], folder: Path, name: str, kind: str, first: int = 0):
+    """The image files, each with the stills in it: one, or all of one exposure and geometry.
+
+    Files of one image are numbered from `first` + 1.
+    """
     same = len({(still.exposure_time, still.shift) for still in stills}) == 1
     if kind == "nexus" and same and len(stills) > 1:
         return [(folder / f"{name}.nxs", stills)]
     suffix = ".cbf" if kind == "cbf" else ".nxs"
     return [
-        (folder / f"{file_stem(name, number)}{suffix}", [still])
+        (folder / f"{file_stem(name, first + number)}{suffix}", [still])
         for number, still in enumerate(stills)
     ]
 
@@ -168,7 +173,9 @@ def _write_images(simulator: Simulator, stills: list[StillState], folder: Path, 
     """
     kind = image_format(simulator)
     folder.mkdir(parents=True, exist_ok=True)
-    files = _files_of(stills, folder, name, kind)
+    sweep = bool(stills[0].angle_width and stills[0].lattices)
+    first = simulator.settings.scan.first_image - 1 if sweep else 0
+    files = _files_of(stills, folder, name, kind, first)
     tasks = [
         (still, str(path) if kind == "cbf" else None) for path, group in files for still in group
     ]
@@ -223,44 +230,6 @@ def _experiments(
     return experiments
 
 
-def _sequence(simulator: Simulator, places: list[tuple[str, int]]) -> ExperimentList | None:
-    """The rotation series as dxtbx sequence; None where the set is none.
-
-    Only of miniCBF with one geometry: a sequence has one beam and one detector.
-    """
-    first = simulator.stills[0]
-    one_geometry = len({(still.shift, still.wavelength) for still in simulator.stills}) == 1
-    paths = [path for path, _ in places]
-    if first.angle_width == 0 or not one_geometry or not paths[0].endswith(".cbf"):
-        return None
-    if "#" in str(Path(paths[0]).parent):
-        raise ValueError(
-            f"DIALS takes '#' in {Path(paths[0]).parent} for the number of an image of a sequence: give "
-            "output.images= in another folder"
-        )
-    detector, beam = simulator.models(first)
-    sequences = ExperimentListFactory.from_filenames(paths)
-    if len(sequences) != 1:
-        raise ValueError("DIALS does not see one sequence in the images of the rotation series")
-    imageset = sequences[0].imageset
-    imageset.set_detector(detector)
-    imageset.set_beam(beam)
-    return ExperimentList(
-        [
-            Experiment(
-                imageset=imageset,
-                beam=beam,
-                detector=detector,
-                goniometer=sequences[0].goniometer,
-                scan=sequences[0].scan,
-                crystal=lattice.at_zero,
-                identifier=f"sequence-{simulator.settings.seed}-{number}",
-            )
-            for number, lattice in enumerate(first.lattices)
-        ]
-    )
-
-
 def _join(tables: list[list[flex.reflection_table]]) -> flex.reflection_table:
     joined = flex.reflection_table()
     number = 0
@@ -292,14 +261,19 @@ def simulate(settings: SimulationSettings, images: Path) -> SimulatedSet:
         "One electron^2 per unit cell gives %g photons/(s sr)", simulator.photons_per_electron2
     )
     places, means, tables = _write_images(simulator, simulator.stills, images, "still")
+    paths = [path for path, _ in places]
     result = SimulatedSet(
         simulator,
         _experiments(simulator, simulator.stills, places),
         _join(tables),
         means,
-        sequence=_sequence(simulator, places),
+        sequence=sequence(simulator, simulator.stills, paths),
     )
+    if result.sequence is not None:
+        result.sequence_reflections = sequence_reflections(simulator, tables)
     if simulator.empties:
         places, _, _ = _write_images(simulator, simulator.empties, images, "empty")
-        result.background = _experiments(simulator, simulator.empties, places)
+        result.background = sequence(simulator, simulator.empties, [path for path, _ in places])
+        if result.background is None:
+            result.background = _experiments(simulator, simulator.empties, places)
     return result

@@ -53,7 +53,8 @@ def save(result: SimulatedSet, output) -> None:
         (result.experiments, output.experiments, "experiments"),
         (result.reflections, output.reflections, "reflections"),
         (result.background, output.background, "empty shots"),
-        (result.sequence, output.sequence, "the rotation series"),
+        (result.sequence, output.sequence, "the sweep"),
+        (result.sequence_reflections, output.sequence_reflections, "the sweep's reflections"),
     ):
         if content is not None:
             logger.info("Saving %s to %s", title, path)

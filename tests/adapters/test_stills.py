@@ -198,17 +198,7 @@ def test_what_is_missing_is_named(nexus, name):
         stills_of(ExperimentList([nexus[0], Experiment(**models)]))
 
 
-def test_a_sweep_is_refused_with_the_way_out(nexus):
-    scan = ScanFactory.make_scan((1, 3), [0.1] * 3, (0.0, 0.5), {1: 0.0, 2: 1.0, 3: 2.0})
-    sweep = Experiment(
-        crystal=nexus[0].crystal,
-        detector=nexus[0].detector,
-        beam=nexus[0].beam,
-        imageset=nexus[0].imageset,
-        scan=scan,
-    )
-    with pytest.raises(ValueError, match="sweep of 3 images.*dials.sequence_to_stills"):
-        stills_of(ExperimentList([sweep]))
+def test_no_experiments_are_refused():
     with pytest.raises(ValueError, match="no experiments"):
         stills_of(ExperimentList())
 

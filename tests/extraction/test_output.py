@@ -41,7 +41,7 @@ def written(pair, tmp_path, batch_size=None):
                 extract_pair(pair, settings, RowMasker(), scratch=scratch)
             ):
                 if number == 1:
-                    still = ExtractedStill(1, StillSummary("x", "failed"))
+                    still = ExtractedStill(1, 0.5, StillSummary("x", "failed"))
                 files.add(experiment, still)
             files.write()
             files.write()

@@ -40,7 +40,7 @@ def test_the_extractor_travels_as_the_names_of_its_files(pair):
     extractor = Extractor(pair, default_settings(ExtractionSettings), RowMasker())
     pickled = pickle.dumps(extractor)
     assert len(pickled) < 2000
-    ours, theirs = (e.extract_image(1) for e in (extractor, pickle.loads(pickled)))
+    ours, theirs = (e.extract_block(1) for e in (extractor, pickle.loads(pickled)))
     for one, other in zip(ours, theirs):
         for name, column in one.observations.columns.items():
             assert np.array_equal(column, other.observations.columns[name])

@@ -37,7 +37,8 @@ def simulate(settings: SimulationSettings, folder: Path) -> library.SimulatedSet
     folder.mkdir(parents=True, exist_ok=True)
     result = library.simulate(settings, folder / "images")
     output = phil_scope.extract().output
-    for name in ("experiments", "reflections", "truth", "background", "sequence"):
+    names = ("experiments", "reflections", "truth", "background", "sequence")
+    for name in (*names, "sequence_reflections"):
         setattr(output, name, str(folder / getattr(output, name)))
     save(result, output)
     return result

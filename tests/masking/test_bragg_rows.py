@@ -29,7 +29,7 @@ def test_integrated_spots_of_each_still(pair):
     table["flags"] = flex.size_t(4, 0)
     table.set_flags(flex.bool([True, True, False, True]), table.flags.integrated_sum)
     spots = integrated_spots(table, stills)
-    assert [(spots[i][0][:, 0].tolist(), spots[i][1].tolist()) for i in range(4)] == [
+    assert [(spots[i, 0][0][:, 0].tolist(), spots[i, 0][1].tolist()) for i in range(4)] == [
         ([2], [2.0]),
         ([], []),
         ([1, 4], [1.0, 4.0]),
@@ -37,7 +37,7 @@ def test_integrated_spots_of_each_still(pair):
     ]
     del table["intensity.sum.value"]
     for absent in (None, table):
-        assert integrated_spots(absent, stills) == dict.fromkeys(range(4))
+        assert integrated_spots(absent, stills) == dict.fromkeys((i, 0) for i in range(4))
 
 
 def test_rows_are_those_of_each_still_and_of_its_other_spots(pair, masked):
@@ -50,7 +50,7 @@ def test_rows_are_those_of_each_still_and_of_its_other_spots(pair, masked):
     assert kept == experiments and not failures
     table.assert_experiment_identifiers_are_consistent(kept)
     for still in stills_of(experiments):
-        rows = known.predict(still, integrated[still.index])
+        rows = known.predict(still, integrated[still.key])
         assert not np.array_equal(rows.ellipse, known.predict(still).ellipse)
         mine = table.select(table["id"] == still.index)
         assert np.array_equal(as_numpy(mine["miller_index"]), rows.miller_index)

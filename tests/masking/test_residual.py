@@ -40,7 +40,7 @@ def test_the_masked_part_is_that_of_painted_pixels(groups):
     for (still,) in groups:
         (bragg,) = paint_bragg(spots_table(known.predict(still), 0, 0.5), [(150, 150)])
         parts.append(bragg[GOOD[0]].mean())
-    integrated = dict.fromkeys(range(4))
+    integrated = dict.fromkeys((i, 0) for i in range(4))
     assert masked_part(known, groups, integrated, GOOD) == pytest.approx(np.mean(parts))
 
 
@@ -49,7 +49,7 @@ def test_stills_without_a_size_are_left_out_of_the_mean(groups):
         def predict(self, still, integrated):
             raise ValueError("unknown size")
 
-    assert masked_part(Unknown(), groups, dict.fromkeys(range(4)), GOOD) == 0.0
+    assert masked_part(Unknown(), groups, dict.fromkeys((i, 0) for i in range(4)), GOOD) == 0.0
 
 
 def test_the_parameter_is_used_where_it_is_affordable(pair, groups, masked):

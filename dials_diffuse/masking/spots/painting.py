@@ -34,7 +34,7 @@ class _Ellipses(NamedTuple):
 
 
 class BraggRows:
-    """The Bragg rows of a table, sorted by experiment.
+    """The Bragg rows of a table, sorted by experiment and image.
 
     Args:
         reflections: table written by dials.diffuse_mask
@@ -50,8 +50,13 @@ class BraggRows:
                 "run dials.diffuse_mask first"
             )
         ids = as_numpy(reflections["id"])
-        self._order = np.argsort(ids, kind="stable")
-        self._ids = ids[self._order]
+        if ELLIPSE in reflections:
+            images = np.floor(as_numpy(reflections["xyzcal.px"])[:, 2]).astype(np.int64)
+        else:
+            # a shoebox may be on several images: only its id says where to look
+            images = np.zeros(len(ids), dtype=np.int64)
+        self._order = np.lexsort((images, ids))
+        self._ids, self._images = ids[self._order], images[self._order]
         self._ellipses = self._shoeboxes = None
         if ELLIPSE in reflections:
             self._ellipses = _Ellipses(
@@ -64,36 +69,46 @@ class BraggRows:
             self._shoeboxes = reflections["shoebox"]
 
     def paint(
-        self, experiment_ids: Sequence[int], panel_sizes: Sequence[tuple[int, int]]
+        self, stills: Sequence[tuple[int, int]], panel_sizes: Sequence[tuple[int, int]]
     ) -> list[np.ndarray]:
-        """Paint the rows of some experiments (the lattices of one image).
+        """Paint the rows of some stills (the lattices of one image).
 
         Args:
-            experiment_ids: values of the column id
+            stills: (value of the column id, array index of the image) of each, see Still.key
             panel_sizes: (n_slow, n_fast) of every panel
 
         Returns:
             a (n_slow, n_fast) bool array a panel, True = under Bragg
         """
         panels = FlatPanels(panel_sizes)
-        ranges = [
-            slice(*np.searchsorted(self._ids, [number, number + 1])) for number in experiment_ids
-        ]
         if self._ellipses is not None:
+            ranges = [self._of_image(*key) for key in stills]
             rows = (_Ellipses(*(column[some] for column in self._ellipses)) for some in ranges)
             return panels.split(panels.paint(rows))
         masks = panels.split(panels.paint(()))
-        for some in ranges:
+        for number, image in stills:
+            some = slice(*np.searchsorted(self._ids, [number, number + 1]))
             for row in self._order[some]:
-                _paint_shoebox(self._shoeboxes[int(row)], masks)
+                _paint_shoebox(self._shoeboxes[int(row)], image, masks)
         return masks
 
+    def _of_image(self, number: int, image: int) -> slice:
+        first, last = np.searchsorted(self._ids, [number, number + 1])
+        images = self._images[first:last]
+        return slice(*(first + np.searchsorted(images, [image, image + 1])))
 
-def _paint_shoebox(shoebox, masks: Sequence[np.ndarray]) -> None:
-    """Set the foreground pixels of a shoebox in the masks of the panels, in place."""
-    x0, _, y0, _, _, _ = shoebox.bbox
+
+def _paint_shoebox(shoebox, image: int, masks: Sequence[np.ndarray]) -> None:
+    """Set the foreground pixels of a shoebox on an image in the masks of the panels, in place.
+
+    A shoebox of one image is that of a still, whatever number the image has.
+    """
+    x0, _, y0, _, z0, z1 = shoebox.bbox
     mask = masks[shoebox.panel]
-    foreground = ((shoebox.mask.as_numpy_array() & MaskCode.Foreground) != 0).any(axis=0)
+    foreground = (shoebox.mask.as_numpy_array() & MaskCode.Foreground) != 0
+    if z1 - z0 > 1:
+        foreground = foreground[image - z0 : image - z0 + 1] if z0 <= image < z1 else foreground[:0]
+    foreground = foreground.any(axis=0)
     y, x = np.nonzero(foreground) + np.array([[y0], [x0]])
     inside = (y >= 0) & (y < mask.shape[0]) & (x >= 0) & (x < mask.shape[1])
     mask[y[inside], x[inside]] = True
@@ -112,4 +127,6 @@ def paint_bragg(rows, panel_sizes: Sequence[tuple[int, int]]) -> list[np.ndarray
     Raises:
         ValueError: the table has neither ellipses nor shoeboxes.
     """
-    return BraggRows(rows).paint(np.unique(as_numpy(rows["id"])), panel_sizes)
+    z = as_numpy(rows["xyzcal.px"])[:, 2] if ELLIPSE in rows else np.zeros(rows.size())
+    keys = np.unique(np.column_stack([as_numpy(rows["id"]), np.floor(z)]).astype(int), axis=0)
+    return BraggRows(rows).paint([tuple(key) for key in keys], panel_sizes)

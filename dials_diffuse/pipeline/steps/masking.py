@@ -17,7 +17,6 @@ from dials_diffuse.pipeline.batches import (
 from dials_diffuse.pipeline.run import Run, flattened
 from dials_diffuse.pipeline.step_parameters import STEP_FILES, Files
 from dials_diffuse.pipeline.steps.extraction import extraction_task
-from dials_diffuse.pipeline.steps.sweeps import convert_sweeps
 
 logger = logging.getLogger("dials.diffuse.pipeline")
 
@@ -32,7 +31,6 @@ def mask(run: Run, pairs: list[Files]) -> list[Files]:
     """
     polarization = "extract" in run.steps and run.values("extract").corrections.polarization
     check_beams_of_files(pairs, run.folder, polarization)
-    pairs = convert_sweeps(run, pairs)
     stills = stills_of_files(pairs, run.folder)
     size = batch_size(stills, pairs, run.params, run.folder)
     if stills.number > size:

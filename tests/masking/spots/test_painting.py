@@ -48,10 +48,10 @@ def test_rows_are_found_by_experiment_whatever_their_order():
     centres = [(4.5, 4.5), (14.5, 4.5), (4.5, 14.5)]
     table = table_of([7, 2, 7], [0] * 3, centres, [(1, 0, 1)] * 3, [(0, 20, 0, 20)] * 3)
     rows = BraggRows(table)
-    assert rows.paint([2], sizes)[0][4, 14] and rows.paint([2], sizes)[0].sum() == 5
-    assert rows.paint([7], sizes)[0].sum() == 10
-    assert rows.paint([2, 7], sizes)[0].sum() == 15
-    assert rows.paint([3], sizes)[0].sum() == 0
+    assert rows.paint([(2, 0)], sizes)[0][4, 14] and rows.paint([(2, 0)], sizes)[0].sum() == 5
+    assert rows.paint([(7, 0)], sizes)[0].sum() == 10
+    assert rows.paint([(2, 0), (7, 0)], sizes)[0].sum() == 15
+    assert rows.paint([(3, 0)], sizes)[0].sum() == 0
 
 
 def test_shoebox_foreground_is_painted():

@@ -1,0 +1,1 @@
+dials.diffuse_simulate makes sweeps: any goniometer (``goniometer.axes``, ``angles``, ``scan_axis``), a first image and angle (``scan``), crystals that drift and cells that change, and a background that varies with the angle with a sweep of its own.
