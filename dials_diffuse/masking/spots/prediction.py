@@ -127,10 +127,10 @@ def predict_spots(
         )
     setting = still.setting_matrix()
     space_group = still.crystal.get_space_group()
-    sections = lattice_sections(setting, space_group, s0, shape, k_of_q, q_max)
+    turn = still.rotation_width * still.rotation_axis
+    sections = lattice_sections(setting, space_group, s0, shape, k_of_q, q_max, turn)
     node = sections.hkl @ setting.T
     q = np.linalg.norm(node, axis=1)
-    excitation = np.linalg.norm(s0 + node, axis=1) - np.linalg.norm(s0)
     s1 = s0 + sections.centre
     spots = SpotsOnSphere(
         s1,
@@ -139,13 +139,16 @@ def predict_spots(
         sections.level,
         observed.counts_over_level(sections.hkl, q) if observed else np.zeros(len(q)),
     )
-    margin = k_of_q.max() * largest / np.linalg.norm(s0)
+    reach = k_of_q.max() * largest + 0.5 * q_max * np.linalg.norm(turn)
+    margin = reach / np.linalg.norm(s0)
     parts = []
     for number, panel in enumerate(detector):
         on_panel = ellipses_on_panel(panel, spots, s0, shape.point_spread, padding, margin)
         rows, *columns, to_pixels = on_panel
         panels = np.full(len(rows), number, dtype=np.int64)
         parts.append(
-            SpotRows(panels, sections.hkl[rows], *columns, q[rows], excitation[rows], to_pixels)
+            SpotRows(
+                panels, sections.hkl[rows], *columns, q[rows], sections.excitation[rows], to_pixels
+            )
         )
     return SpotRows.joined(parts)

@@ -29,7 +29,8 @@ class SpotRows:
         ellipse: (N, 3) a, b, c in 1/px^2: pixels with a dx^2 + 2 b dx dy + c dy^2 <= 1 are masked,
             where (dx, dy) is the displacement of their centre from that of the ellipse
         q: (N,) |r| of the node r, 1/Angstrom; None, as the next two, where it is not needed
-        excitation: (N,) |s0 + r| - |s0|, distance of the node from the Ewald sphere, 1/Angstrom
+        excitation: (N,) |s0 + r| - |s0|, distance of the node from the Ewald sphere, 1/Angstrom; of
+            a node that moves during the exposure, the least
         to_pixels: (N, 2, 2) from displacements on the sphere (radial, tangential to the beam
             centre), 1/Angstrom, to pixels (fast, slow)
     """

@@ -30,12 +30,14 @@ class Sections(NamedTuple):
         centre: (N, 3) r + x0, 1/Angstrom
         spread: (N, 6) K: xx, xy, xz, yy, yz, zz, 1/Angstrom^2
         level: (N,) k^2 - m0
+        excitation: (N,) |s0 + r| - |s0|, 1/Angstrom, where the path of a moving node is nearest to the sphere
     """
 
     hkl: np.ndarray
     centre: np.ndarray
     spread: np.ndarray
     level: np.ndarray
+    excitation: np.ndarray
 
 
 @numba.njit(cache=True)
@@ -127,7 +129,18 @@ def _fill_covariance(c, r, r2, s0, constant, across, along):
 
 
 @numba.njit(cache=True)
-def _sections(hkl, setting, s0, q_max, k_of_q, constant, across, along, largest):
+def _nearest_moment(excitation, vn):
+    """When a node is nearest to the sphere, from -1/2 at the start of the exposure to 1/2 at its end.
+
+    excitation is that of the middle, vn how much it grows during the exposure.
+    """
+    if 2.0 * abs(excitation) < abs(vn):
+        return -excitation / vn
+    return -0.5 if excitation * vn > 0.0 else 0.5
+
+
+@numba.njit(cache=True)
+def _sections(hkl, setting, s0, q_max, k_of_q, constant, across, along, largest, turn):
     """Sections of nodes hkl (N, 3), and the (M,) rows of those that reach the Ewald sphere.
 
     Only these rows of the sections are filled. k_of_q is how many standard deviations reach, in
@@ -135,7 +148,9 @@ def _sections(hkl, setting, s0, q_max, k_of_q, constant, across, along, largest)
     """
     rows = np.empty(hkl.shape[0], np.int64)
     centre, spread = np.empty((hkl.shape[0], 3)), np.empty((hkl.shape[0], 6))
-    level, c = np.empty(hkl.shape[0]), np.empty((3, 3))
+    level, residual = np.empty(hkl.shape[0]), np.empty(hkl.shape[0])
+    c = np.empty((3, 3))
+    half_turn = 0.5 * np.sqrt(turn[0] ** 2 + turn[1] ** 2 + turn[2] ** 2)
     radius = np.sqrt(s0[0] ** 2 + s0[1] ** 2 + s0[2] ** 2)
     n = 0
     for i in range(hkl.shape[0]):
@@ -154,10 +169,9 @@ def _sections(hkl, setting, s0, q_max, k_of_q, constant, across, along, largest)
         bin_q = min(int(step), k_of_q.shape[0] - 2)
         n_sigma = k_of_q[bin_q] + (step - bin_q) * (k_of_q[bin_q + 1] - k_of_q[bin_q])
         square = n_sigma * n_sigma
-        # Most nodes are too far away however their distribution lies
-        if excitation * excitation > (1 + 1e-6) * n_sigma * n_sigma * (
-            largest[0] + largest[1] * r2
-        ):
+        # Most nodes are too far away however their distribution lies and however they move
+        static = max(abs(excitation) - half_turn * np.sqrt(r2), 0.0)
+        if static * static > (1 + 1e-6) * square * (largest[0] + largest[1] * r2):
             continue
         _fill_covariance(c, (rx, ry, rz), r2, s0, constant, across, along)
         nx, ny, nz = sx / s_length, sy / s_length, sz / s_length
@@ -165,25 +179,36 @@ def _sections(hkl, setting, s0, q_max, k_of_q, constant, across, along, largest)
         cny = c[1, 0] * nx + c[1, 1] * ny + c[1, 2] * nz
         cnz = c[2, 0] * nx + c[2, 1] * ny + c[2, 2] * nz
         ncn = nx * cnx + ny * cny + nz * cnz
+        vx = turn[1] * rz - turn[2] * ry
+        vy = turn[2] * rx - turn[0] * rz
+        vz = turn[0] * ry - turn[1] * rx
+        vn = vx * nx + vy * ny + vz * nz
+        moment = _nearest_moment(excitation, vn)
+        excitation += moment * vn
         m0 = excitation * excitation / ncn
         if m0 > square:
             continue
+        residual[i] = excitation
+        # Moments at which it is on the sphere, and where it is there, see lattice_sections
+        moments = 1.0 / (12.0 + vn * vn / ncn)
+        ux, uy, uz = vx - vn / ncn * cnx, vy - vn / ncn * cny, vz - vn / ncn * cnz
+        rx, ry, rz = rx + moment * vx, ry + moment * vy, rz + moment * vz
         shift = -excitation / ncn
         centre[i, 0], centre[i, 1], centre[i, 2] = (
             rx + shift * cnx,
             ry + shift * cny,
             rz + shift * cnz,
         )
-        spread[i, 0] = c[0, 0] - cnx * cnx / ncn
-        spread[i, 1] = c[0, 1] - cnx * cny / ncn
-        spread[i, 2] = c[0, 2] - cnx * cnz / ncn
-        spread[i, 3] = c[1, 1] - cny * cny / ncn
-        spread[i, 4] = c[1, 2] - cny * cnz / ncn
-        spread[i, 5] = c[2, 2] - cnz * cnz / ncn
+        spread[i, 0] = c[0, 0] - cnx * cnx / ncn + moments * ux * ux
+        spread[i, 1] = c[0, 1] - cnx * cny / ncn + moments * ux * uy
+        spread[i, 2] = c[0, 2] - cnx * cnz / ncn + moments * ux * uz
+        spread[i, 3] = c[1, 1] - cny * cny / ncn + moments * uy * uy
+        spread[i, 4] = c[1, 2] - cny * cnz / ncn + moments * uy * uz
+        spread[i, 5] = c[2, 2] - cnz * cnz / ncn + moments * uz * uz
         level[i] = square - m0
         rows[n] = i
         n += 1
-    return centre, spread, level, rows[:n]
+    return centre, spread, level, residual, rows[:n]
 
 
 def lattice_sections(
@@ -193,8 +218,16 @@ def lattice_sections(
     shape: SpotShape,
     k_of_q: np.ndarray,
     q_max: float,
+    turn: np.ndarray | None = None,
 ) -> Sections:
     """Sections of all nodes of a lattice that reach the Ewald sphere.
+
+    A node of a crystal that turns moves by v = turn x r during the exposure. Its section is taken where its path
+    is nearest to the sphere (a sharp node crosses it there). A node of size C is on the sphere
+    for a while: if all moments are equally likely, those at which the photons come have
+    the variance 1 / (12 + (v.n)^2 / n'Cn), that of a uniform and of a normal distribution
+    multiplied, n the sphere's normal. Meanwhile the section moves by
+    u = v - (v.n) Cn / n'Cn, along the sphere: K grows by that variance times u u'.
 
     Args:
         setting: (3, 3) A, in the lab frame, 1/Angstrom
@@ -203,9 +236,11 @@ def lattice_sections(
         shape: of the nodes
         k_of_q: (K,) standard deviations k that belong to a node, at equal steps of |q| from 0 to q_max
         q_max: largest |q|, 1/Angstrom
+        turn: (3,) axis times the angle by which the crystal turns, rad; None for a crystal at rest
     """
+    turn = np.zeros(3) if turn is None else np.asarray(turn, dtype=float)
     limits = np.floor(np.linalg.norm(np.linalg.inv(setting), axis=1) * q_max).astype(np.int64)
-    reach = k_of_q.max() * shape.largest_sigma(q_max)
+    reach = k_of_q.max() * shape.largest_sigma(q_max) + 0.5 * q_max * np.linalg.norm(turn)
     hkl = _near_nodes(setting, s0, q_max, limits, reach, *centring_vectors(space_group))
     *columns, rows = _sections(
         hkl,
@@ -217,5 +252,6 @@ def lattice_sections(
         np.array(shape.across),
         float(shape.along),
         shape.largest_variances(),
+        turn,
     )
     return Sections(hkl[rows], *(column[rows] for column in columns))
