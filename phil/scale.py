@@ -39,6 +39,16 @@ model
             "if a is too smooth, the difference spoils the panel factors."
     .expert_level = 1
 }
+sweeps
+  .help = "Scaling of sweeps."
+  .expert_level = 1
+{
+  degrees = 2.0
+    .type = float(value_min=0.01)
+    .help = "A sweep is scaled in parts by which the crystal turns by this angle at most: each has"
+            "a scale b and an offset c(|q|) of its own. Fewer photons need larger parts."
+    .expert_level = 1
+}
 series
   .help = "Stills that follow each other on one crystal (a rotation series, a scan), with scales,"
           "offsets and absorption that change smoothly: functions of p_order, the number of a still"

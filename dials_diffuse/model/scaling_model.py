@@ -44,7 +44,7 @@ class DiffuseScalingModel(ScalingModelBase):
     Components: "scale" (b), "offset" (c), "panel" (d), "sensitivity" (a). The last two belong to the
     detector and are the same in all stills of a scaling run. Where a or c are functions of p_order
     too, the components are their values at the p_order of this still, and configdict stores the
-    functions.
+    functions. A sweep has one model, whose b and c are functions of the image number: see `of_sweep`.
     """
 
     id_ = "diffuse"
@@ -107,6 +107,41 @@ class DiffuseScalingModel(ScalingModelBase):
             }
         configdict["corrections"] = list(values)
         return cls({name: {"parameters": v} for name, v in values.items()}, configdict)
+
+    @classmethod
+    def of_sweep(cls, models: list[DiffuseScalingModel], edges: np.ndarray) -> DiffuseScalingModel:
+        """The model of a sweep, from those of its parts.
+
+        Its components are means over the parts; configdict["sweep"] holds b of each part as a fraction of the mean, and
+        the parameters of c.
+
+        Args:
+            models: (P,) of the parts, with the same components
+            edges: (P + 1,) array indices between which the parts lie
+        """
+        model = cls.from_dict(models[0].to_dict())
+        scales = np.array([m.components["scale"].parameters[0] for m in models])
+        mean = float(scales.mean())
+        model.components["scale"].set_values([mean])
+        stored = {"edges": np.asarray(edges).tolist(), "scale": (scales / mean).tolist()}
+        if "offset" in model.components:
+            offsets = np.array([m.components["offset"].values() for m in models])
+            model.components["offset"].set_values(offsets.mean(axis=0))
+            stored["offset"] = offsets.tolist()
+        model._configdict["sweep"] = stored
+        return model
+
+    def at(self, z: float) -> tuple[float, np.ndarray | None]:
+        """b, and the parameters of c (n,) or None without c, at array index z of a sweep; of a still at any z."""
+        b, offset = self.components["scale"].values()[0], self.components.get("offset")
+        if "sweep" not in self.configdict:
+            return float(b), None if offset is None else offset.values()
+        stored = self.configdict["sweep"]
+        part = int(
+            np.clip(np.searchsorted(stored["edges"], z, "right") - 1, 0, len(stored["scale"]) - 1)
+        )
+        parameters = np.array(stored["offset"][part]) if "offset" in stored else None
+        return float(b * stored["scale"][part]), parameters
 
     @classmethod
     def from_data(cls, params, experiment, reflection_table) -> DiffuseScalingModel:
@@ -178,6 +213,8 @@ class DiffuseScalingModel(ScalingModelBase):
     def plot_model_components(self, reflection_table=None) -> dict:
         """Plots of the components but a single b for dials.report, as plotly JSON."""
         plots = {}
+        if "sweep" in self.configdict:
+            plots["diffuse_sweep"] = self._plot_sweep()
         if "series" in self.configdict:
             plots["diffuse_series"] = self._plot_scale_series()
         if "offset" in self.components:
@@ -205,6 +242,17 @@ class DiffuseScalingModel(ScalingModelBase):
             "Scale b of the series",
             ("p_order", "b"),
             "The smooth function of p_order that gives the scales of all stills of the series.",
+        )
+
+    def _plot_sweep(self) -> dict:
+        stored = self.configdict["sweep"]
+        edges = np.array(stored["edges"])
+        b = self.components["scale"].values()[0] * np.array(stored["scale"])
+        return _plot(
+            {"type": "scatter", "x": (0.5 * (edges[1:] + edges[:-1])).tolist(), "y": b.tolist()},
+            "Scale b over the sweep",
+            ("image number", "b"),
+            "The scale of each part of the sweep.",
         )
 
     def _plot_offset(self) -> dict:

@@ -254,7 +254,10 @@ def numbers(scaled: Scaled) -> dict:
     return {
         "models": {
             experiment.identifier: model.to_dict()
-            for experiment, model in zip(experiments, scaled.fit.models)
+            for number, of_file in enumerate(scaled.source.files)
+            for experiment, model in zip(
+                of_file, scaled.source.models_of(number, scaled.fit.models)
+            )
         },
         "components": scaled.fit.components,
         "convergence": scaled.fit.cycles,

@@ -49,7 +49,7 @@ def run(inputs: Inputs, params) -> Scaled:
         ValueError: input that can't be scaled; says what is wrong.
     """
     n_threads = min(resolve_nproc(params.nproc), MOST_THREADS)
-    source = ObservationSource(inputs.pairs, inputs.model_copies())
+    source = ObservationSource(inputs.pairs, inputs.model_copies(), params.sweeps.degrees)
     scaled = scale(source, settings_from(ScaleSettings, params), n_threads)
     report.log_results(scaled)
     for number in range(len(inputs.pairs)):
@@ -130,9 +130,9 @@ def map_columns(merged: Merged) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 def scaled_experiments(scaled: Scaled, number: int) -> ExperimentList:
     """The experiments of one pair with their scaling models."""
     experiments = scaled.source.experiments_of(number)
-    first = scaled.source.first_stills[number]
-    for index, experiment in enumerate(experiments):
-        experiment.scaling_model = scaled.fit.models[first + index]
+    models = scaled.source.models_of(number, scaled.fit.models)
+    for experiment, model in zip(experiments, models):
+        experiment.scaling_model = model
     return experiments
 
 

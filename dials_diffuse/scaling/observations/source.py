@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from dials_diffuse.io.model_copy import restore_models
 from dials_diffuse.io.table_file import Columns, read_columns
 from dials_diffuse.scaling.observations.frames import Bins, bins_of, frames_of
 from dials_diffuse.scaling.observations.rows import Part, check_columns, parts_of_table
+from dials_diffuse.scaling.observations.sweep_parts import Parts, parts_of
 
 logger = logging.getLogger("dials.diffuse.scaling.observations")
 
@@ -25,11 +25,15 @@ logger = logging.getLogger("dials.diffuse.scaling.observations")
 class ObservationSource:
     """All pairs of files. Their experiments are read once, their tables whenever they are asked for.
 
+    A sweep counts as several stills here: its parts, see `sweep_parts`.
+
     Attributes:
         pairs: input files
         model_copies: JSON files to restore lost models from
+        sweep_degrees: by which a crystal turns during a part of a sweep, at most
         first_stills: number of the first still of each pair
-        experiments: of all pairs
+        experiments: stills and parts of sweeps of all pairs
+        files: experiments of each pair as they are in its file
         grid: that all pairs share
         bins: ranges of the look-up tables of the scaling model
 
@@ -39,10 +43,13 @@ class ObservationSource:
 
     pairs: Sequence[DataPair]
     model_copies: Sequence = ()
+    sweep_degrees: float = 2.0
     first_stills: list[int] = field(default_factory=list)
     experiments: list = field(default_factory=list)
     grid: VoxelGrid | None = None
-    _files: dict[str, object] = field(default_factory=dict)
+    files: list[ExperimentList] = field(default_factory=list)
+    _parts: list[Parts] = field(default_factory=list)
+    _seen: dict[str, object] = field(default_factory=dict)
 
     def __post_init__(self):
         for pair in self.pairs:
@@ -63,17 +70,19 @@ class ObservationSource:
         for part in parts_of_table(
             table.columns, frames, self.bins, readout_noise, everything, n_threads
         ):
-            part.rows["still"] += self.first_stills[number]
+            ids, z = part.rows["still"], table.columns["xyzobs.px.value"][part.rows["row"], 2]
+            stills = self._parts[number].number(ids, z)
+            part.rows["still"] = stills + self.first_stills[number]
             yield part
 
     def experiments_of(self, number: int) -> ExperimentList:
-        """The experiments of one pair."""
-        first, last = [*self.first_stills, len(self.experiments)][number : number + 2]
-        return ExperimentList(self.experiments[first:last])
+        """The experiments of one pair, as in its file."""
+        return self.files[number]
 
-    def pair_of(self, still: int) -> int:
-        """Number of the pair of files that holds a still."""
-        return bisect.bisect_right(self.first_stills, still) - 1
+    def models_of(self, number: int, models: list) -> list:
+        """The scaling models of the experiments of one pair, of those of all stills and parts of sweeps."""
+        first, last = [*self.first_stills, len(self.experiments)][number : number + 2]
+        return self._parts[number].models(models[first:last])
 
     def table(self, number: int) -> Columns:
         """The table of one pair, with ids that are indices of its experiments.
@@ -107,6 +116,9 @@ class ObservationSource:
                 f"{pair.experiments} carries another grid than "
                 f"{self.pairs[0].experiments}: grid them together"
             )
-        check_given_once(experiments, pair.experiments, self._files)
+        check_given_once(experiments, pair.experiments, self._seen)
+        parts = parts_of(experiments, self.sweep_degrees)
         self.first_stills.append(len(self.experiments))
-        self.experiments.extend(experiments)
+        self.experiments.extend(parts.experiments)
+        self.files.append(experiments)
+        self._parts.append(parts)
