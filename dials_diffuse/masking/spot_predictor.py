@@ -181,4 +181,8 @@ def log_size(predictor: SpotPredictor, fit: SizeFit | None, residual: float, sti
         )
     if fit is not None:
         left = 100 * fit.bragg_left(residual, predictor.settings.padding)
-        logger.info("About %.2g %% of the Bragg photons are left", left)
+        logger.info(
+            "About %.2g %% of the Bragg photons are left if spots are of normal shape (what is seen "
+            "outside of the masks of some images stands in their table)",
+            left,
+        )

@@ -7,7 +7,7 @@ import pytest
 
 from dials_diffuse.adapters.stills import group_by_image, stills_of
 from dials_diffuse.masking.bright.rings import N_RINGS, RingCache, panel_rings
-from dials_diffuse.masking.image_check import check_image, check_images
+from dials_diffuse.masking.image_check import RIM, check_image, check_images, rim_and_spots
 from dials_diffuse.masking.masker import RowMasker
 
 
@@ -58,3 +58,25 @@ def test_images_are_spread_and_unreadable_ones_are_named(masked, monkeypatch):
     checks = check_images(masked, 4, pictures=False)
     assert [check.path for check in checks] == [groups[1][0].path, groups[2][0].path]
     assert masked.failures == {groups[-1][0].path: "before", groups[0][0].path: "truncated"}
+
+
+@pytest.mark.parametrize(
+    "radius, least, most", [(1.5, 0.1, 0.4), (2.5, 0.02, 0.05), (5.0, 0.0, 0.002)]
+)
+def test_photons_outside_of_too_small_masks_are_seen(radius, least, most):
+    """Normal spots of 1 pixel, on a level that changes from ring to ring, made by plain numpy."""
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[:400, :400]
+    distance = np.hypot((x % 25) - 12, (y % 25) - 12)
+    ring = (np.hypot(x, y) / 10).astype(int)
+    spots = 500 * np.exp(-(distance**2) / 2)
+    values = rng.poisson(3 + 0.1 * ring + spots).astype(float)
+    bragg, trusted = distance <= radius, rng.random(values.shape) < 0.95
+    outside, under = rim_and_spots(values, trusted, bragg, ring)
+    assert under == pytest.approx(spots[bragg & trusted].sum(), rel=0.01)
+    # What lies further out than the rim is in the level
+    assert outside / under == pytest.approx(
+        spots[~bragg].sum() / spots[bragg].sum(), rel=0.1, abs=2e-3
+    )
+    assert least - 2e-3 <= outside / under <= most
+    assert RIM == 2
