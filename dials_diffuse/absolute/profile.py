@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dials_diffuse.adapters.stills import Still
+from dials_diffuse.adapters.sweeps import is_sweep
 from dials_diffuse.adapters.tables import as_numpy
 
 # Stills are dealt out to this many groups, whose scatter is the error of a profile:
@@ -146,7 +147,7 @@ class ProfileAccumulator:
         shell = (q_of_rows(stills, table) / self.width).astype(np.int64)
         n = len(self.edges) - 1
         keep &= (shell >= 0) & (shell < n) & (weight > 0)
-        group = (self.n_stills + ids) % N_GROUPS
+        group = (self.n_stills + ids + _images_of_sweeps(stills, table, ids)) % N_GROUPS
         for part, chosen in ((0, keep), (1, keep & ~bragg)):
             cell = group[chosen] * n + shell[chosen]
             for sums, values in ((self.signal, signal), (self.weight, weight)):
@@ -205,6 +206,15 @@ class ProfileAccumulator:
         first = int(np.argmax(usable))
         gaps = np.flatnonzero(~usable[first:])
         return slice(first, first + int(gaps[0]) if len(gaps) else len(usable))
+
+
+def _images_of_sweeps(stills: list[Still], table, ids: np.ndarray) -> np.ndarray:
+    """(N,) array index of the image of each row of a sweep, whose images are dealt to groups as stills are; else 0."""
+    sweeps = np.array([is_sweep(still.experiment) for still in stills])
+    if not sweeps.any():
+        return np.zeros(len(ids), dtype=np.int64)
+    z = as_numpy(table["xyzobs.px.value"])[:, 2]
+    return np.where(sweeps[ids], np.floor(z), 0).astype(np.int64)
 
 
 def usable_rows(table) -> np.ndarray:
