@@ -57,7 +57,7 @@ def parts_of(experiments, degrees: float) -> Parts:
 
     Args:
         experiments: of one file
-        degrees: by which the crystal turns during a part, at most
+        degrees: by which the crystal turns during a part, at most; there are two parts at least
     """
     made, first, start, width = [], [0], [], []
     for experiment in experiments:
@@ -68,7 +68,8 @@ def parts_of(experiments, degrees: float) -> Parts:
         else:
             begin, end = experiment.scan.get_array_range()
             turned = abs(experiment.scan.get_oscillation()[1]) * n_images(experiment)
-            edges = np.linspace(begin, end, max(int(np.ceil(turned / degrees - 1e-6)), 1) + 1)
+            # a short sweep alone can be scaled too
+            edges = np.linspace(begin, end, max(int(np.ceil(turned / degrees - 1e-6)), 2) + 1)
             made += [_part(experiment, a, b) for a, b in zip(edges[:-1], edges[1:])]
             start.append(float(begin))
             width.append(edges[1] - edges[0])

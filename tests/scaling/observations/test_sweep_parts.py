@@ -91,6 +91,13 @@ def test_sweeps_and_stills_of_one_file(make_truth, tmp_path):
         assert np.degrees(np.arccos((np.trace(turn) - 1) / 2)) == pytest.approx(5 / 3)
 
 
+def test_a_short_sweep_has_two_parts(make_truth):
+    experiments = make_truth(n_stills=2, n_obs=50, n_voxels=60).experiments[:1]
+    experiments[0].scan, experiments[0].goniometer = sweep_scan(3, 1, 0.1), Goniometer((0, 1, 0))
+    parts = parts_of(experiments, 2.0)
+    assert parts.number(np.zeros(3, dtype=int), np.array([0.5, 1.4, 2.5])).tolist() == [0, 0, 1]
+
+
 def test_the_command_writes_one_model_that_can_be_restored(make_truth, run_in_tmp_path):
     truth = make_truth(n_stills=N, n_obs=800, n_voxels=400, mean_counts=20)
     experiments, table = as_sweep(truth)
