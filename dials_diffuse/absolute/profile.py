@@ -187,7 +187,10 @@ class ProfileAccumulator:
         return RadialProfile(q, edges, total, diffuse, variance, groups, coverage)
 
     def _shells_with_data(self, d_min: float | None) -> slice:
-        """The first unbroken range of shells that are well covered."""
+        """The longest unbroken range of shells that are well covered.
+
+        With a small cell no voxel centre may lie in some shells at low |q|.
+        """
         coverage = self.weight[:, 0].sum(axis=0)
         seen = np.flatnonzero(coverage > 0)
         if len(seen) == 0:
@@ -203,9 +206,10 @@ class ProfileAccumulator:
         usable[: seen[0] + 1] = False
         if not usable.any():
             raise ValueError("The observations cover less than two shells of |q|")
-        first = int(np.argmax(usable))
-        gaps = np.flatnonzero(~usable[first:])
-        return slice(first, first + int(gaps[0]) if len(gaps) else len(usable))
+        edges = np.flatnonzero(np.diff(np.concatenate(([0], usable.astype(int), [0]))))
+        first, last = edges[::2], edges[1::2]
+        longest = np.argmax(last - first)
+        return slice(int(first[longest]), int(last[longest]))
 
 
 def _images_of_sweeps(stills: list[Still], table, ids: np.ndarray) -> np.ndarray:

@@ -78,3 +78,16 @@ def test_usable_shells():
     assert (usable.start, usable.stop) == pytest.approx((0.2, 1.0))
     assert np.flatnonzero(usable.shells(0.0, 0.5)).tolist() == [2, 3, 4]
     assert UsableProfile.between(flat_profile(3, np.ones((1, 3))), 5.0, None).stop == 0
+
+
+def test_the_longest_range_without_a_gap_is_taken():
+    accumulator = ProfileAccumulator(0.05, 1.0)
+    middle = 0.5 * (accumulator.edges[1:] + accumulator.edges[:-1])
+    # as much exposure as the shell has volume
+    accumulator.weight[:, 0] = middle**2
+    accumulator.signal[:, 0] = 7 * accumulator.weight[:, 0]
+    # no voxel centre lies in one shell at low |q|
+    accumulator.weight[:, 0, 3] = 0
+    profile = accumulator.profile()
+    assert profile.edges[[0, -1]] == pytest.approx([0.2, 1.0])
+    assert profile.total == pytest.approx(7)
