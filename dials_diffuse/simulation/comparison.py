@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dials_diffuse.adapters.sweeps import is_sweep, n_images
 from dials_diffuse.simulation.images import file_stem
 from dials_diffuse.simulation.simulate import is_simulated
 from dials_diffuse.simulation.truth import DiffuseTruth
@@ -60,8 +61,35 @@ def without_shell_mean(values: np.ndarray, q: np.ndarray, n_shells: int = 20) ->
     return values - mean[shell]
 
 
-def true_scales(record: dict, experiments) -> np.ndarray:
-    """True b (N,) of experiments, divided by their mean.
+class Images:
+    """The images of experiments: one of a still, all of a sweep.
+
+    Attributes:
+        first: (E + 1,) number of the first image of each experiment, and of all
+    """
+
+    def __init__(self, experiments):
+        self.experiments = experiments
+        self.first = np.cumsum([0, *map(n_images, experiments)])
+        self._start = np.array(
+            [e.scan.get_array_range()[0] if is_sweep(e) else 0 for e in experiments]
+        )
+
+    def number(self, ids: np.ndarray, z: np.ndarray) -> np.ndarray:
+        """Number of the image (N,) of rows of experiments ids (N,) at image numbers z (N,)."""
+        n = np.diff(self.first)[ids]
+        within = np.floor(z).astype(np.int64) - self._start[ids]
+        return self.first[ids] + np.where(n > 1, np.clip(within, 0, n - 1), 0)
+
+    def __iter__(self):
+        """(experiment, index of the image in its imageset, array index of the image's middle)"""
+        for experiment, n, start in zip(self.experiments, np.diff(self.first), self._start):
+            for index in range(n):
+                yield experiment, index, start + index + 0.5
+
+
+def true_scales(record: dict, images: Images) -> np.ndarray:
+    """True b (N,) of images, divided by their mean.
 
     An experiment is known by its identifier or, where DIALS has made it anew from the images
     of a rotation series of one lattice, by the name of its image.
@@ -75,11 +103,12 @@ def true_scales(record: dict, experiments) -> np.ndarray:
         if len(still["scales"]) == 1:
             by_image[file_stem("still", still["image"])] = still["scales"][0]
     scales = []
-    for experiment in experiments:
+    for experiment, index, _ in images:
         name = experiment.identifier
         scale = by_identifier.get(name)
-        if scale is None and not is_simulated(name) and experiment.imageset is not None:
-            scale = by_image.get(Path(experiment.imageset.get_path(0)).stem)
+        anew = is_sweep(experiment) or not is_simulated(name)
+        if scale is None and anew and experiment.imageset is not None:
+            scale = by_image.get(Path(experiment.imageset.get_path(index)).stem)
         if scale is None:
             raise ValueError(f"Experiment {name} is not of this simulation")
         scales.append(scale)
@@ -95,13 +124,13 @@ def best_possible_merge(
     (E b)^2 / (E b I + B), I the true intensity, has the least variance.
 
     Args:
-        observations: arrays (N,) `voxel` (number of the merged voxel), `id`, `counts`,
+        observations: arrays (N,) `voxel` (number of the merged voxel), `image`, `counts`,
             `background`, `exposure`
-        scales: true b of each experiment
+        scales: true b of each image
         expected: true intensity of each merged voxel in the unit of counts/exposure
     """
     voxel = observations["voxel"]
-    eb = observations["exposure"] * scales[observations["id"]]
+    eb = observations["exposure"] * scales[observations["image"]]
     variance = eb * expected[voxel] + observations["background"]
     net = observations["counts"] - observations["background"]
     top = np.bincount(voxel, eb * net / variance, minlength=n_voxels)
@@ -139,7 +168,8 @@ def compare_with_truth(
         record = json.load(handle)
     truth = DiffuseTruth.from_dict(record["truth"])
     unit = record["photons_per_electron2"]
-    b_true = true_scales(record, experiments)
+    images = Images(experiments)
+    b_true = true_scales(record, images)
 
     hkl = as_numpy(merged["hkl"])
     q = truth.q(hkl)
@@ -148,7 +178,9 @@ def compare_with_truth(
         keep &= (q <= 1 / d_range[0]) & (q >= 1 / d_range[1])
     expected = truth.total(hkl) * unit
 
-    rows = {name: as_numpy(scaled[name]) for name in ("id", "counts", "background", "exposure")}
+    rows = {name: as_numpy(scaled[name]) for name in ("counts", "background", "exposure")}
+    z = as_numpy(scaled["xyzobs.px.value"])[:, 2]
+    rows["image"] = images.number(as_numpy(scaled["id"]), z)
     used = ~as_numpy(scaled["bragg"]) & (rows["exposure"] > 0)
     merged_voxels = as_numpy(merged["voxel"])
     rows["voxel"] = _position_in(merged_voxels, as_numpy(scaled["asu_voxel"]))
@@ -166,7 +198,7 @@ def compare_with_truth(
         )
     found, best, expected, q = found[keep], best[keep], expected[keep], q[keep]
     anisotropic_truth = without_shell_mean(expected, q)
-    b_found = np.array([_scale_of(e) for e in experiments])
+    b_found = np.array([_scale_of(experiment, z) for experiment, _, z in images])
     refined = np.isfinite(b_found)
     enough = refined.sum() >= 3
     ratio = b_found[refined] / b_true[refined]
@@ -193,11 +225,11 @@ def _position_in(voxels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return position[number[len(voxels) :]]
 
 
-def _scale_of(experiment) -> float:
+def _scale_of(experiment, z: float) -> float:
     model = experiment.scaling_model
     if model is None or "scale" not in model.components:
         return np.nan
-    return float(model.components["scale"].parameters[0])
+    return model.at(z)[0]
 
 
 def summary(comparison: MapComparison) -> str:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from dxtbx.imageset import ImageSetFactory
-from dxtbx.model import Experiment
+from dxtbx.model import Experiment, Scan
 
 from dials_diffuse.simulation.comparison import (
+    Images,
     _position_in,
     best_possible_merge,
     correlation,
@@ -46,7 +47,7 @@ def test_best_merge_is_unbiased_and_has_the_least_variance():
     counts = rng.poisson(exposure * scales[still] * truth[voxel] + background)
     rows = {
         "voxel": voxel,
-        "id": still,
+        "image": still,
         "counts": counts,
         "background": background,
         "exposure": exposure,
@@ -61,15 +62,26 @@ def test_best_merge_is_unbiased_and_has_the_least_variance():
     assert np.mean((best - truth) ** 2 * information) == pytest.approx(1, abs=0.07)
 
 
-def experiments_of(*stills):
-    """Experiments of (identifier, name of the image)"""
-    return [
-        Experiment(
-            identifier=identifier,
-            imageset=ImageSetFactory.make_imageset([f"/data/{name}.cbf"], check_format=False),
-        )
-        for identifier, name in stills
-    ]
+def images_of(*stills):
+    """Images of stills (identifier, name of the image)"""
+    return Images(
+        [
+            Experiment(
+                identifier=identifier,
+                imageset=ImageSetFactory.make_imageset([f"/data/{name}.cbf"], check_format=False),
+            )
+            for identifier, name in stills
+        ]
+    )
+
+
+def test_images_of_sweeps_and_stills():
+    scan = Scan((6, 9), (0.0, 0.1), [0.1] * 4, [0.0] * 4)
+    images = Images([Experiment(), Experiment(scan=scan), Experiment()])
+    assert images.first.tolist() == [0, 1, 5, 6]
+    number = images.number(np.array([0, 1, 1, 1, 2]), np.array([7.5, 5.5, 8.9, 9.0, 3.5]))
+    assert number.tolist() == [0, 1, 4, 4, 5]
+    assert [(i, z) for _, i, z in images][1:5] == [(0, 5.5), (1, 6.5), (2, 7.5), (3, 8.5)]
 
 
 def test_scales_follow_the_identifier_or_the_image_and_another_simulation_is_refused():
@@ -80,10 +92,10 @@ def test_scales_follow_the_identifier_or_the_image_and_another_simulation_is_ref
             {"image": 2, "identifiers": ["simulated-1-2", "simulated-1-3"], "scales": [3.0, 1.0]},
         ]
     }
-    found = true_scales(record, experiments_of(("simulated-1-1", "a"), ("simulated-1-0", "b")))
+    found = true_scales(record, images_of(("simulated-1-1", "a"), ("simulated-1-0", "b")))
     assert found.tolist() == [1.5, 0.5]
     # what dials.sequence_to_stills has made of the images has new identifiers, or none
-    found = true_scales(record, experiments_of(("a-hash", "still_00001"), ("", "still_00002")))
+    found = true_scales(record, images_of(("a-hash", "still_00001"), ("", "still_00002")))
     assert found.tolist() == [0.5, 1.5]
     for other in (
         ("simulated-2-0", "still_00001"),
@@ -91,4 +103,4 @@ def test_scales_follow_the_identifier_or_the_image_and_another_simulation_is_ref
         ("a-hash", "still_00003"),
     ):
         with pytest.raises(ValueError, match=f"{other[0]} is not of this simulation"):
-            true_scales(record, experiments_of(("simulated-1-0", "still_00001"), other))
+            true_scales(record, images_of(("simulated-1-0", "still_00001"), other))
