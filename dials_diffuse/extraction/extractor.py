@@ -134,8 +134,10 @@ class Extractor:
             )
         self._masker = masker.for_pair(self.experiments, reflections)
         self.images = self._masker.images(self.experiments)
-        first = self.images[0][0] if self.images else None
-        d_min = first and max(settings.d_min or 0.0, detector_d_min(first.detector, first.beam))
+        sweeps = [image[0] for image in self.images if image[0].of_sweep]
+        d_min = settings.d_min or 0.0
+        if sweeps:
+            d_min = max(d_min, detector_d_min(sweeps[0].detector, sweeps[0].beam))
         self.blocks = blocks_of(self.images, settings, d_min, keep_pixels)
         self._geometries = GeometryCache(settings, folder)
         self._keys = _geometry_keys(self.experiments, settings)

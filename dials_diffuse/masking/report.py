@@ -53,12 +53,12 @@ def checks_table(checks: Sequence[ImageCheck]) -> list[list]:
         [
             "image",
             "% under Bragg",
-            "Bragg photons seen outside (%)",
             "untrusted pixels",
             "bright groups at nodes, before",
             "after",
             "brightest (sigma), before",
             "after",
+            "Bragg photons seen outside (%)",
         ]
     ]
     for check in checks:
@@ -67,10 +67,10 @@ def checks_table(checks: Sequence[ImageCheck]) -> list[list]:
             [
                 check.path.rsplit("/", 1)[-1],
                 f"{100 * check.bragg:.1f}",
-                f"{100 * check.seen_outside:.2g}",
                 check.untrusted,
                 *(sum(groups.number for groups in step) for step in steps),
                 *(f"{max(groups.brightest for groups in step):.1f}" for step in steps),
+                f"{100 * check.seen_outside:.2g}",
             ]
         )
     return rows

@@ -48,7 +48,7 @@ def test_images_in_a_row_each():
         np.zeros((2, N_RINGS)),
         {},
     )
-    assert report.checks_table([check])[1] == ["image.cbf", "12.3", "nan", 7, 5, 1, "35.5", "10.5"]
+    assert report.checks_table([check])[1] == ["image.cbf", "12.3", 7, 5, 1, "35.5", "10.5", "nan"]
 
 
 def test_bright_groups_of_the_images_with_most():

@@ -19,7 +19,8 @@ def test_stills_of_all_pairs_are_counted_through(make_truth, tmp_path):
     truth = make_truth(n_stills=7, n_obs=30, panels=(2, 1))
     source = source_of(truth, tmp_path, n_pairs=3)
     assert source.first_stills == [0, 2, 4] and len(source.experiments) == 7
-    assert [source.pair_of(still) for still in range(7)] == [0, 0, 1, 1, 2, 2, 2]
+    models = [source.models_of(number, list(range(7))) for number in range(3)]
+    assert models == [[0, 1], [2, 3], [4, 5, 6]]
     names = [e.identifier for number in range(3) for e in source.experiments_of(number)]
     assert names == [f"still-{i}" for i in range(7)]
     assert [source.table(number).n_rows for number in range(3)] == [60, 60, 90]
