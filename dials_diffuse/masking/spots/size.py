@@ -23,9 +23,6 @@ logger = logging.getLogger("dials.diffuse.masking.spot_size")
 
 # The tail of a profile counts until it has fallen to this part of its height
 TAIL = 0.02
-# A spot fills the window between nodes if its standard deviation is more than this part of half of it:
-# moments need the level beyond three standard deviations
-FILLS_WINDOW = 0.25
 # Fewer independent spots than this do not tell the width of their distribution
 MIN_SPOTS = 50
 # A bin of |q| needs as many nodes
@@ -163,53 +160,6 @@ def profile_variance(position: np.ndarray, height: np.ndarray) -> float:
     return float((p**2 * h).sum() / h.sum())
 
 
-def normal_variance(position: np.ndarray, height: np.ndarray) -> float:
-    """Variance of a normal profile about 0 on a level, by least squares.
-
-    The profile need not have fallen off at its end: its curvature tells the variance, where moments
-    are cut short. The level is not negative: heights are above the surroundings.
-
-    Args:
-        position: (N,) >= 0, ascending
-        height: (N,) mean scattering above the surroundings
-
-    Returns:
-        the variance, no more than the square of the last position; nan without a significant signal
-    """
-    # Of second differences, which a smooth profile hardly has
-    noise = 1.4826 * np.median(np.abs(np.diff(height, 2))) / np.sqrt(6.0)
-    if not np.ptp(height) > 5 * noise:
-        return np.nan
-    variances = np.geomspace(1e-3, 1.0, 200) * position[-1] ** 2
-    fits = [
-        nnls(np.stack([np.exp(-(position**2) / 2 / v), np.ones_like(position)], axis=1), height)
-        for v in variances
-    ]
-    best = int(np.argmin([misfit for _, misfit in fits]))
-    return float(variances[best]) if fits[best][0][0] > 0 else np.nan
-
-
-def in_plane_variance(position: np.ndarray, cut: np.ndarray, whole: np.ndarray) -> float:
-    """Variance of a spot on the detector along one direction.
-
-    Moments count the tails, but are too small where the spot fills the window between nodes (its
-    flanks are taken for the level then): pixels, or a point spread, nearly as large as the distance of
-    spots. There it is that of the normal profile.
-
-    Args:
-        position: (N,) >= 0, ascending
-        cut: (N,) mean scattering above the surroundings on a strip through the middle
-        whole: (N,) that over the whole width of the window, which has less noise and, of a normal
-            distribution, the same variance
-
-    Returns:
-        the variance; nan without a significant signal
-    """
-    moment, normal = profile_variance(position, cut), normal_variance(position, whole)
-    fills = normal > (FILLS_WINDOW * position[-1]) ** 2
-    return float(np.nanmax([moment, normal])) if fills and np.isfinite(normal) else moment
-
-
 def _linear(q, variance, number) -> tuple[float, float]:
     """variance = a + b q^2 with a, b >= 0. The relative errors are those of variances of
     `number` values; relative to the fit, not to the values, or chance lows would weigh most."""
@@ -243,12 +193,6 @@ class _Bin(NamedTuple):
     pixel: float
 
 
-def _folded(profile: np.ndarray) -> np.ndarray:
-    """A profile (2 N + 1,) from its middle outwards, the mean of both sides, (N + 1,)."""
-    middle = len(profile) // 2
-    return (profile[middle:] + profile[middle::-1]) / 2
-
-
 def _measure_bin(sums: SpotSums, i: int, independent: float) -> _Bin | None:
     """Measure the mean spot of a bin of |q|; None without a significant signal."""
     if sums.nodes[i] < MIN_NODES:
@@ -259,15 +203,10 @@ def _measure_bin(sums: SpotSums, i: int, independent: float) -> _Bin | None:
     # Cuts through the middle, folded; the strips are as wide as a tenth of the window
     strip = slice(centre - 2, centre + 3)
     cuts = plane[:, strip].mean(axis=1), plane[strip, :].mean(axis=0)
-    pixels = sums.plane_pixels[i]
-    wholes = (
-        sums.plane_excess[i].sum(axis=axis) / np.maximum(pixels.sum(axis=axis), 1)
-        for axis in (1, 0)
-    )
     offsets = np.arange(centre + 1) * step
     excitation = profile_variance(sums.excitation_of_bins()[i], excess)
     radial, tangential = (
-        in_plane_variance(offsets, _folded(cut), _folded(whole)) for cut, whole in zip(cuts, wholes)
+        profile_variance(offsets, (cut[centre:] + cut[centre::-1]) / 2) for cut in cuts
     )
     if not np.isfinite([excitation, radial, tangential]).all():
         return None
